@@ -1,0 +1,74 @@
+"""Which label vector each edit asks for, shared by the networks that take attributes.
+
+CelebA's names are used where an attribute is one of CelebA's forty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cdmaa_jax.types import Labels
+
+HAIR_COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+_CONTRADICTIONS = (
+    (("Bald", "Receding_Hairline"), ("Bangs",)),
+    (("Bangs",), ("Bald", "Receding_Hairline")),
+    *(((colour,), HAIR_COLOURS) for colour in HAIR_COLOURS),
+    (("Straight_Hair",), ("Wavy_Hair",)),
+    (("Wavy_Hair",), ("Straight_Hair",)),
+    (("Mustache",), ("No_Beard",)),
+    (("No_Beard",), ("Mustache",)),
+)
+
+
+def source_vectors(labels: Labels | None, attributes: Sequence[str]) -> np.ndarray:
+    """The attributes that images have, float32 [B,n] of 0 and 1; zeros [1,n] without labels.
+
+    Raises:
+      ValueError: an attribute is missing from the labels, or holds something but 0 and 1.
+    """
+    if labels is None:
+        return np.zeros((1, len(attributes)), np.float32)
+    missing = [name for name in attributes if name not in labels]
+    if missing:
+        raise ValueError(f"the labels lack {', '.join(missing)}; they have {', '.join(labels)}")
+    columns = [np.asarray(labels[name], np.float32).reshape(-1) for name in attributes]
+    if len({len(column) for column in columns}) != 1:
+        raise ValueError("the labels of the attributes differ in length")
+    vectors = np.stack(columns, axis=1)
+    if not np.isin(vectors, (0, 1)).all():
+        raise ValueError("labels must be 0 (absent) or 1 (present)")
+    return vectors
+
+
+def flip_exclusive_hair(source: np.ndarray, attributes: Sequence[str], index: int) -> np.ndarray:
+    """StarGAN's and STGAN's target of edit ``index``: a hair colour is set, all else is flipped.
+
+    Follows ``create_labels`` of the official StarGAN ``solver.py``.
+    """
+    target = source.copy()
+    if attributes[index] not in HAIR_COLOURS:
+        target[:, index] = 1 - target[:, index]
+        return target
+    for i, name in enumerate(attributes):
+        if name in HAIR_COLOURS:
+            target[:, i] = i == index
+    return target
+
+
+def flip_consistent(source: np.ndarray, attributes: Sequence[str], index: int) -> np.ndarray:
+    """AttGAN's target of edit ``index``: flipped, and what contradicts a set attribute is cleared.
+
+    Follows ``check_attribute_conflict`` of the official AttGAN ``data.py``.
+    """
+    target = source.copy()
+    target[:, index] = 1 - target[:, index]
+    chosen = target[:, index] != 0
+    for names, contradicted in _CONTRADICTIONS:
+        if attributes[index] in names:
+            for i, name in enumerate(attributes):
+                if name in contradicted and i != index:
+                    target[chosen, i] = 0
+    return target

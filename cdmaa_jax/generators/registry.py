@@ -1,0 +1,139 @@
+"""The one list of architectures, and how a module becomes a ``Generator``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
+from cdmaa_jax.types import Array, Generator, Labels, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """One architecture: its configuration, its module and its domains."""
+
+    name: str
+    title: str
+    config: type
+    module: type[nnx.Module]
+    source: ModuleType
+
+    def domains(self, config: Any) -> tuple[str, ...]:
+        """Names of the K edits."""
+        return (config.domain,) if hasattr(config, "domain") else tuple(config.attributes)
+
+
+ARCHITECTURES = {
+    entry.name: entry
+    for entry in (
+        Architecture("stargan", "StarGAN", stargan.Config, stargan.StarGAN, stargan),
+        Architecture("attgan", "AttGAN", attgan.Config, attgan.AttGAN, attgan),
+        Architecture("stgan", "STGAN", stgan.Config, stgan.STGAN, stgan),
+        Architecture("ugatit", "U-GAT-IT", ugatit.Config, ugatit.UGATIT, ugatit),
+    )
+}
+
+
+def architecture(name: str) -> Architecture:
+    """Looks an architecture up.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apply:
+    """The pure function of a module; equal graph definitions share compiled programs."""
+
+    graph: nnx.GraphDef
+    method: str = "__call__"
+
+    def __call__(self, params: Params, *args: Any) -> Any:
+        module = nnx.merge(self.graph, params)
+        return getattr(module, self.method)(*args)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Latent:
+    apply: _Apply
+
+    def __call__(self, params: Params, x: Any) -> Array:
+        features = self.apply(params, x)
+        return features[-1] if isinstance(features, list) else features
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conditions:
+    source: str
+    config: Any
+
+    def __call__(self, labels: Labels | None) -> np.ndarray:
+        return ARCHITECTURES[self.source].source.conditions(self.config, labels)
+
+
+def init_params(arch: str, config: Any, seed: int = 0) -> Params:
+    """Freshly initialized parameters, a plain nested dict of float32 arrays."""
+    module = architecture(arch).module(config, rngs=nnx.Rngs(seed))
+    return nnx.to_pure_dict(nnx.split(module)[1])
+
+
+def graph_of(arch: str, config: Any) -> tuple[nnx.GraphDef, Params]:
+    """The graph definition of a module and the shapes of its parameters, without computing any."""
+    make: Callable[[], Any] = lambda: architecture(arch).module(config, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(nnx.eval_shape(make))
+    return graph, nnx.to_pure_dict(state)
+
+
+def make_generator(arch: str, config: Any, params: Params, name: str | None = None) -> Generator:
+    """A ``Generator`` from a configuration and its parameters.
+
+    Args:
+      arch: a key of ``ARCHITECTURES``.
+      config: that architecture's ``Config``.
+      params: a nested dict of arrays; keys and shapes as ``init_params`` gives them.
+      name: what reports call it; the architecture's name if None.
+
+    Raises:
+      ValueError: the parameters do not fit the configuration; the message names the first misfit.
+    """
+    entry = architecture(arch)
+    graph, expected = graph_of(arch, config)
+    _check(expected, params)
+    has_latent = hasattr(entry.module, "encode")
+    return Generator(
+        name=name or arch,
+        apply=_Apply(graph),
+        params=jax.tree.map(jnp.asarray, params),
+        image_size=config.image_size,
+        domains=entry.domains(config),
+        conditions=_Conditions(arch, config),
+        encode=_Latent(_Apply(graph, "encode")) if has_latent else None,
+    )
+
+
+def _check(expected: Params, params: Params) -> None:
+    want = {
+        jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(expected)
+    }
+    have = {
+        jax.tree_util.keystr(k): np.shape(v) for k, v in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for key in want.keys() - have.keys():
+        raise ValueError(f"parameter {key} is missing")
+    for key in have.keys() - want.keys():
+        raise ValueError(f"parameter {key} is not part of the network")
+    for key, shape in want.items():
+        if have[key] != shape:
+            raise ValueError(f"parameter {key} has shape {have[key]}, the network takes {shape}")

@@ -1,0 +1,96 @@
+"""The records that flow through the package; no logic.
+
+Stated once, for every module: images are NHWC, RGB, in [-1, 1]; a *domain* is one edit of one
+generator, given to it as a condition vector; arrays may be NumPy's or JAX's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+
+Array: TypeAlias = jax.Array
+Params: TypeAlias = Any
+"""Any pytree of arrays."""
+Labels: TypeAlias = Mapping[str, Any]
+"""Attribute name to an array [B] of 0 (absent) or 1 (present), as a label file gives them."""
+View: TypeAlias = Callable[..., jax.Array]
+"""``view(images [B,H,W,3], key) -> [B,h,w,3]``: what a generator sees of the canonical images.
+
+Differentiable. ``key`` is one typed PRNG key for the whole batch, fresh in each step; a view that
+is not random ignores it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A face-editing network as the attack sees it: a pure function and its parameters.
+
+    A registered pytree whose only leaves are ``params``, so that weights are arguments of a compiled
+    program and everything else is part of its identity.
+
+    Attributes:
+      name: what reports call it.
+      apply: ``apply(params, x [B,h,w,3], c [B,n]) -> [B,h,w,3]``, pure and differentiable in x.
+      params: any pytree of arrays.
+      image_size: the native height and width, in pixels, of what ``apply`` takes.
+      domains: names of the K edits, in the order of ``conditions``.
+      conditions: ``conditions(labels) -> [B,K,n]`` float32, the condition vector of each edit of
+        images with those labels; ``conditions(None) -> [1,K,n]``, a choice for unlabelled images.
+      view: what the network sees of the canonical image; None when it sees the image itself.
+      encode: ``encode(params, x [B,h,w,3]) -> [B,...]``, the latent of a network that has one.
+    """
+
+    name: str
+    apply: Callable[[Params, Any, Any], jax.Array]
+    params: Params
+    image_size: int
+    domains: tuple[str, ...]
+    conditions: Callable[[Labels | None], Any]
+    view: View | None = None
+    encode: Callable[[Params, Any], jax.Array] | None = None
+
+    def __call__(self, x: Any, c: Any) -> jax.Array:
+        """Maps images [B,h,w,3] and condition vectors [B,n] to edited images [B,h,w,3]."""
+        return self.apply(self.params, x, c)
+
+
+jax.tree_util.register_dataclass(
+    Generator,
+    data_fields=["params"],
+    meta_fields=[f.name for f in dataclasses.fields(Generator) if f.name != "params"],
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Images of one fixed shape, with the condition vectors of every model.
+
+    Attributes:
+      images: [B,H,W,3], the clean canonical images.
+      conditions: one array [B,K_j,n_j] (or [1,K_j,n_j]) for each of the J models.
+      mask: [B], False where an image is padding.
+    """
+
+    images: jax.Array
+    conditions: tuple[jax.Array, ...]
+    mask: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an attack returns.
+
+    Attributes:
+      images: [B,H,W,3], the protected images, within epsilon of the clean ones.
+      losses: [T,B,J], the loss L of every model at the start of each step.
+      weights: [T,B,J], the min-norm weight of every model in each step.
+    """
+
+    images: jax.Array
+    losses: jax.Array
+    weights: jax.Array
