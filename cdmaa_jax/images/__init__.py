@@ -1,0 +1,1 @@
+"""Files to arrays and back, and what a generator sees of a photo."""
