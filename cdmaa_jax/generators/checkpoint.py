@@ -1,0 +1,359 @@
+"""A generator on disk: a directory with ``metadata.json`` and an Orbax checkpoint of its arrays.
+
+The directory holds no absolute path, no device and no code, and nothing is ever written to it again:
+it may be read-only, copied between machines or kept in git.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cdmaa_jax.generators.registry import ARCHITECTURES, Architecture, make_generator
+from cdmaa_jax.types import Generator, Params
+
+FORMAT = "cdmaa-jax generator"
+FORMAT_VERSION = 1
+METADATA_FILE = "metadata.json"
+ARRAYS_DIRECTORY = "arrays"
+DTYPES = ("float32", "float16")
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "int": lambda v: type(v) is int,
+    "bool": lambda v: type(v) is bool,
+    "str": lambda v: type(v) is str,
+    "tuple[str, ...]": lambda v: type(v) is list and all(type(e) is str for e in v),
+}
+
+
+class CheckpointError(ValueError):
+    """A generator cannot be written, or a directory is not a whole generator; one line of text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What ``metadata.json`` says of a generator.
+
+    Attributes:
+      name: what reports call the generator.
+      architecture: a key of ``registry.ARCHITECTURES``.
+      config: that architecture's ``Config``.
+      domains: names of the K edits.
+      image_size: the native height and width in pixels.
+      dtype: how the arrays are stored; they always load as float32.
+      arrays_sha256: of the names, shapes and values of all arrays.
+      source_sha256: of the file that the arrays were converted from, or None.
+      extra: anything else that a program reads from JSON.
+    """
+
+    name: str
+    architecture: str
+    config: Any
+    domains: tuple[str, ...]
+    image_size: int
+    dtype: str
+    arrays_sha256: str
+    source_sha256: str | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def save_generator(
+    directory: str | os.PathLike[str],
+    arch: str,
+    config: Any,
+    params: Params,
+    *,
+    name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    source_sha256: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+) -> Metadata:
+    """Writes a generator to ``directory``, whole or not at all.
+
+    Args:
+      directory: it must not exist, or be empty, unless ``overwrite``.
+      arch: a key of ``registry.ARCHITECTURES``.
+      config: that architecture's ``Config``.
+      params: a nested dict of arrays; keys and shapes as ``registry.init_params`` gives them.
+      name: what reports call the generator; the architecture's name if None.
+      metadata: anything JSON can hold, such as a description.
+      source_sha256: of the file that the arrays were converted from.
+      dtype: "float32", or "float16" for half the size.
+      overwrite: replaces a generator that is there; never anything else.
+
+    Raises:
+      CheckpointError: the directory is taken, the parameters do not fit or are not finite, the
+        metadata are not JSON, or the disk refuses.
+    """
+    target = Path(directory)
+    _check_target(target, overwrite)
+    arrays = _stored(target, params, dtype)
+    try:
+        generator = make_generator(arch, config, params, name)
+    except ValueError as error:
+        raise CheckpointError(f"{target}: not written, {error}") from error
+    record = Metadata(
+        name=generator.name,
+        architecture=arch,
+        config=config,
+        domains=generator.domains,
+        image_size=generator.image_size,
+        dtype=dtype,
+        arrays_sha256=_digest(arrays),
+        source_sha256=source_sha256,
+        extra=dict(metadata or {}),
+    )
+    text = _to_json(target, record)
+    with _refusals(target), _replacing(target) as temporary:
+        (temporary / METADATA_FILE).write_text(text, encoding="utf-8")
+        _write_arrays(temporary / ARRAYS_DIRECTORY, arrays)
+    return record
+
+
+def load_generator(directory: str | os.PathLike[str]) -> Generator:
+    """The generator in ``directory``, its parameters float32 on the default device.
+
+    Raises:
+      CheckpointError: the directory is missing, foreign, of another format version, or damaged.
+    """
+    record, params = load_params(directory)
+    try:
+        return make_generator(record.architecture, record.config, params, record.name)
+    except Exception as error:
+        raise CheckpointError(
+            f"{directory}: the arrays do not fit the configuration in {METADATA_FILE} "
+            f"({_one_line(error)}); copy or convert the generator again"
+        ) from error
+
+
+def load_params(directory: str | os.PathLike[str]) -> tuple[Metadata, Params]:
+    """The metadata and the parameters in ``directory``, a nested dict of float32 NumPy arrays.
+
+    Raises:
+      CheckpointError: as ``load_generator``.
+    """
+    record = read_metadata(directory)
+    arrays = _read_arrays(Path(directory))
+    if _digest(arrays) != record.arrays_sha256:
+        raise CheckpointError(
+            f"{directory}: the arrays are not those that {METADATA_FILE} describes; "
+            "copy or convert the generator again"
+        )
+    return record, jax.tree.map(lambda leaf: leaf.astype(np.float32), _with_indices(arrays))
+
+
+def read_metadata(directory: str | os.PathLike[str]) -> Metadata:
+    """What ``metadata.json`` in ``directory`` says, checked.
+
+    Raises:
+      CheckpointError: the directory is missing, foreign, or of another format version.
+    """
+    path = Path(directory)
+    fields = _read_json(path)
+    if fields.get("format") != FORMAT:
+        raise CheckpointError(_foreign(path))
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {fields.get('format_version')!r} is not {FORMAT_VERSION}; "
+            "update cdmaa-jax, or convert the generator again"
+        )
+    try:
+        return _from_json(fields)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"{path}: {METADATA_FILE} is damaged, {_one_line(reason)}; "
+            "copy or convert the generator again"
+        ) from error
+
+
+def _to_json(target: Path, record: Metadata) -> str:
+    fields = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(record)}
+    try:
+        return json.dumps(fields, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{target}: not written, metadata must be JSON: {_one_line(error)}"
+        ) from error
+
+
+def _from_json(fields: Mapping[str, Any]) -> Metadata:
+    name = fields["architecture"]
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
+    entry = ARCHITECTURES[name]
+    config = _config_from_json(entry, fields["config"])
+    record = Metadata(
+        name=str(fields["name"]),
+        architecture=name,
+        config=config,
+        domains=tuple(fields["domains"]),
+        image_size=fields["image_size"],
+        dtype=fields["dtype"],
+        arrays_sha256=fields["arrays_sha256"],
+        source_sha256=fields["source_sha256"],
+        extra=dict(fields["extra"]),
+    )
+    if (record.domains, record.image_size) != (entry.domains(config), config.image_size):
+        raise ValueError("domains and image_size are not those of the configuration")
+    return record
+
+
+def _config_from_json(entry: Architecture, fields: Mapping[str, Any]) -> Any:
+    """A ``Config`` of exactly its own fields, each of its own type."""
+    if not isinstance(fields, dict):
+        raise TypeError("config is not an object")
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(entry.config)}
+    for key in fields.keys() - kinds.keys():
+        raise ValueError(f"config has the field {key!r}, which {entry.title} does not have")
+    for key, kind in kinds.items():
+        if key not in fields:
+            raise ValueError(f"config lacks the field {key!r}")
+        if not _CHECKS[kind](fields[key]):
+            raise TypeError(f"the field {key!r} of config is {fields[key]!r}, not {kind}")
+    return entry.config(
+        **{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    )
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such directory")
+    if not (path / METADATA_FILE).is_file():
+        raise CheckpointError(_foreign(path))
+    try:
+        fields = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read, {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: {METADATA_FILE} is damaged, {_one_line(error)}; "
+            "copy or convert the generator again"
+        ) from error
+    return fields if isinstance(fields, dict) else {}
+
+
+def _foreign(path: Path) -> str:
+    return (
+        f"{path}: not a generator's directory; give one that cdmaa-convert wrote "
+        f"(it has {METADATA_FILE} and {ARRAYS_DIRECTORY}/)"
+    )
+
+
+def _stored(target: Path, params: Params, dtype: str) -> Params:
+    """The parameters as they are stored: NumPy arrays of ``dtype`` under string keys."""
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{target}: not written, dtype must be one of {', '.join(DTYPES)}")
+
+    def convert(path: Any, leaf: Any) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            array = np.asarray(leaf).astype(dtype)
+        if not np.isfinite(array).all():
+            key = jax.tree_util.keystr(path)
+            raise CheckpointError(f"{target}: not written, {key} is not finite in {dtype}")
+        return array
+
+    return _with_names(jax.tree_util.tree_map_with_path(convert, params))
+
+
+def _with_names(tree: Any) -> Any:
+    """The nested dict with every key a string, as Orbax keeps them."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {str(key): _with_names(value) for key, value in tree.items()}
+
+
+def _with_indices(tree: Any) -> Any:
+    """The nested dict with the keys of lists as integers again."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {
+        int(key) if key.isdecimal() else key: _with_indices(value) for key, value in tree.items()
+    }
+
+
+def _digest(arrays: Params) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        little = np.ascontiguousarray(leaf, leaf.dtype.newbyteorder("<"))
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.name} {leaf.shape}\n".encode())
+        digest.update(memoryview(little).cast("B"))
+    return digest.hexdigest()
+
+
+def _write_arrays(path: Path, arrays: Params) -> None:
+    import orbax.checkpoint as ocp  # a second of imports that only files need
+
+    with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
+        checkpointer.save(path.absolute(), arrays)
+    (path / "commit_success.txt").unlink(missing_ok=True)  # holds the absolute path, read by none
+
+
+def _read_arrays(directory: Path) -> Params:
+    import orbax.checkpoint as ocp
+
+    try:
+        with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
+            return checkpointer.restore((directory / ARRAYS_DIRECTORY).absolute())
+    except Exception as error:  # Orbax and TensorStore raise their own kinds
+        raise CheckpointError(
+            f"{directory}: {ARRAYS_DIRECTORY}/ is missing or damaged; "
+            "copy or convert the generator again"
+        ) from error
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if not (target / METADATA_FILE).is_file():
+        raise CheckpointError(f"{target}: exists and is not a generator; choose another directory")
+    if not overwrite:
+        raise CheckpointError(f"{target}: exists; choose another directory, or ask to overwrite it")
+
+
+@contextlib.contextmanager
+def _refusals(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or _one_line(error)
+        raise CheckpointError(f"{target}: cannot be written, {reason}") from error
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new sibling directory that becomes ``target`` at the end, or is removed on any error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    old = temporary.with_suffix(".old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            target.rename(old)
+        try:
+            temporary.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
