@@ -1,7 +1,7 @@
 """A generator on disk: a directory with ``metadata.json`` and an Orbax checkpoint of its arrays.
 
-The directory holds no absolute path, no device and no code, and nothing is ever written to it again:
-it may be read-only, copied between machines or kept in git.
+The directory holds no absolute path, no device and no code, and nothing is written to it again: it
+may be read-only, copied between machines or kept in git.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def _digest(arrays: Params) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         little = np.ascontiguousarray(leaf, leaf.dtype.newbyteorder("<"))
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.name} {leaf.shape}\n".encode())
-        digest.update(memoryview(little).cast("B"))
+        digest.update(little.data)
     return digest.hexdigest()
 
 
