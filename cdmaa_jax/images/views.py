@@ -45,8 +45,8 @@ _TO_YCBCR = (
 def resize(size: int) -> View:
     """The view resized to ``size`` x ``size`` pixels: bilinear, antialiased when it shrinks.
 
-    The filter is Pillow's ``BILINEAR`` (and torchvision's with ``antialias=True``) on floats. Images
-    that have that size are returned as they are.
+    The filter is Pillow's ``BILINEAR`` (and torchvision's with ``antialias=True``) on floats.
+    Images that have that size are returned as they are.
 
     Raises:
       ValueError: ``size`` is not positive.

@@ -1,0 +1,135 @@
+"""Named ensembles, and ensembles of a user's own checkpoint directories."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from cdmaa_jax.generators.checkpoint import (
+    METADATA_FILE,
+    CheckpointError,
+    Metadata,
+    load_generator,
+    read_metadata,
+)
+from cdmaa_jax.generators.registry import ARCHITECTURES
+from cdmaa_jax.types import Generator
+
+DEFAULT = "demo"
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = (_PACKAGE / "bundled", _PACKAGE.parent / "checkpoints")  # in a wheel, in a checkout
+
+
+class EnsembleError(ValueError):
+    """There is no such ensemble, or its generators do not go together; one line of text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Generators that are attacked together.
+
+    Attributes:
+      name: its own, or the directories' names joined by ``+``.
+      generators: in the order in which the attack takes them; their names are unique.
+      metadata: one for each generator.
+    """
+
+    name: str
+    generators: tuple[Generator, ...]
+    metadata: tuple[Metadata, ...]
+
+
+def named_ensembles() -> dict[str, Path]:
+    """The ensembles that come with the package: name to directory."""
+    found: dict[str, Path] = {}
+    for folder in _FOLDERS:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_dir() and _checkpoints_in(path):
+                found.setdefault(path.name, path)
+    return found
+
+
+def ensemble_directories(names: Sequence[str]) -> tuple[Path, ...]:
+    """The checkpoint directories of an ensemble.
+
+    Args:
+      names: named ensembles, checkpoint directories, or directories of checkpoint directories.
+
+    Raises:
+      EnsembleError: a name is none of these.
+    """
+    if not names:
+        raise EnsembleError("an ensemble needs at least one generator")
+    return tuple(path for name in names for path in _directories(name))
+
+
+def read_ensemble_metadata(names: Sequence[str]) -> tuple[Metadata, ...]:
+    """What an ensemble consists of, without loading it. Raises as ``load_ensemble``."""
+    return tuple(read_metadata(path) for path in ensemble_directories(names))
+
+
+def load_ensemble(names: Sequence[str] = (DEFAULT,)) -> Ensemble:
+    """Loads the generators of an ensemble; a name that occurs twice is numbered.
+
+    Args:
+      names: as for ``ensemble_directories``.
+
+    Raises:
+      EnsembleError: a name is unknown.
+      CheckpointError: a directory is damaged or foreign.
+    """
+    paths = ensemble_directories(names)
+    metadata = tuple(read_metadata(path) for path in paths)
+    unique = _unique([record.name for record in metadata])
+    generators = tuple(
+        dataclasses.replace(load_generator(path), name=name)
+        for path, name in zip(paths, unique, strict=True)
+    )
+    return Ensemble("+".join(Path(name).name for name in names), generators, metadata)
+
+
+def _directories(name: str) -> tuple[Path, ...]:
+    path = Path(name)
+    if path.name == name and name in (bundled := named_ensembles()) and not _is_checkpoint(path):
+        return _checkpoints_in(bundled[name])
+    if _is_checkpoint(path):
+        return (path,)
+    if path.is_dir() and (inside := _checkpoints_in(path)):
+        return inside
+    if path.is_dir():
+        raise EnsembleError(
+            f"{name}: holds no generator; give a directory that cdmaa-convert wrote"
+        )
+    known = ", ".join(named_ensembles()) or "none in this installation"
+    raise EnsembleError(f"there is no ensemble and no directory {name!r}; named ensembles: {known}")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / METADATA_FILE).is_file()
+
+
+def _checkpoints_in(path: Path) -> tuple[Path, ...]:
+    """The checkpoint directories in a directory, in the architectures' order, then by name."""
+    order = list(ARCHITECTURES)
+    inside = [child for child in path.iterdir() if _is_checkpoint(child)]
+
+    def rank(child: Path) -> tuple[int, str]:
+        try:
+            return order.index(read_metadata(child).architecture), child.name
+        except CheckpointError:  # said with its reason when it is loaded
+            return len(order), child.name
+
+    return tuple(sorted(inside, key=rank))
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, those that occurred before with a number: a, b, a-2."""
+    taken: list[str] = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        taken.append(candidate)
+    return taken

@@ -1,0 +1,365 @@
+"""Photos on disk: read in any size and mode, written as PNG whole or not at all.
+
+A photo in memory is uint8, ``[H, W, 3]``, RGB, upright. Metadata such as EXIF and the place where a
+photo was taken are not kept; its colour profile and its transparency are.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+MIN_SIDE = 16
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm",
+)  # fmt: skip
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
+_GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_TO_SRGB = ("CMYK", "LAB")
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.ENOENT: "there is no such file or folder",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "its name is too long",
+}
+_TO_READ = "check its name and its permissions"
+_TO_WRITE = "choose another --out"
+_TO_MAKE_ROOM = "free some space and run again"
+
+LOCK = threading.RLock()
+"""Held while files appear or disappear: whoever holds it may end the process."""
+_UNFINISHED: set[Path] = set()
+
+
+class PhotoError(Exception):
+    """A file cannot be read or written: the file, what is wrong, and what to do about it."""
+
+    def __init__(self, path: str | os.PathLike[str], what: str, remedy: str):
+        super().__init__(f"{os.fspath(path)}: {what}; {remedy}")
+        self.path, self.what, self.remedy = Path(path), what, remedy
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo.
+
+    Attributes:
+      pixels: uint8 ``[H, W, 3]``, RGB.
+      alpha: uint8 ``[H, W]``, or None where the photo is opaque.
+      profile: the ICC profile of the pixels, or None (then they are sRGB).
+      sha256: of the file.
+      notes: what was lost in decoding, for people; empty if nothing.
+    """
+
+    pixels: np.ndarray = field(repr=False)
+    alpha: np.ndarray | None = field(default=None, repr=False)
+    profile: bytes | None = field(default=None, repr=False)
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+
+def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decodes a photo of any mode and turns it upright.
+
+    Args:
+      path: a JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF (its first frame) or PPM file.
+      max_pixels: larger photos are refused before they are decoded.
+
+    Raises:
+      PhotoError: the file is missing, damaged, no photo, too large or too small.
+    """
+    data = read_bytes(path)
+    image, notes = _decode(path, data, max_pixels)
+    profile = image.info.get("icc_profile") or None
+    alpha = np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
+    pixels = np.asarray(image.convert("RGB"))
+    return Photo(pixels, alpha, profile, hashlib.sha256(data).hexdigest(), tuple(notes))
+
+
+def encode_png(photo: Photo) -> bytes:
+    """The photo as a PNG file, with its transparency and its colour profile and nothing else."""
+    image = Image.fromarray(photo.pixels)
+    if photo.alpha is not None:
+        image.putalpha(Image.fromarray(photo.alpha))
+    file = io.BytesIO()
+    image.save(file, "PNG", icc_profile=photo.profile)
+    return file.getvalue()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+      PhotoError: it cannot be read.
+    """
+    with _translated(path, _TO_READ):
+        return path.read_bytes()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; replaces one that is there.
+
+    Raises:
+      PhotoError: the folder is missing or not writable, or the disk is full.
+    """
+    commit([stage(path, data)])
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder to write into, and those above it.
+
+    Raises:
+      PhotoError: it cannot be made, is a file, or cannot be written into.
+    """
+    with _translated(path, _TO_WRITE):
+        if path.exists() and not path.is_dir():
+            raise PhotoError(path, "it is a file, not a folder", _TO_WRITE)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+def stage(path: Path, data: bytes) -> Staged:
+    """Writes ``data`` beside ``path`` and to the disk, for ``commit`` to put in its place.
+
+    Raises:
+      PhotoError: it cannot be written; nothing is left behind.
+    """
+    with _translated(path, _TO_WRITE), LOCK:
+        descriptor, name = tempfile.mkstemp(".part", f".{path.stem[:40]}-", path.parent)
+        staged = Staged(Path(name), path)
+        _UNFINISHED.add(staged.temporary)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+        except BaseException:
+            discard([staged])
+            raise
+    return staged
+
+
+def commit(files: Sequence[Staged]) -> None:
+    """Puts staged files in their places, in order; all or, on an error, those before it.
+
+    Raises:
+      PhotoError: a place is taken by a folder, or the folder is gone.
+    """
+    with LOCK:
+        try:
+            for staged in files:
+                with _translated(staged.path, _TO_WRITE):
+                    os.replace(staged.temporary, staged.path)
+                _UNFINISHED.discard(staged.temporary)
+        except BaseException:
+            discard(files)
+            raise
+
+
+def discard(files: Sequence[Staged]) -> None:
+    """Removes staged files that were not put in their places."""
+    with LOCK:
+        for staged in files:
+            with suppress(OSError):
+                staged.temporary.unlink(missing_ok=True)
+            _UNFINISHED.discard(staged.temporary)
+
+
+def discard_unfinished() -> None:
+    """Removes every staged file of this process; for whoever ends it, holding ``LOCK``."""
+    discard([Staged(path, path) for path in list(_UNFINISHED)])
+
+
+def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list[str]]:
+    """An upright image of mode RGB or RGBA whose ``info`` has the profile of its pixels, if any."""
+    notes: list[str] = []
+    with _translated(path, _TO_READ), _unlimited(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's advice to programmers is not for users
+        image = _open(path, data)
+        _check_size(path, *image.size, max_pixels)
+        with _damaged(path):
+            image.load()
+            if getattr(image, "is_animated", False) and image.format in _ANIMATED:
+                notes.append("animated: only its first frame is used")
+            if _has_16_bits(image, data):
+                notes.append("16 bits per channel were reduced to 8")
+            return _to_rgb(path, _upright(image)), notes
+
+
+def _open(path: Path, data: bytes) -> Image.Image:
+    if not data:
+        raise PhotoError(path, "the file is empty", "copy it again")
+    try:
+        Image.init()
+        return Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
+    except UnidentifiedImageError:
+        raise _unidentified(path, data) from None
+    except Exception as error:  # decoders raise whatever a damaged header leads them to
+        raise _damage(path, error) from error
+
+
+def _unidentified(path: Path, data: bytes) -> PhotoError:
+    if data.startswith(_SIGNATURES):
+        return PhotoError(path, "its beginning is damaged", "copy it again")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+        return PhotoError(path, "HEIC is not supported", "export it as JPEG or PNG")
+    known = "JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF"
+    return PhotoError(path, "it is no picture, whatever its name says", f"give a file of {known}")
+
+
+def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise PhotoError(
+            path,
+            f"{width} x {height} pixels are more than the limit of {max_pixels:,}",
+            "shrink it, or raise the limit with --max-pixels if you trust the file",
+        )
+    if min(width, height) < MIN_SIDE:
+        raise PhotoError(
+            path,
+            f"{width} x {height} pixels are too few to hold a face",
+            f"give a picture of at least {MIN_SIDE} pixels a side",
+        )
+
+
+def _has_16_bits(image: Image.Image, data: bytes) -> bool:
+    """Whether the file has 16 bits per channel; Pillow reads RGB PNGs of 16 bits as 8."""
+    return image.mode in _GREY_16 or (image.format == "PNG" and data[24:25] == b"\x10")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the orientation that a camera noted; a damaged note is ignored."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    """RGB or RGBA of 8 bits. A profile that is not one of RGB is applied and dropped."""
+    profile = image.info.get("icc_profile")
+    if image.mode in _GREY_16:
+        image = _grey_8(path, image)
+    if image.mode == "F":
+        raise PhotoError(path, "its pixels are floating-point numbers", "save it with 8 bits first")
+    if image.mode in _TO_SRGB:
+        return _to_srgb(image, profile)
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    rgb = image.convert(mode)
+    if profile and not _is_rgb(profile):
+        rgb.info.pop("icc_profile", None)
+    elif profile:
+        rgb.info["icc_profile"] = profile
+    return rgb
+
+
+def _grey_8(path: Path, image: Image.Image) -> Image.Image:
+    levels = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise PhotoError(path, "its pixels have 32 bits", "save it with 8 or 16 bits first")
+    return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """CMYK or Lab as sRGB, through the picture's own profile where that works."""
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+            if converted is not None:
+                converted.info.pop("icc_profile", None)
+                return converted
+    rgb = image.convert("RGB")
+    rgb.info.pop("icc_profile", None)
+    return rgb
+
+
+def _is_rgb(profile: bytes) -> bool:
+    """Whether bytes are an ICC profile of the RGB colour space: its header says so."""
+    return len(profile) >= 128 and profile[36:40] == b"acsp" and profile[16:20] == b"RGB "
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _unlimited() -> Iterator[None]:
+    """Pillow's own limit on pixels is off: ``_check_size`` is the limit."""
+    with LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PhotoError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise _damage(path, error) from error
+
+
+def _damage(path: Path, error: Exception) -> PhotoError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    what = "it is cut short" if "truncated" in reason else f"it is damaged ({reason})"
+    return PhotoError(path, what, "copy it again")
+
+
+@contextmanager
+def _translated(path: Path, remedy: str) -> Iterator[None]:
+    """An error of the system as a ``PhotoError``."""
+    try:
+        yield
+    except PhotoError:
+        raise
+    except MemoryError as error:
+        raise PhotoError(path, "it does not fit into memory", "shrink it") from error
+    except OSError as error:
+        what = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise PhotoError(path, what, _TO_MAKE_ROOM if full else remedy) from error
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A whole file that waits beside its place."""
+
+    temporary: Path
+    path: Path

@@ -1,0 +1,297 @@
+"""Photos on disk: awkward pictures in, whole files out."""
+
+import errno
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from cdmaa_jax.images import files
+from cdmaa_jax.images.files import Photo, PhotoError, read_photo
+
+
+def picture(mode="RGB", height=20, width=30, seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
+    image = Image.fromarray(values)
+    return image.convert("RGB").convert(mode) if mode == "P" else image.convert(mode)
+
+
+def flat(value, dtype):
+    return Image.fromarray(np.full((20, 20), value, dtype))
+
+
+def saved(tmp_path, image, name="a.png", **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+def png_header(width, height):
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + crc
+
+
+def begun_png(width, height):
+    return png_header(width, height) + struct.pack(">I", 1000) + b"IDAT" + bytes(9)
+
+
+def srgb():
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "alpha"),
+    [
+        ("RGB", "a.jpg", False),
+        ("RGB", "a.png", False),
+        ("RGB", "a.webp", False),
+        ("RGB", "a.tiff", False),
+        ("RGB", "a.bmp", False),
+        ("RGB", "a.gif", False),
+        ("RGB", "a.ppm", False),
+        ("L", "a.png", False),
+        ("L", "a.jpg", False),
+        ("1", "a.png", False),
+        ("LA", "a.png", True),
+        ("RGBA", "a.png", True),
+        ("RGBA", "a.webp", True),
+        ("P", "a.png", False),
+        ("CMYK", "a.jpg", False),
+        ("CMYK", "a.tiff", False),
+        ("LAB", "a.tiff", False),
+    ],
+)
+def test_every_mode_is_rgb(tmp_path, mode, name, alpha):
+    photo = read_photo(saved(tmp_path, picture(mode), name))
+    assert photo.pixels.shape == (20, 30, 3) and photo.pixels.dtype == np.uint8
+    assert (photo.alpha is not None) == alpha
+    assert photo.notes == ()
+
+
+def test_lossless_pixels_are_exact(tmp_path):
+    image = picture("RGBA")
+    photo = read_photo(saved(tmp_path, image))
+    np.testing.assert_array_equal(np.dstack([photo.pixels, photo.alpha]), np.asarray(image))
+
+
+def test_palette_with_transparency(tmp_path):
+    image = picture("P")
+    photo = read_photo(saved(tmp_path, image, transparency=bytes([0] * 128 + [255] * 128)))
+    assert set(np.unique(photo.alpha)) <= {0, 255} and photo.alpha.min() == 0
+
+
+def test_sixteen_bit_grey(tmp_path):
+    levels = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
+    photo = read_photo(saved(tmp_path, Image.fromarray(levels)))
+    np.testing.assert_array_equal(photo.pixels[..., 1], np.rint(levels / 257))
+    assert "16 bits" in photo.notes[0]
+
+
+def test_sixteen_bit_colour(tmp_path):
+    rows = np.full((20, 20, 3), 0x8000, ">u2")
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = png_header(20, 20)
+    header = header[:24] + b"\x10" + header[25:29]
+    header += struct.pack(">I", zlib.crc32(header[12:29]))
+    path = tmp_path / "a.png"
+    chunk = b"IDAT" + body
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    crc = struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(header + struct.pack(">I", len(body)) + chunk + crc + end)
+    photo = read_photo(path)
+    assert (photo.pixels == 128).all() and "16 bits" in photo.notes[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_and_dropped(tmp_path, orientation):
+    upright = Image.fromarray(
+        np.arange(20 * 30 * 3, dtype=np.uint32).astype(np.uint8).reshape(20, 30, 3)
+    )
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(turn[orientation]) if orientation in turn else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "a camera"
+    photo = read_photo(saved(tmp_path, stored, exif=exif.tobytes()))
+    np.testing.assert_array_equal(photo.pixels, np.asarray(upright))
+    written = Image.open(io.BytesIO(files.encode_png(photo)))
+    assert not written.getexif() and "exif" not in written.info
+
+
+def test_profile_of_rgb_is_kept(tmp_path):
+    profile = srgb()
+    photo = read_photo(saved(tmp_path, picture("RGBA"), icc_profile=profile))
+    assert photo.profile == profile
+    written = Image.open(io.BytesIO(files.encode_png(photo)))
+    assert written.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_profile_of_another_space_is_not(tmp_path, mode):
+    profile = srgb()
+    foreign = profile[:16] + b"GRAY" + profile[20:]
+    photo = read_photo(saved(tmp_path, picture(mode), "a.jpg", icc_profile=foreign))
+    assert photo.profile is None
+
+
+def test_animation_is_its_first_frame(tmp_path):
+    first = picture("RGB")
+    path = saved(
+        tmp_path, first, "a.webp", save_all=True, append_images=[picture(seed=1)], lossless=True
+    )
+    photo = read_photo(path)
+    np.testing.assert_array_equal(photo.pixels, np.asarray(first))
+    assert "animated" in photo.notes[0]
+
+
+def _truncated(path):
+    whole = io.BytesIO()
+    picture("RGB", 200, 200).save(whole, "JPEG")
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "folder"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_text("hello, world"), "no picture"),
+        (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 99), "HEIC"),
+        (lambda path: path.write_bytes(begun_png(20_000, 20_000)), "20000 x 20000 pixels are"),
+        (lambda path: path.write_bytes(begun_png(200, 200)), "cut short|damaged"),
+        (lambda path: path.write_bytes(png_header(200, 200)), "beginning is damaged"),
+        (_truncated, "cut short"),
+        (lambda path: picture(height=1, width=1).save(path, "PNG"), "too few"),
+        (lambda path: picture(height=400, width=15).save(path, "PNG"), "too few"),
+        (lambda path: flat(1.5, np.float32).save(path, "TIFF"), "floating"),
+        (lambda path: flat(70_000, np.int32).save(path, "TIFF"), "32 bits"),
+    ],
+)  # fmt: skip
+def test_one_clear_line(tmp_path, make, what):
+    path = tmp_path / "a.jpg"
+    make(path)
+    with pytest.raises(PhotoError, match=what) as caught:
+        read_photo(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_the_limit_can_be_raised(tmp_path):
+    path = saved(tmp_path, picture(height=50, width=50))
+    with pytest.raises(PhotoError, match="--max-pixels"):
+        read_photo(path, max_pixels=2499)
+    read_photo(path, max_pixels=2500)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**9), st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]))
+def test_damage_is_a_photo_error_or_a_photo(tmp_path_factory, seed, kind):
+    file = io.BytesIO()
+    picture("RGB", 24, 24).save(file, kind)
+    data = bytearray(file.getvalue())
+    random = np.random.default_rng(seed)
+    for _ in range(random.integers(1, 8)):
+        data[random.integers(len(data))] = random.integers(256)
+    path = tmp_path_factory.mktemp("damage") / "a.bin"
+    path.write_bytes(data[: random.integers(1, len(data) + 1)])
+    try:
+        assert read_photo(path).pixels.dtype == np.uint8
+    except PhotoError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"]),
+    st.integers(16, 60),
+    st.integers(16, 60),
+    st.sampled_from(["PNG", "TIFF"]),
+)
+def test_written_photos_read_back_the_same(tmp_path_factory, mode, height, width, kind):
+    if (mode, kind) in (("CMYK", "PNG"),):
+        kind = "TIFF"
+    folder = tmp_path_factory.mktemp("roundtrip")
+    photo = read_photo(saved(folder, picture(mode, height, width), "a", format=kind))
+    files.write_whole(folder / "b.png", files.encode_png(photo))
+    again = read_photo(folder / "b.png")
+    np.testing.assert_array_equal(again.pixels, photo.pixels)
+    assert (again.alpha is None) == (photo.alpha is None)
+    if photo.alpha is not None:
+        np.testing.assert_array_equal(again.alpha, photo.alpha)
+
+
+def fail_with(monkeypatch, name, number):
+    def refuse(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, name, refuse)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "what"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only")]
+)
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, call, number, what):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    fail_with(monkeypatch, call, number)
+    with pytest.raises(PhotoError, match=what):
+        files.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.png"]
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path):
+    staged = [files.stage(tmp_path / name, name.encode()) for name in ("a", "b")]
+    assert not (tmp_path / "a").exists() and staged[0].temporary.read_bytes() == b"a"
+    files.commit(staged)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    files.stage(tmp_path / "c", b"c")
+    files.discard_unfinished()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_written_files_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        files.write_whole(tmp_path / "a", b"")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_folders(tmp_path):
+    files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PhotoError, match="a file, not a folder"):
+        files.make_folder(tmp_path / "file")
+    with pytest.raises(PhotoError, match="a file, not a folder"):
+        files.make_folder(tmp_path / "file" / "b")
+
+
+def test_a_folder_that_cannot_be_written_into(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PhotoError, match="no permission"):
+        files.make_folder(tmp_path)
+
+
+def test_photo_size():
+    assert Photo(np.zeros((4, 7, 3), np.uint8)).size == (4, 7)

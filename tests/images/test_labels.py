@@ -1,0 +1,69 @@
+"""Label files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cdmaa_jax.images.files import PhotoError
+from cdmaa_jax.images.labels import read_labels
+
+CELEBA = "2\nBald Male Young \n000001.jpg -1  1 -1\n000002.jpg  1 -1  1\n"
+
+
+def write(tmp_path, text, name="labels.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_celeba(tmp_path):
+    table = read_labels(write(tmp_path, CELEBA, "list_attr_celeba.txt"))
+    labels = table.labels([Path("x/000002.jpg"), Path("000001.jpg")])
+    assert {k: v.tolist() for k, v in labels.items()} == {
+        "Bald": [1, 0], "Male": [0, 1], "Young": [1, 0],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("absent", ["0", "-1"])
+def test_csv(tmp_path, absent):
+    text = f"\ufeffMale,file,Young\r\n1,a.png,{absent}\r\n\r\n {absent},folder/b.png,1\r\n"
+    table = read_labels(write(tmp_path, text))
+    assert table.attributes == ("Male", "Young")
+    labels = table.labels([Path("a.png"), Path("b.png")])
+    np.testing.assert_array_equal(labels["Male"], [1, 0])
+    np.testing.assert_array_equal(labels["Young"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no column named 'file'"),
+        ("name,Male\na.png,1\n", "no column named 'file'"),
+        ("file\na.png\n", "names are missing"),
+        ("file,Male,Male\na.png,1,1\n", "not unique"),
+        ("file,Male\na.png,2\n", "line 2 has the label '2'"),
+        ("file,Male\na.png,\n", "line 2 has the label ''"),
+        ("file,Male\na.png,1\nb.png,1,0\n", "line 3 has 2 labels for 1"),
+        ("file,Male\na.png,1\na.png,1\n", "line 3 gives a.png a second time"),
+        (CELEBA.replace("2\n", "3\n", 1), "line 1 says 3 images, 2 follow"),
+        (CELEBA.replace(" -1  1 -1", " -1  1", 1), "line 3 has 2 labels for 3"),
+        ("7\n", "7 images, 0 follow"),
+    ],
+)
+def test_clear_errors(tmp_path, text, what):
+    with pytest.raises(PhotoError, match=what):
+        read_labels(write(tmp_path, text))
+
+
+def test_binary_and_missing_files(tmp_path):
+    (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
+    for name, what in (("b", "not a text file"), ("c", "no such file")):
+        with pytest.raises(PhotoError, match=what):
+            read_labels(tmp_path / name)
+
+
+def test_a_photo_without_labels(tmp_path):
+    table = read_labels(write(tmp_path, CELEBA))
+    with pytest.raises(PhotoError, match="has no line for it"):
+        table.labels([Path("z.jpg")])
