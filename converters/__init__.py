@@ -1,0 +1,1 @@
+"""PyTorch files to checkpoints and back: a table for each architecture, one strict engine."""

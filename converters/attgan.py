@@ -1,0 +1,114 @@
+"""AttGAN's table: ``Generator`` in ``elvisyjlin/AttGAN-PyTorch``, ``attgan.py``.
+
+A file has the state dict under ``G``.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from cdmaa_jax.generators.attgan import OFFICIAL_ATTRIBUTES, Config
+from converters.tables import (
+    ConversionError,
+    Given,
+    Shapes,
+    Table,
+    ask_attributes,
+    ask_image_size,
+    batch_norm,
+    build,
+    conv,
+    count,
+    shape,
+)
+
+SIGNATURE = "enc_layers.0.layers.0.weight"
+PARTS = ("G",)
+_ENCODER = "enc_layers.{}.layers.0.weight"
+_DECODER = "dec_layers.{}.layers.0.weight"
+
+
+def infer(shapes: Shapes, given: Given) -> Config:
+    """Reads the configuration from the shapes of a state dict.
+
+    Raises:
+      ConversionError: a tensor is missing, or an answer that only the caller has.
+    """
+    first = shape(shapes, SIGNATURE)
+    depth = count(shapes, _ENCODER.format("*"))
+    levels = [shape(shapes, _ENCODER.format(i))[0] for i in range(depth)]
+    decoders = [shape(shapes, _DECODER.format(i)) for i in range(depth)]
+    attributes = decoders[0][0] - levels[-1]
+    shortcut, inject = _joined(levels, decoders, attributes, given)
+    return build(
+        Config,
+        image_size=ask_image_size(given, (128, 256, 384)),
+        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, attributes),
+        encoder_width=first[0],
+        decoder_width=decoders[-2][1] // 2 if depth > 1 else first[0],
+        encoder_layers=depth,
+        decoder_layers=depth,
+        shortcut_layers=shortcut,
+        inject_layers=inject,
+    )
+
+
+def table(config: Config) -> Table:
+    """One row for each tensor."""
+    depth = config.decoder_layers
+    return (
+        *(row for i in range(depth) for row in _block(f"enc_layers.{i}", f"encoder.{i}")),
+        *(row for i in range(depth - 1) for row in _block(f"dec_layers.{i}", f"decoder.{i}")),
+        *conv(f"dec_layers.{depth - 1}.layers.0", "head", bias=True),
+    )
+
+
+def _block(key: str, path: str) -> Table:
+    return (
+        *conv(f"{key}.layers.0", f"{path}.conv"),
+        *batch_norm(f"{key}.layers.1", f"{path}.norm"),
+    )
+
+
+def _joined(
+    levels: list[int], decoders: list[tuple[int, ...]], attributes: int, given: Given
+) -> tuple[int, int]:
+    """How many shortcuts and injections explain the inputs of all decoder layers."""
+    depth = len(decoders)
+    extra = [decoders[i][0] - decoders[i - 1][1] for i in range(1, depth)]
+
+    def explains(shortcut: int, inject: int) -> bool:
+        return all(
+            extra[i] == (i < shortcut) * levels[depth - 2 - i] + (i < inject) * attributes
+            for i in range(depth - 1)
+        )
+
+    found = [pair for pair in itertools.product(range(depth), repeat=2) if explains(*pair)]
+    if not found:
+        raise ConversionError(_unexplained(levels, decoders, attributes))
+    chosen = [
+        (shortcut, inject)
+        for shortcut, inject in found
+        if given.shortcut_layers in (None, shortcut) and given.inject_layers in (None, inject)
+    ]
+    if len(chosen) != 1:
+        raise ConversionError(
+            "(shortcut layers, inject layers) of "
+            + " or ".join(str(pair) for pair in found)
+            + " fit the tensors; give --shortcut-layers and --inject-layers"
+        )
+    return chosen[0]
+
+
+def _unexplained(levels: list[int], decoders: list[tuple[int, ...]], attributes: int) -> str:
+    """Names the first decoder layer whose inputs nothing explains."""
+    for i in range(1, len(decoders)):
+        outputs, level = decoders[i - 1][1], levels[-1 - i]
+        allowed = [outputs + extra for extra in (0, level, attributes, level + attributes)]
+        if decoders[i][0] not in allowed:
+            return (
+                f"tensor {_DECODER.format(i)} takes {decoders[i][0]} channels where "
+                f"{_DECODER.format(i - 1)} gives {outputs}: "
+                f"not one of {', '.join(str(n) for n in sorted(set(allowed)))}"
+            )
+    return "tensors dec_layers.*.layers.0.weight: a shortcut or an injection skips a layer"

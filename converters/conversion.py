@@ -1,0 +1,190 @@
+"""From a PyTorch file to a checkpoint and back, in one call each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from cdmaa_jax.generators.checkpoint import Metadata, load_params, save_generator
+from cdmaa_jax.generators.registry import architecture, graph_of
+from cdmaa_jax.types import Params
+from converters import attgan, engine, files, stargan, stgan, ugatit
+from converters.tables import ConversionError, Given, Ignored
+
+TABLES: dict[str, ModuleType] = {
+    "stargan": stargan,
+    "attgan": attgan,
+    "stgan": stgan,
+    "ugatit": ugatit,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What a file turned out to hold.
+
+    Attributes:
+      arch: the architecture.
+      config: its configuration, read from the tensors and from what was given.
+      params: a nested dict of float32 NumPy arrays.
+      part: where in the file the state dict was, "" if it was bare.
+      ignored: keys of the tensors that no output depends on.
+      source_sha256: of the file.
+    """
+
+    arch: str
+    config: Any
+    params: Params
+    part: str
+    ignored: tuple[str, ...]
+    source_sha256: str
+
+
+def read(
+    arch: str, file: str | os.PathLike[str], given: Given | None = None, part: str | None = None
+) -> Converted:
+    """Reads the generator in a PyTorch or safetensors file.
+
+    Args:
+      arch: a key of ``TABLES``.
+      file: its name ends in ``.safetensors``, or it is in PyTorch's zip or legacy format.
+      given: what the tensors cannot tell.
+      part: the key under which the state dict is, when the file has several.
+
+    Raises:
+      ConversionError: anything in the file is not as the architecture's table says.
+    """
+    path = Path(file)
+    tensors, found = files.find_state_dict(files.read_file(path), part, path)
+    given = _with_direction(arch, given or Given(), found)
+    try:
+        config, params, ignored = from_state_dict(arch, tensors, given)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
+    return Converted(arch, config, params, found, ignored, files.sha256(path))
+
+
+def convert(
+    arch: str,
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    given: Given | None = None,
+    part: str | None = None,
+    **options: Any,
+) -> tuple[Converted, Metadata]:
+    """Reads a file as ``read`` does, and writes it as ``save_generator`` does with ``options``.
+
+    Raises:
+      ConversionError: as ``read``.
+      CheckpointError: as ``save_generator``.
+    """
+    found = read(arch, file, given, part)
+    source = found.source_sha256
+    record = save_generator(out, arch, found.config, found.params, source_sha256=source, **options)
+    return found, record
+
+
+def from_state_dict(
+    arch: str, tensors: Mapping[Any, Any], given: Given | None = None
+) -> tuple[Any, Params, tuple[str, ...]]:
+    """The configuration, the parameters and the ignored keys of a state dict.
+
+    Raises:
+      ConversionError: a tensor is missing, unexpected, there twice, of a wrong shape, not of floats
+        or not finite, or the configuration needs an answer; the message names the key or option.
+    """
+    source = TABLES[arch]
+    stripped = engine.strip_module(tensors)
+    engine.check_tensors(stripped)
+    shapes = {key: tuple(tensor.shape) for key, tensor in stripped.items()}
+    _check_signature(arch, shapes)
+    config = source.infer(shapes, given or Given())
+    _check_given(config, given or Given())
+    table = source.table(config)
+    expected = graph_of(arch, config)[1]
+    params = engine.from_torch(table, expected, stripped, source.SIGNATURE)
+    ignored = tuple(r.key for r in table if isinstance(r, Ignored) and r.key in stripped)
+    return config, params, ignored
+
+
+def to_state_dict(arch: str, config: Any, params: Params) -> dict[str, torch.Tensor]:
+    """The official module's state dict, for ``load_state_dict(strict=True)``.
+
+    Bit for bit what was converted; the ignored tensors get a module's initial values.
+    """
+    return engine.to_torch(TABLES[arch].table(config), params)
+
+
+def write(
+    arch: str,
+    directory: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    part: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Writes a checkpoint as a file for the official code; returns the part it is under.
+
+    Args:
+      arch: a key of ``TABLES``; the checkpoint must be of it.
+      directory: the checkpoint.
+      file: written as safetensors if it ends so, otherwise as PyTorch's zip format.
+      part: the key to put the state dict under; by default where the official code looks.
+      overwrite: replaces a file that is there.
+
+    Raises:
+      CheckpointError: the directory is not a whole checkpoint.
+      ConversionError: it is of another architecture, or the file is there or cannot be written.
+    """
+    path = Path(file)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ConversionError(f"{path}: exists; choose another file, or ask to overwrite it")
+    record, params = load_params(directory)
+    if record.architecture != arch:
+        raise ConversionError(f"{directory}: holds {record.architecture}, not {arch}")
+    place = _official_part(arch, record.config) if part is None else part
+    place = "" if path.suffix == ".safetensors" else place
+    files.write_file(path, to_state_dict(arch, record.config, params), place)
+    return place
+
+
+def _official_part(arch: str, config: Any) -> str:
+    parts = TABLES[arch].PARTS
+    named = f"gen{getattr(config, 'domain', '')}"
+    return named if named in parts else (*parts, "")[0]
+
+
+def _with_direction(arch: str, given: Given, part: str) -> Given:
+    """U-GAT-IT's one domain is called after its direction, unless it was given a name."""
+    if arch != "ugatit" or not part.startswith("gen") or given.attributes:
+        return given
+    return dataclasses.replace(given, attributes=(part.removeprefix("gen"),))
+
+
+def _check_signature(arch: str, shapes: Mapping[str, Any]) -> None:
+    signature = TABLES[arch].SIGNATURE
+    if signature in shapes:
+        return
+    other = [name for name, source in TABLES.items() if source.SIGNATURE in shapes]
+    hint = f"; it looks like a {architecture(other[0]).title}, {other[0]}" if other else ""
+    raise ConversionError(f"tensor {signature} is missing{hint}")
+
+
+def _check_given(config: Any, given: Given) -> None:
+    """What was given and is also told by the tensors must agree."""
+    for field in ("image_size", "shortcut_layers", "inject_layers"):
+        value = getattr(given, field)
+        option = "--" + field.replace("_", "-")
+        if value is None:
+            continue
+        if not hasattr(config, field):
+            raise ConversionError(f"{option} does not apply to this architecture")
+        if getattr(config, field) != value:
+            raise ConversionError(
+                f"{option} is {value}, but the tensors say {getattr(config, field)}"
+            )

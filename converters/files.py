@@ -1,0 +1,122 @@
+"""State dicts in files: PyTorch's zip and legacy formats, and safetensors. No code is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from converters.tables import ConversionError
+
+PARTS = ("G", "state_dict", "genA2B", "genB2A")
+
+
+def read_file(path: Path) -> Any:
+    """What a file holds, its tensors on the CPU.
+
+    Raises:
+      ConversionError: the file is missing, truncated, of another kind, or holds code.
+    """
+    if not path.is_file():
+        kind = "a directory" if path.is_dir() else "missing"
+        raise ConversionError(f"{path}: the file is {kind}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path, device="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exception that follows says it
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise ConversionError(f"{path}: may not be read") from error
+    except Exception as error:  # each format raises its own kinds
+        raise ConversionError(f"{path}: {_reason(path, error)}") from error
+
+
+def find_state_dict(content: Any, part: str | None, path: Path) -> tuple[Mapping[Any, Any], str]:
+    """The state dict in a file's content, and the name of the part it was under ("" if bare).
+
+    Raises:
+      ConversionError: there is none, or there are several and no ``part`` says which.
+    """
+    if not isinstance(content, Mapping):
+        raise ConversionError(f"{path}: holds {type(content).__name__}, not a state dict")
+    nested = [key for key, value in content.items() if isinstance(value, Mapping)]
+    if part is not None:
+        if part not in nested:
+            raise ConversionError(f"{path}: has no part {part}; it has {_names(content)}")
+        return content[part], part
+    known = [key for key in PARTS if key in nested]
+    if len(known) > 1:
+        raise ConversionError(f"{path}: has {' and '.join(known)}; choose one with --part")
+    if known:
+        return content[known[0]], known[0]
+    if not content or nested:
+        raise ConversionError(
+            f"{path}: holds no state dict, bare or under {', '.join(PARTS)}; "
+            f"it has {_names(content)}, choose with --part"
+        )
+    return content, ""
+
+
+def write_file(path: Path, tensors: Mapping[str, torch.Tensor], part: str) -> None:
+    """Writes a state dict, under ``part`` unless "", whole or not at all.
+
+    The suffix ``.safetensors`` chooses that format, which has no parts; any other is PyTorch's.
+
+    Raises:
+      ConversionError: the disk refuses.
+    """
+    with _replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(dict(tensors), temporary)
+        else:
+            torch.save({part: dict(tensors)} if part else dict(tensors), temporary)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    text = str(error)
+    if path.suffix == ".safetensors":
+        return "not a safetensors file, or a truncated one"
+    if "Weights only load failed" in text and ("GLOBAL" in text or "Unsupported" in text):
+        return "holds code or objects, not only tensors; nothing in it was run"
+    if start in (b"PK", b"\x80\x02"):
+        return "a damaged or truncated PyTorch file; download it again"
+    return "not a PyTorch file (.pth, .pt, .ckpt) nor named .safetensors"
+
+
+def _names(content: Mapping[Any, Any]) -> str:
+    names = [str(key) for key in content]
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new sibling file that becomes ``path`` at the end, or is removed on any error."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the disk refuses"
+        raise ConversionError(f"{path}: cannot be written, {reason}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""STGAN's table: ``Generator`` in ``bluestyle97/STGAN-pytorch``, ``models/stgan.py``.
+
+A file that the training wrote has the state dict under ``state_dict``.
+"""
+
+from __future__ import annotations
+
+from cdmaa_jax.generators.stgan import OFFICIAL_ATTRIBUTES, Config
+from converters.tables import (
+    Given,
+    Shapes,
+    Table,
+    ask_attributes,
+    ask_image_size,
+    batch_norm,
+    build,
+    conv,
+    count,
+    shape,
+)
+
+SIGNATURE = "encoder.0.0.weight"
+PARTS = ("state_dict",)
+_GATES = ("reset_gate", "update_gate", "hidden")
+
+
+def infer(shapes: Shapes, given: Given) -> Config:
+    """Reads the configuration from the shapes of a state dict.
+
+    Raises:
+      ConversionError: a tensor is missing, or an answer that only the caller has.
+    """
+    width = shape(shapes, SIGNATURE)[0]
+    depth = count(shapes, "encoder.*.0.weight")
+    latent = shape(shapes, f"encoder.{depth - 1}.0.weight")[0]
+    attributes = shape(shapes, "decoder.0.0.weight")[0] - latent
+    use_stu = any(key.startswith("stu.") for key in shapes)
+    gate = shape(shapes, "stu.0.reset_gate.0.weight") if use_stu else None
+    return build(
+        Config,
+        image_size=ask_image_size(given, (128,)),
+        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, attributes),
+        width=width,
+        layers=depth,
+        shortcut_layers=_shortcuts(shapes, width, depth),
+        use_stu=use_stu,
+        stu_kernel_size=gate[-1] if gate else Config.stu_kernel_size,
+        one_more_conv=f"decoder.{depth - 1}.3.weight" in shapes,
+    )
+
+
+def table(config: Config) -> Table:
+    """One row for each tensor."""
+    last = config.layers - 1
+    units = config.shortcut_layers if config.use_stu else 0
+    return (
+        *(row for i in range(config.layers) for row in _block(f"encoder.{i}", f"encoder.{i}")),
+        *(row for i in range(units) for row in _unit(f"stu.{i}")),
+        *(row for i in range(last) for row in _block(f"decoder.{i}", f"decoder.{i}")),
+        *_head(f"decoder.{last}", config.one_more_conv),
+    )
+
+
+def _shortcuts(shapes: Shapes, width: int, depth: int) -> int:
+    """How many decoder layers have an input of three widths of their level instead of two."""
+    widths = [width * 2 ** (depth - 1 - i) for i in range(depth)]
+    inputs = [shape(shapes, f"decoder.{i}.0.weight")[0] for i in range(depth)]
+    return sum(inputs[i] == 3 * widths[i] for i in range(1, depth))
+
+
+def _block(key: str, path: str) -> Table:
+    return (*conv(f"{key}.0", f"{path}.conv"), *batch_norm(f"{key}.1", f"{path}.norm"))
+
+
+def _unit(name: str) -> Table:
+    gates = (row for gate in _GATES for row in _block(f"{name}.{gate}", f"{name}.{gate}"))
+    return (*conv(f"{name}.upsample", f"{name}.upsample"), *gates)
+
+
+def _head(key: str, one_more_conv: bool) -> Table:
+    if not one_more_conv:
+        return conv(f"{key}.0", "head.conv")
+    return (*_block(key, "head"), *conv(f"{key}.3", "head.last"))

@@ -1,0 +1,173 @@
+"""The words in which an architecture's table is written: which official tensor is which parameter.
+
+A table is a tuple of ``Tensor`` and ``Ignored`` rows. Nothing that is in no row is ever accepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shape of every tensor of a state dict."""
+
+
+class ConversionError(ValueError):
+    """A file is not what its table says; one line of text that names the file's key or option."""
+
+
+class Layout(enum.Enum):
+    """How the axes of a PyTorch tensor become those of the parameter."""
+
+    CONV = "OIHW to HWIO; a transposed convolution's IOHW to HWOI"
+    LINEAR = "outputs, inputs to inputs, outputs"
+    VECTOR = "as it is"
+    CHANNELS = "[1,C,1,1] to [C]"
+
+
+class Fill(enum.Enum):
+    """What an ignored tensor holds when a state dict is written: a module's initial value."""
+
+    ZEROS = "float zeros, like the parameter"
+    ONES = "float ones, like the parameter"
+    COUNT = "the integer scalar zero"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor that is a parameter; ``path`` is dotted, ``down.0.conv.kernel``."""
+
+    key: str
+    path: str
+    layout: Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Ignored:
+    """A tensor that files may carry and no output depends on; its shape is that of ``like``."""
+
+    key: str
+    fill: Fill
+    like: str
+
+
+Table: TypeAlias = tuple[Tensor | Ignored, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the caller says of a file, each None when it is left to the tensors."""
+
+    image_size: int | None = None
+    attributes: tuple[str, ...] | None = None
+    shortcut_layers: int | None = None
+    inject_layers: int | None = None
+
+
+def conv(key: str, path: str, bias: bool = False) -> Table:
+    """A convolution, transposed or not."""
+    weight = Tensor(f"{key}.weight", f"{path}.kernel", Layout.CONV)
+    return (weight, Tensor(f"{key}.bias", f"{path}.bias", Layout.VECTOR)) if bias else (weight,)
+
+
+def linear(key: str, path: str) -> Table:
+    """A linear layer without bias."""
+    return (Tensor(f"{key}.weight", f"{path}.kernel", Layout.LINEAR),)
+
+
+def affine(key: str, path: str) -> Table:
+    """The scale and the bias of a normalization."""
+    return (
+        Tensor(f"{key}.weight", f"{path}.scale", Layout.VECTOR),
+        Tensor(f"{key}.bias", f"{path}.bias", Layout.VECTOR),
+    )
+
+
+def batch_norm(key: str, path: str) -> Table:
+    """A batch normalization; how many batches it saw matters only to training without momentum."""
+    return (
+        *affine(key, path),
+        Tensor(f"{key}.running_mean", f"{path}.mean", Layout.VECTOR),
+        Tensor(f"{key}.running_var", f"{path}.var", Layout.VECTOR),
+        Ignored(f"{key}.num_batches_tracked", Fill.COUNT, f"{path}.scale"),
+    )
+
+
+def instance_norm(key: str, path: str) -> Table:
+    """An affine instance normalization; its running statistics are recorded but never used."""
+    return (
+        *affine(key, path),
+        Ignored(f"{key}.running_mean", Fill.ZEROS, f"{path}.scale"),
+        Ignored(f"{key}.running_var", Fill.ONES, f"{path}.scale"),
+        Ignored(f"{key}.num_batches_tracked", Fill.COUNT, f"{path}.scale"),
+    )
+
+
+def shape(shapes: Shapes, key: str, rank: int = 4) -> tuple[int, ...]:
+    """The shape of the tensor ``key``, from which a size is read.
+
+    Raises:
+      ConversionError: there is no such tensor, or it has another rank or an empty axis.
+    """
+    if key not in shapes:
+        raise ConversionError(f"tensor {key} is missing")
+    if len(shapes[key]) != rank or 0 in shapes[key]:
+        raise ConversionError(f"tensor {key} has shape {list(shapes[key])}, not {rank} axes")
+    return shapes[key]
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many tensors have a key of the pattern, where ``*`` is a number."""
+    regex = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
+    return sum(regex.fullmatch(key) is not None for key in shapes)
+
+
+def ask_image_size(given: Given, official: Sequence[int]) -> int:
+    """The image size, which a convolutional network's tensors cannot tell.
+
+    Raises:
+      ConversionError: it was not given.
+    """
+    if given.image_size is None:
+        sizes = ", ".join(str(size) for size in official)
+        raise ConversionError(
+            "the tensors do not tell the image size; give --image-size "
+            f"(the official files: {sizes}; the file's name often says)"
+        )
+    return given.image_size
+
+
+def ask_attributes(given: Given, official: tuple[str, ...], number: int) -> tuple[str, ...]:
+    """The attributes' names: the given ones, or the official ones when their number fits.
+
+    Raises:
+      ConversionError: the number does not fit.
+    """
+    if number < 1:
+        raise ConversionError("the network takes no attributes; is it of another architecture?")
+    names = given.attributes or official
+    if len(names) == number:
+        return names
+    if given.attributes is None:
+        reason = f"the official list has {len(official)}"
+    else:
+        reason = f"--attributes names {len(names)}"
+    raise ConversionError(
+        f"the network takes {number} attributes and {reason}; "
+        f"give all {number} in their order, --attributes A,B,..."
+    )
+
+
+def build(config: type, **fields: Any) -> Any:
+    """A ``Config`` of the fields that were read.
+
+    Raises:
+      ConversionError: they contradict each other.
+    """
+    try:
+        return config(**fields)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
