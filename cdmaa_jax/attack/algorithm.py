@@ -1,0 +1,234 @@
+"""Algorithm 1 as three pure functions: ``init``, ``step`` and ``run``.
+
+Everything is per image. A result does not depend on which other images share the batch, on padding,
+or on the number of devices, but for the rounding of the generators' own sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cdmaa_jax.attack.config import JITTER, Config
+from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
+from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
+from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
+from cdmaa_jax.attack.targets import Target, as_tuple, edit, fit_conditions
+from cdmaa_jax.attack.updates import ApgdState, make_update
+from cdmaa_jax.types import Array, Batch, Generator, Result
+
+
+class State(NamedTuple):
+    """What an attack carries from step to step.
+
+    Attributes:
+      images: x_t, [B,H,W,3].
+      time: t.
+      keys: [B], of the views that are random; each step derives its own.
+      references: of each model the outputs [B,K,h,w,3] for the clean images; never change.
+      update: the state of the update rule.
+    """
+
+    images: Array
+    time: Array
+    keys: Array
+    references: tuple[Array, ...]
+    update: optax.OptState
+
+
+class Info(NamedTuple):
+    """What a step reports: of each model the loss and the weight, both [B,J], at its start."""
+
+    losses: Array
+    weights: Array
+
+
+class Attack(NamedTuple):
+    """An attack on one batch.
+
+    Attributes:
+      init: ``init(keys [B]) -> State``, the start and the clean references.
+      step: ``step(state) -> (state, info)``.
+      finish: ``finish(state) -> images``, the result: x_T, or APGD's best.
+    """
+
+    init: Callable[[Array], State]
+    step: Callable[[State], tuple[State, Info]]
+    finish: Callable[[State], Array]
+
+
+class _Problem(NamedTuple):
+    config: Config
+    ensemble: Sequence[Generator]
+    batch: Batch
+    project: Callable[[Array], Array]
+    rule: optax.GradientTransformationExtraArgs
+
+
+def build(config: Config, ensemble: Sequence[Generator], batch: Batch) -> Attack:
+    """The attack on a batch; its functions are pure, to be called under ``jit``."""
+    config = config.resolve()
+    lower, upper = box(batch.images, config.epsilon)
+    project = functools.partial(optax.projections.projection_box, lower=lower, upper=upper)
+    problem = _Problem(config, ensemble, batch, project, make_update(config, lower, upper))
+    bind = functools.partial
+    return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
+
+
+def _init(problem: _Problem, keys: Array) -> State:
+    config, clean = problem.config, problem.batch.images
+    start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    references = tuple(
+        edit(generator, clean, conditions, view_keys)
+        for generator, conditions in zip(problem.ensemble, problem.batch.conditions, strict=True)
+    )
+    images = problem.project(clean + start_noise(config, start_keys, clean))
+    return State(images, jnp.zeros((), jnp.int32), view_keys, references, problem.rule.init(images))
+
+
+def _step(problem: _Problem, state: State) -> tuple[State, Info]:
+    config = problem.config
+    models = _evaluate(problem, state)
+    regularize = REGULARIZATIONS[config.regularization]
+    gradients = [regularize(model.gradient, model.loss, config.zeta) for model in models]
+    stacked = jnp.stack(gradients, axis=1)
+    weights = MODEL_STRATEGIES[config.across_models](stacked, state.time)
+    direction, value = combine(weights, stacked), objective(config, models)
+    change, update = problem.rule.update(direction, state.update, state.images, value=value)
+    images = problem.project(optax.apply_updates(state.images, change))
+    info = Info(jnp.stack([model.loss for model in models], axis=1), weights)
+    return state._replace(images=images, time=state.time + 1, update=update), info
+
+
+def _finish(problem: _Problem, state: State) -> Array:
+    if not isinstance(state.update, ApgdState):
+        return state.images
+    value = objective(problem.config, _evaluate(problem, state))
+    better = value > state.update.best_value
+    return jnp.where(per_image(better), state.images, state.update.best)
+
+
+def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
+    """Every model at the current images, through this step's draw of the random views."""
+    config, batch = problem.config, problem.batch
+    evaluate = DOMAIN_STRATEGIES[config.across_domains]
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
+    return [
+        evaluate(config.loss, Target(*target), state.images, keys, state.time)
+        for target in zip(problem.ensemble, batch.conditions, state.references, strict=True)
+    ]
+
+
+def objective(config: Config, models: Sequence[Evaluation]) -> Array:
+    """What APGD maximizes, [B]: the mean over models and their domains of min(L, τ)."""
+    capped = [jnp.minimum(model.domain_losses, config.threshold).mean(1) for model in models]
+    return jnp.stack(capped).mean(0)
+
+
+def box(clean: Array, epsilon: float) -> tuple[Array, Array]:
+    """The bounds of what is within epsilon of the clean images and in [-1, 1], each [B,H,W,3].
+
+    They are rounded inwards: the distance of a bound to the clean value, in exact arithmetic, is at
+    most epsilon.
+    """
+    radius = np.asarray(epsilon, clean.dtype)
+    if radius > epsilon:
+        radius = np.nextafter(radius, np.zeros_like(radius))
+    lower = jnp.nextafter(clean - radius, jnp.ones_like(clean))
+    upper = jnp.nextafter(clean + radius, -jnp.ones_like(clean))
+    return jnp.clip(lower, -1, clean), jnp.clip(upper, clean, 1)
+
+
+def start_noise(config: Config, keys: Array, like: Array) -> Array:
+    """What is added to the clean images [B,H,W,3] at first; a field depends on its key alone."""
+    radius = JITTER if config.start == "jitter" else config.epsilon
+    draw = functools.partial(
+        jax.random.uniform, shape=like.shape[1:], dtype=like.dtype, minval=-radius, maxval=radius
+    )
+    return jax.vmap(draw)(keys)
+
+
+def run(
+    config: Config,
+    ensemble: Generator | Sequence[Generator],
+    batch: Batch,
+    key: Array,
+    *,
+    devices: Sequence[Any] | None = None,
+) -> Result:
+    """All steps of an attack, one compiled program around one ``lax.scan``.
+
+    Args:
+      config: the options; static.
+      ensemble: one generator or J of them; their parameters are arguments of the program.
+      batch: the clean images and, for each generator, the condition vectors.
+      key: one typed PRNG key, whose start noise every image gets, or [B] of them.
+      devices: the devices that share the batch, a divisor of B in number; the default device if None.
+
+    Raises:
+      ValueError: the batch does not fit the ensemble or the devices, or a generator's outputs have
+        another shape than its inputs.
+    """
+    models = as_tuple(ensemble)
+    _check_batch(models, batch, devices)
+    count = len(batch.images)
+    conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
+    batch = dataclasses.replace(batch, conditions=conditions)
+    keys = jnp.broadcast_to(key, (count,))
+    if devices is None:
+        return _run(config, models, batch, keys)
+    mesh = Mesh(np.asarray(devices), ("batch",))
+    models = jax.device_put(models, NamedSharding(mesh, P()))
+    batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
+    return _run_sharded(config, mesh, models, batch, keys)
+
+
+def attack_batch(
+    config: Config, ensemble: tuple[Generator, ...], batch: Batch, keys: Array
+) -> Result:
+    """``run`` without its checks and its compilation: a pure function, to trace."""
+    attack = build(config, ensemble, batch)
+    state, info = lax.scan(
+        lambda state, _: attack.step(state), attack.init(keys), length=config.resolve().steps
+    )
+    return Result(attack.finish(state), info.losses, info.weights)
+
+
+_run = jax.jit(attack_batch, static_argnames="config")
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def _run_sharded(
+    config: Config, mesh: Mesh, ensemble: tuple[Generator, ...], batch: Batch, keys: Array
+) -> Result:
+    """Each device attacks its own images; nothing is communicated."""
+    attack = jax.shard_map(
+        functools.partial(attack_batch, config),
+        mesh=mesh,
+        in_specs=(P(), P("batch"), P("batch")),
+        out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch")),  # type: ignore[arg-type]
+    )
+    return attack(ensemble, batch, keys)
+
+
+def _check_batch(
+    models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
+) -> None:
+    if len(batch.conditions) != len(models):
+        raise ValueError(
+            f"the batch has conditions for {len(batch.conditions)} generators, not {len(models)}"
+        )
+    if devices is not None and (not devices or len(batch.images) % len(devices)):
+        raise ValueError(
+            f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
+        )

@@ -1,0 +1,104 @@
+"""What an attack is told to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+
+from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
+from cdmaa_jax.attack.losses import LOSSES
+from cdmaa_jax.attack.models import MODEL_STRATEGIES
+from cdmaa_jax.attack.regularization import REGULARIZATIONS
+
+JITTER = 0.001
+"""Half-width of the jittered start; at the clean image itself every loss and gradient is zero."""
+UPDATES = ("i-fgsm", "fgsm", "pgd", "mi-fgsm", "apgd")
+STARTS = ("jitter", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options of an attack; the defaults are the paper's. Hashable, a static argument of jit.
+
+    Attributes:
+      steps: T, the number of steps.
+      epsilon: the largest change of a value, in units of the range [-1, 1].
+      step_size: a, the change of a value in one step, in the same units; ``apgd`` sets its own.
+      update: ``i-fgsm``; ``fgsm``, which is one step of size epsilon whatever ``steps`` and
+        ``step_size`` say; ``pgd``, which is i-fgsm from a uniform start whatever ``start`` says;
+        ``mi-fgsm``; or ``apgd``.
+      across_domains: which gradient stands for the K domains of a model: that of the ``uniform``
+        mean; of the first (``single``); of domain t mod K (``iterative``); or the shortest convex
+        combination (``mgda``).
+      across_models: the same for the J models; one that is left out by ``single`` or in a step of
+        ``iterative`` has the weight zero.
+      regularization: what a model's gradient is divided by, equation (23): ``penalty``, ``none``,
+        ``l2`` or ``log``.
+      zeta: the least loss that regularization reckons with, in units of L.
+      threshold: τ, the loss from which an output counts as disrupted; ``apgd`` maximizes the mean
+        over models and domains of min(L, τ), a scalar that the paper leaves open.
+      start: ``jitter``, uniform in ±0.001 around the image, or ``uniform``, in ±epsilon.
+      loss: a name in ``LOSSES``.
+
+    Raises:
+      ValueError: an option has a value outside its choices or its range.
+    """
+
+    steps: int = 80
+    epsilon: float = 0.05
+    step_size: float = 0.01
+    update: str = "i-fgsm"
+    across_domains: str = "uniform"
+    across_models: str = "mgda"
+    regularization: str = "penalty"
+    zeta: float = 1e-8
+    threshold: float = 0.05
+    start: str = "jitter"
+    loss: str = "mse"
+
+    def __post_init__(self) -> None:
+        for name, allowed in choices().items():
+            _check_choice(name, getattr(self, name), allowed)
+        if not _is_integer(self.steps) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, not {self.steps!r}")
+        object.__setattr__(self, "steps", int(self.steps))
+        for name, largest in (("epsilon", 2), ("step_size", 2), ("zeta", 4), ("threshold", 4)):
+            object.__setattr__(self, name, _checked_number(name, getattr(self, name), largest))
+
+    def resolve(self) -> Config:
+        """The same attack with ``fgsm`` and ``pgd`` written out as the ``i-fgsm`` that they are."""
+        if self.update == "fgsm":
+            return dataclasses.replace(self, update="i-fgsm", steps=1, step_size=self.epsilon)
+        if self.update == "pgd":
+            return dataclasses.replace(self, update="i-fgsm", start="uniform")
+        return self
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """The values that each option with a list of values takes."""
+    return {
+        "update": UPDATES,
+        "across_domains": tuple(DOMAIN_STRATEGIES),
+        "across_models": tuple(MODEL_STRATEGIES),
+        "regularization": tuple(REGULARIZATIONS),
+        "start": STARTS,
+        "loss": tuple(LOSSES),
+    }
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _checked_number(name: str, value: object, largest: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    if not (math.isfinite(value) and 0 < value <= largest):
+        raise ValueError(f"{name} must be above 0 and at most {largest}, not {value!r}")
+    return float(value)

@@ -1,0 +1,88 @@
+"""How the domains of one model become one loss and one gradient: steps 3 and 4 of Algorithm 1.
+
+Each takes the name of the loss, a target, the images [B,H,W,3], the keys [B] of random views and the
+number of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cdmaa_jax.attack.minnorm import min_norm_weights
+from cdmaa_jax.attack.models import combine
+from cdmaa_jax.attack.targets import Target, domain_losses
+from cdmaa_jax.types import Array
+
+
+class Evaluation(NamedTuple):
+    """A model at the current images.
+
+    Attributes:
+      loss: [B], the loss L of the model.
+      gradient: [B,H,W,3], the model's cross-domain gradient.
+      domain_losses: [B,K], L of every domain that the strategy attacks.
+    """
+
+    loss: Array
+    gradient: Array
+    domain_losses: Array
+
+
+Strategy = Callable[[str, Target, Array, Array, Array], Evaluation]
+
+
+def uniform(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
+    """The mean over domains and its gradient, equations (8) and (9)."""
+    del time
+
+    def total(images: Array) -> tuple[Array, Array]:
+        losses = domain_losses(loss, target, images, keys)
+        return losses.mean(
+            1
+        ).sum(), losses  # images do not interact, so the sum's gradient is each's
+
+    gradient, losses = jax.grad(total, has_aux=True)(images)
+    return Evaluation(losses.mean(1), gradient, losses)
+
+
+def single(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
+    """The first domain alone."""
+    return uniform(loss, _only(target, 0), images, keys, time)
+
+
+def iterative(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
+    """Domain ``time mod K`` alone."""
+    chosen = _only(target, time % target.conditions.shape[1])
+    losses = domain_losses(loss, target, images, keys)  # dead code unless the update rule uses it
+    return uniform(loss, chosen, images, keys, time)._replace(domain_losses=losses)
+
+
+def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
+    """The mean over domains, and the shortest convex combination of the domains' gradients."""
+    del time
+    losses, pull_back = jax.vjp(lambda x: domain_losses(loss, target, x, keys), images)
+    count = losses.shape[1]
+    one_domain = jnp.broadcast_to(
+        jnp.eye(count, dtype=losses.dtype)[:, None], (count, *losses.shape)
+    )
+    (gradients,) = jax.vmap(pull_back, out_axes=1)(one_domain)
+    gradient = combine(min_norm_weights(gradients), gradients)
+    return Evaluation(losses.mean(1), gradient, losses)
+
+
+def _only(target: Target, index: Array | int) -> Target:
+    take = lambda a: lax.dynamic_index_in_dim(a, index, axis=1)
+    return target._replace(conditions=take(target.conditions), references=take(target.references))
+
+
+DOMAIN_STRATEGIES: dict[str, Strategy] = {
+    "uniform": uniform,
+    "single": single,
+    "iterative": iterative,
+    "mgda": mgda,
+}

@@ -1,0 +1,51 @@
+"""How the gradients of several models become one direction: step 7 of Algorithm 1.
+
+Each takes the regularized gradients [B,J,H,W,3] and the number of the step, and returns the weight
+[B,J] of every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from cdmaa_jax.attack.minnorm import min_norm_weights
+from cdmaa_jax.types import Array
+
+
+def mgda(gradients: Array, time: Array) -> Array:
+    """The weights of the shortest convex combination, equations (12) and (13)."""
+    del time
+    return min_norm_weights(gradients)
+
+
+def uniform(gradients: Array, time: Array) -> Array:
+    """The mean of the models' gradients."""
+    del time
+    return jnp.full(gradients.shape[:2], 1 / gradients.shape[1], gradients.dtype)
+
+
+def single(gradients: Array, time: Array) -> Array:
+    """The first model alone."""
+    return iterative(gradients, jnp.zeros_like(time))
+
+
+def iterative(gradients: Array, time: Array) -> Array:
+    """Model ``time mod J`` alone."""
+    count = gradients.shape[1]
+    chosen = (jnp.arange(count) == time % count).astype(gradients.dtype)
+    return jnp.broadcast_to(chosen, gradients.shape[:2])
+
+
+def combine(weights: Array, gradients: Array) -> Array:
+    """w = Σ a_j · grad_j, [B,H,W,3]; a sum, so that no matrix unit rounds it."""
+    return (weights[:, :, None, None, None] * gradients).sum(1)
+
+
+MODEL_STRATEGIES: dict[str, Callable[[Array, Array], Array]] = {
+    "mgda": mgda,
+    "single": single,
+    "iterative": iterative,
+    "uniform": uniform,
+}

@@ -1,0 +1,167 @@
+"""Update rules, as optax gradient transformations that ascend: step 8 of Algorithm 1.
+
+``update(w, state, images, value=objective)`` takes the direction w [B,H,W,3] and returns what to add
+to the images; the caller projects the sum onto the box. Only APGD reads the images and the objective
+[B] at them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.regularization import per_image
+from cdmaa_jax.types import Array
+
+MOMENTUM = 1.0
+RHO, ALPHA = 0.75, 0.75
+
+
+def make_update(
+    config: Config, lower: Array, upper: Array
+) -> optax.GradientTransformationExtraArgs:
+    """The update rule of a resolved configuration inside the box [lower, upper], each [B,H,W,3]."""
+    if config.update == "apgd":
+        return apgd(config.steps, 2 * config.epsilon, lower, upper)
+    make = mi_fgsm if config.update == "mi-fgsm" else i_fgsm
+    return optax.with_extra_args_support(make(config.step_size))
+
+
+def i_fgsm(step_size: float) -> optax.GradientTransformation:
+    """a · sign(w), equation (2)."""
+    return optax.chain(optax.scale_by_sign(), optax.scale(step_size))
+
+
+def mi_fgsm(step_size: float) -> optax.GradientTransformation:
+    """a · sign(m) of the momentum m = Σ w / ‖w‖₁, per image (Dong et al. 2018, with μ = 1)."""
+    normalize = optax.stateless(lambda w, params: _unit_l1(w))
+    return optax.chain(normalize, optax.trace(MOMENTUM), i_fgsm(step_size))
+
+
+def _unit_l1(w: Array) -> Array:
+    largest = jnp.abs(w).max((1, 2, 3), keepdims=True)
+    scaled = w / jnp.where(largest > 0, largest, 1)
+    return scaled / jnp.maximum(jnp.abs(scaled).sum((1, 2, 3), keepdims=True), 1)
+
+
+class ApgdState(NamedTuple):
+    """Where APGD stands; all but ``time`` is per image.
+
+    Attributes:
+      time: the number of the step.
+      step_size: [B].
+      previous: [B,H,W,3], the images one step earlier.
+      best, best_direction, best_value: the images of the largest objective so far, w there, and that
+        objective [B].
+      last_value: [B], the objective one step earlier.
+      successes: [B], how many steps since the last checkpoint raised the objective.
+      value_at_check: [B], the best objective at the last checkpoint.
+      halved: [B], whether the last checkpoint halved the step.
+    """
+
+    time: Array
+    step_size: Array
+    previous: Array
+    best: Array
+    best_direction: Array
+    best_value: Array
+    last_value: Array
+    successes: Array
+    value_at_check: Array
+    halved: Array
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The steps w_0 = 0 < w_1 < ... < steps at which APGD may halve its step size."""
+    times, fraction, period = [0], 0.22, 0.22
+    while (time := math.ceil(round(fraction * steps, 9))) < steps:
+        if time > times[-1]:
+            times.append(time)
+        period = max(period - 0.03, 0.06)
+        fraction += period
+    return times
+
+
+def apgd(
+    steps: int, step_size: float, lower: Array, upper: Array
+) -> optax.GradientTransformationExtraArgs:
+    """Auto-PGD (Croce and Hein 2020, Algorithm 1) in a box, with the step size at first.
+
+    The state holds the best images, which are the result.
+    """
+    times = checkpoints(steps)
+    intervals = np.zeros(steps + 1, np.int32)
+    intervals[times] = np.diff(times, prepend=0)
+
+    def init(images: Array) -> ApgdState:
+        zero = jnp.zeros(len(images), images.dtype)
+        low, high = zero - jnp.inf, zero + jnp.inf
+        return ApgdState(
+            time=jnp.zeros((), jnp.int32),
+            step_size=zero + step_size,
+            previous=images,
+            best=images,
+            best_direction=jnp.zeros_like(images),
+            best_value=low,
+            last_value=high,
+            successes=zero,
+            value_at_check=low,
+            halved=jnp.zeros(len(images), bool),
+        )
+
+    def update(direction, state, images, *, value, **_):
+        state = _record(state, images, direction, value)
+        state, restart = _check(state, jnp.asarray(intervals)[state.time])
+        start = jnp.where(per_image(restart), state.best, images)
+        direction = jnp.where(per_image(restart), state.best_direction, direction)
+        moved = _move(state, start, direction, lower, upper)
+        last_value = jnp.where(restart, state.best_value, value)
+        state = state._replace(time=state.time + 1, previous=start, last_value=last_value)
+        return moved - images, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _record(state: ApgdState, images: Array, direction: Array, value: Array) -> ApgdState:
+    """Counts a success, and keeps the best images."""
+    better = value > state.best_value
+    success = (value > state.last_value).astype(value.dtype)
+    return state._replace(
+        best=jnp.where(per_image(better), images, state.best),
+        best_direction=jnp.where(per_image(better), direction, state.best_direction),
+        best_value=jnp.where(better, value, state.best_value),
+        successes=state.successes + success,
+    )
+
+
+def _check(state: ApgdState, interval: Array) -> tuple[ApgdState, Array]:
+    """At a checkpoint, ``interval`` steps after the last, halves the step of images in need of it.
+
+    Too few steps succeeded, or nothing has changed since the last checkpoint. Returns also which
+    images [B] restart from their best.
+    """
+    stalled = ~state.halved & (state.value_at_check == state.best_value)
+    failing = state.successes < RHO * interval.astype(state.successes.dtype)
+    restart = (interval > 0) & (failing | stalled)
+    begins = (interval > 0) | (state.time == 0)
+    state = state._replace(
+        step_size=jnp.where(restart, state.step_size / 2, state.step_size),
+        successes=jnp.where(begins, 0, state.successes),
+        value_at_check=jnp.where(begins, state.best_value, state.value_at_check),
+        halved=jnp.where(begins, restart, state.halved),
+    )
+    return state, restart
+
+
+def _move(state: ApgdState, images: Array, direction: Array, lower: Array, upper: Array) -> Array:
+    """The projected trial point, combined with the last move."""
+    trial = images + per_image(state.step_size) * jnp.sign(direction)
+    trial = optax.projections.projection_box(trial, lower, upper)
+    share = jnp.where(state.time == 0, 1.0, ALPHA).astype(images.dtype)
+    moved = images + share * (trial - images) + (1 - share) * (images - state.previous)
+    return optax.projections.projection_box(moved, lower, upper)

@@ -1,0 +1,188 @@
+"""Arrays of photos to arrays of protected photos, any number of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cdmaa_jax.attack import Config, run
+from cdmaa_jax.attack.targets import as_tuple
+from cdmaa_jax.images.views import resize
+from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
+
+DEFAULT_BATCH = 8
+"""Images per device in one batch; official widths then fit in a few GiB."""
+
+
+def protect(
+    images: Any,
+    ensemble: Generator | Sequence[Generator],
+    config: Config = Config(),  # noqa: B008 - frozen
+    key: int | Array = 0,
+    *,
+    labels: Labels | None = None,
+    batch_size: int | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Result:
+    """Protects images against every domain of every generator (Algorithm 1).
+
+    Batches have one fixed shape, the last padded, so one compiled program serves all of them, and
+    further calls with the same shapes. Images of another size than a generator's native one are
+    resized for it, differentiably, unless the generator has a view of its own.
+
+    Args:
+      images: [N,H,W,3], floats in [-1, 1]. Computed with in float32, or in float64 where the images
+        are and JAX has it enabled.
+      ensemble: one generator or a sequence of J.
+      config: the options of the attack.
+      key: a seed, or a typed PRNG key. Every image gets the same start noise, so a result does not
+        depend on an image's neighbours; an array of [N] keys gives each its own.
+      labels: attributes of the N images, for the condition vectors; without, each generator's choice.
+      batch_size: images per batch; 8 per device or as many as there are if None.
+      devices: devices that share each batch; the default device if None.
+
+    Returns:
+      NumPy arrays: images [N,H,W,3], in float arithmetic at most epsilon from the given ones and in
+      [-1, 1]; losses and weights [T,N,J].
+
+    Raises:
+      ValueError: images, labels, key or batch_size are not as above; a generator's outputs have
+        another shape than its inputs, or are not finite.
+
+    Example:
+      A target is any JAX function:
+
+      >>> import jax.numpy as jnp
+      >>> from cdmaa_jax import Config, Generator, protect
+      >>> def tint(params, x, c):  # images [B,h,w,3] and conditions [B,1] to images
+      ...     return jnp.tanh(x * params["gain"] + c[:, None, None, :])
+      >>> generator = Generator(
+      ...     name="tint",
+      ...     apply=tint,
+      ...     params={"gain": jnp.array(2.0)},
+      ...     image_size=32,
+      ...     domains=("darker", "lighter"),
+      ...     conditions=lambda labels: jnp.array([[[-0.5], [0.5]]]),
+      ... )
+      >>> result = protect(jnp.zeros((1, 32, 32, 3)), generator, Config(steps=10))
+      >>> result.images.shape, result.losses.shape
+      ((1, 32, 32, 3), (10, 1, 1))
+    """
+    clean = _checked_images(images)
+    count, height, width, _ = clean.shape
+    models = fit_views(ensemble, height, width)
+    conditions = tuple(_conditions(model, labels, count) for model in models)
+    keys = _keys(key, count)
+    size = _batch_size(batch_size, count, len(devices) if devices is not None else 1)
+    parts = []
+    for rows in _batches(count, size):
+        batch = _batch(clean, conditions, rows)
+        result = run(config, models, batch, keys[rows], devices=devices)
+        parts.append(_unpad(result, batch.mask))
+        _check_finite(models, parts[-1])
+    return _join(parts)
+
+
+def fit_views(
+    ensemble: Generator | Sequence[Generator], height: int, width: int
+) -> tuple[Generator, ...]:
+    """The generators, ready for images of height x width pixels.
+
+    One that has no view, and another native size, gets the view resized to that.
+    """
+
+    def fit(model: Generator) -> Generator:
+        if model.view is not None or height == width == model.image_size:
+            return model
+        return dataclasses.replace(model, view=resize(model.image_size))
+
+    return tuple(fit(model) for model in as_tuple(ensemble))
+
+
+def _checked_images(images: Any) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise ValueError(f"images must be an array [B,H,W,3], not {list(images.shape)}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
+    if not np.isfinite(images).all():
+        raise ValueError("images must be finite; some values are NaN or infinite")
+    if images.min() < -1 or images.max() > 1:
+        raise ValueError(f"images must be in [-1, 1]; theirs are {images.min()} to {images.max()}")
+    wide = images.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    return images.astype(np.float64 if wide else np.float32, copy=False)
+
+
+def _conditions(model: Generator, labels: Labels | None, count: int) -> np.ndarray:
+    vectors = np.asarray(model.conditions(labels))
+    if vectors.ndim != 3 or vectors.shape[1] != len(model.domains):
+        raise ValueError(
+            f"the conditions of {model.name} must be [B,{len(model.domains)},n], one vector for each "
+            f"of its domains, not {list(vectors.shape)}"
+        )
+    if len(vectors) not in (1, count):
+        raise ValueError(f"there are labels of {len(vectors)} images, but {count} images")
+    return np.broadcast_to(vectors, (count, *vectors.shape[1:]))
+
+
+def _keys(key: int | Array, count: int) -> Array:
+    if isinstance(key, int | np.integer):
+        key = jax.random.key(int(key))
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise ValueError(f"key must be a whole number or a key of jax.random.key, not {key!r}")
+    if key.shape not in ((), (1,), (count,)):
+        raise ValueError(f"there are {key.size} keys, but {count} images")
+    return jnp.broadcast_to(key, (count,))
+
+
+def _batch_size(size: int | None, count: int, devices: int) -> int:
+    """The images per batch, which the number of devices divides."""
+    if size is None:
+        per_device = min(DEFAULT_BATCH, -(-count // max(devices, 1)))
+        return per_device * max(devices, 1)
+    if size < 1 or size % max(devices, 1):
+        raise ValueError(
+            f"batch_size must be a positive multiple of the {devices} devices, not {size}"
+        )
+    return size
+
+
+def _batches(count: int, size: int) -> Iterator[np.ndarray]:
+    """Which image each row of a batch is; padding repeats the last one."""
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+def _batch(clean: np.ndarray, conditions: tuple[np.ndarray, ...], rows: np.ndarray) -> Batch:
+    mask = np.diff(rows, prepend=-1) > 0
+    return Batch(
+        jnp.asarray(clean[rows]), tuple(jnp.asarray(c[rows]) for c in conditions), jnp.asarray(mask)
+    )
+
+
+def _unpad(result: Result, mask: Any) -> Result:
+    """The rows of a batch that are images, in NumPy."""
+    mask = np.asarray(mask)
+    images, losses, weights = jax.device_get((result.images, result.losses, result.weights))
+    return Result(images[mask], losses[:, mask], weights[:, mask])
+
+
+def _check_finite(models: Sequence[Generator], result: Result) -> None:
+    broken = ~np.isfinite(result.losses).all((0, 1))
+    if broken.any():
+        names = ", ".join(m.name for m, bad in zip(models, broken, strict=True) if bad)
+        raise ValueError(f"the outputs of {names} are not finite (NaN or infinite)")
+
+
+def _join(parts: Sequence[Result]) -> Result:
+    return Result(
+        *(
+            np.concatenate([getattr(part, name) for part in parts], axis=axis)
+            for name, axis in (("images", 0), ("losses", 1), ("weights", 1))
+        )
+    )
