@@ -7,11 +7,13 @@ throughout, as in every network ported here.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -21,18 +23,21 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 def conv2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> jax.Array:
     """``torch.nn.functional.conv2d`` of x [B,H,W,I] with a kernel [k,k,I,O]."""
-    if stride == 2 and kernel.shape[0] == 4 and _is_even(x, padding):
-        blocks = _space_to_depth(_pad(x, padding))
-        return _conv(blocks, _fold_kernel(kernel), 1, 0)
-    return _conv(x, kernel, stride, padding)
+    if stride == 1:
+        return _conv(x, kernel, padding)
+    if stride == 2:
+        return _halving_conv(x, kernel, padding)
+    return _strided_conv(x, kernel, stride, padding)
 
 
 def conv_transpose2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> jax.Array:
     """``torch.nn.functional.conv_transpose2d`` of x [B,H,W,I] with a kernel [k,k,O,I]."""
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     if stride == 2 and kernel.shape[0] == 4:
-        return _unpad(_depth_to_space(_conv(x, _phase_kernel(flipped), 1, 1)), padding)
+        return _unpad(_depth_to_space(_conv(x, _phase_kernel(flipped), 1)), padding)
     reach = kernel.shape[0] - 1 - padding
+    if stride == 1:
+        return _conv(x, flipped, reach)
     return lax.conv_general_dilated(
         x, flipped, (1, 1), [(reach, reach)] * 2, (stride, stride), dimension_numbers=_NHWC
     )
@@ -41,23 +46,22 @@ def conv_transpose2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> 
 def planes_conv2d(c: Any, kernel: Any, size: tuple[int, int], padding: int) -> jax.Array:
     """The stride-1 convolution of the constant planes ``c`` [B,n] with a kernel [k,k,n,O].
 
-    Convolution is linear, so conv(join(x, planes)) = conv(x) + conv(planes); what does not depend on
-    the labels is then computed once for all domains under ``vmap``.
+    Convolution is linear, so conv(join(x, planes)) = conv(x) + conv(planes); what does not depend
+    on the labels is then computed once for all domains under ``vmap``. A plane of ones answers with
+    the sum of the taps that fall inside the image, which is separable.
     """
-    k, _, n, out = kernel.shape
-    ones = jnp.ones((1, *size, 1), kernel.dtype)
-    response = _conv(ones, kernel.reshape(k, k, 1, n * out), 1, padding)[0]
-    return jnp.einsum("bn,hwno->bhwo", c, response.reshape(*response.shape[:2], n, out))
+    rows, columns = (_taps_inside(n, kernel.shape[0], padding) for n in size)
+    response = _separable(kernel, rows, columns, "hi,ijno,wj->hwno")
+    return jnp.einsum("bn,hwno->bhwo", c, response)
 
 
 def planes_conv_transpose2d(
     c: Any, kernel: Any, size: tuple[int, int], stride: int, padding: int
 ) -> jax.Array:
     """The transposed convolution of constant planes ``c`` [B,n] with a kernel [k,k,O,n]."""
-    k, _, out, n = kernel.shape
-    ones = jnp.ones((1, *size, 1), kernel.dtype)
-    response = conv_transpose2d(ones, kernel.reshape(k, k, out * n, 1), stride, padding)[0]
-    return jnp.einsum("bn,hwon->bhwo", c, response.reshape(*response.shape[:2], out, n))
+    rows, columns = (_taps_reaching(n, kernel.shape[0], stride, padding) for n in size)
+    response = _separable(kernel, rows, columns, "hi,ijon,wj->hwon")
+    return jnp.einsum("bn,hwon->bhwo", c, response)
 
 
 def reflect_pad(x: Any, padding: int) -> jax.Array:
@@ -220,9 +224,65 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
     return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
 
 
-def _conv(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Any, kernel: Any, padding: int) -> jax.Array:
+    """A stride-1 convolution whose gradients, of any order, are forward convolutions and matmuls.
+
+    XLA's CPU backend has fast code for those two only.
+    """
+    pad = [(padding, padding)] * 2
+    return lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=_NHWC)
+
+
+def _conv_forward(x: Any, kernel: Any, padding: int) -> tuple[jax.Array, tuple[Any, Any]]:
+    return _conv(x, kernel, padding), (x, kernel)
+
+
+def _conv_backward(padding: int, saved: tuple[Any, Any], slope: Any) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _conv(slope, turned, kernel.shape[0] - 1 - padding), _kernel_slope(
+        x, kernel.shape[0], slope, padding
+    )
+
+
+def _kernel_slope(x: Any, size: int, slope: Any, padding: int) -> jax.Array:
+    """The gradient [k,k,I,O] of a stride-1 convolution's kernel: a matmul for each tap."""
+    x = _pad(x, padding)
+    height, width = slope.shape[1:3]
+    rows = [
+        jnp.einsum("bhwi,bhwo->io", x[:, i : i + height, j : j + width], slope)
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.stack(rows).reshape(size, size, x.shape[-1], slope.shape[-1])
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _strided_conv(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
     pad = [(padding, padding)] * 2
     return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=_NHWC)
+
+
+def _separable(kernel: Any, rows: Any, columns: Any, subscripts: str) -> jax.Array:
+    rows, columns = (jnp.asarray(taps, kernel.dtype) for taps in (rows, columns))
+    return jnp.einsum(subscripts, rows, kernel, columns)
+
+
+def _taps_inside(size: int, taps: int, padding: int) -> np.ndarray:
+    """[out,k]: 1 where tap i of a stride-1 convolution reads inside a line of ``size`` pixels."""
+    outputs = np.arange(size + 2 * padding - taps + 1)
+    read = outputs[:, None] + np.arange(taps)[None] - padding
+    return (read >= 0) & (read < size)
+
+
+def _taps_reaching(size: int, taps: int, stride: int, padding: int) -> np.ndarray:
+    """[out,k]: 1 where a pixel of the line writes through tap i of a transposed convolution."""
+    outputs = np.arange((size - 1) * stride - 2 * padding + taps)
+    source = outputs[:, None] + padding - np.arange(taps)[None]
+    return (source % stride == 0) & (source >= 0) & (source < size * stride)
 
 
 def _margins(padding: int) -> list[tuple[int, int]]:
@@ -237,8 +297,16 @@ def _unpad(x: Any, padding: int) -> jax.Array:
     return x[:, padding : x.shape[1] - padding, padding : x.shape[2] - padding]
 
 
-def _is_even(x: Any, padding: int) -> bool:
-    return (x.shape[1] + 2 * padding) % 2 == 0 and (x.shape[2] + 2 * padding) % 2 == 0
+def _halving_conv(x: Any, kernel: Any, padding: int) -> jax.Array:
+    """A stride-2 convolution as a stride-1 convolution of 2×2 blocks."""
+    size = kernel.shape[0]
+    even = size + size % 2
+    sides = [(n + 2 * padding - size) // 2 for n in x.shape[1:3]]
+    ends = [2 * side + even - n - padding for side, n in zip(sides, x.shape[1:3], strict=True)]
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, [(0, 0, 0), *((padding, end, 0) for end in ends), (0, 0, 0)])
+    kernel = jnp.pad(kernel, [(0, even - size)] * 2 + [(0, 0)] * 2)
+    return _conv(_space_to_depth(x), _fold_kernel(kernel), 0)
 
 
 def _space_to_depth(x: Any) -> jax.Array:
@@ -254,10 +322,10 @@ def _depth_to_space(x: Any) -> jax.Array:
 
 
 def _fold_kernel(kernel: Any) -> jax.Array:
-    """A 4×4 stride-2 kernel [4,4,I,O] as the 2×2 stride-1 kernel [2,2,4I,O] on 2×2 blocks."""
-    _, _, inputs, outputs = kernel.shape
-    folded = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
-    return folded.reshape(2, 2, 4 * inputs, outputs)
+    """A stride-2 kernel [2m,2m,I,O] as the stride-1 kernel [m,m,4I,O] on 2×2 blocks."""
+    m, (inputs, outputs) = kernel.shape[0] // 2, kernel.shape[2:]
+    folded = kernel.reshape(m, 2, m, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
+    return folded.reshape(m, m, 4 * inputs, outputs)
 
 
 def _phase_kernel(flipped: Any) -> jax.Array:

@@ -1,0 +1,417 @@
+"""Trains one generator of the demonstration ensemble on portraits.
+
+    python -m checkpoints.train ARCH --portraits DIR --out DIR
+
+StarGAN, AttGAN and STGAN are trained as the originals were: WGAN-GP, classification of the
+attributes and reconstruction; U-GAT-IT as the original was: least squares against spectrally
+normalized critics with class activation maps, cycle, identity and CAM losses. Edits that the labels
+do not hold are drawn onto the portraits. What is saved is the moving average of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm import tqdm
+
+from cdmaa_jax.generators import attgan, registry, stargan, stgan, ugatit
+from cdmaa_jax.generators.checkpoint import save_generator
+from checkpoints.discriminators import AttentionCritic, Critic
+from checkpoints.portraits import Portraits, load
+
+SIZE = 64
+AVERAGING = 0.998
+MARGIN = 3
+"""Portraits are shifted by up to this many pixels in training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one generator is trained; weights of the losses are the original's."""
+
+    config: Any
+    steps: int
+    batch: int = 16
+    critic_steps: int = 5
+    critic_width: int = 32
+    learning_rate: float = 1e-4
+    classify: float = 1.0
+    reconstruct: float = 10.0
+    cyclic: bool = False
+    penalty: float = 10.0
+
+
+RECIPES = {
+    "stargan": Recipe(
+        stargan.Config(SIZE, ("Male", "Senior", "Dark_Hair"), width=24, blocks=4),
+        steps=2400, critic_steps=3, cyclic=True, learning_rate=2e-4,
+    ),
+    "attgan": Recipe(
+        attgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Male"), 24, 24, 4, 4, 1, 1),
+        steps=4000, classify=10.0, reconstruct=100.0, learning_rate=2e-4,
+    ),
+    "stgan": Recipe(
+        stgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Pale_Skin"), 20, 4, 2),
+        steps=4000, classify=10.0, reconstruct=100.0, learning_rate=2e-4,
+    ),
+    "ugatit": Recipe(
+        ugatit.Config(SIZE, width=16, blocks=4, light=True, domain="Comic"),
+        steps=3000, batch=4, reconstruct=10.0,
+    ),
+}  # fmt: skip
+
+
+class Data(NamedTuple):
+    """The training portraits on the device."""
+
+    images: jax.Array
+    """uint8 [N,s,s,3]"""
+    labels: jax.Array
+    """float32 [N,n]; what an overlay decides is 0 here"""
+    overlays: jax.Array
+    """uint8 [n,N,s,s,4]; transparent where the labels decide"""
+    drawn: jax.Array
+    """float32 [n], 1 where an overlay decides the attribute"""
+    chance: jax.Array
+    """float32 [N], how often each portrait is taken: men and women equally"""
+    comic: jax.Array
+    """uint8 [N,s,s,3]"""
+
+
+class State(NamedTuple):
+    """Everything that training changes."""
+
+    generators: Any
+    critics: Any
+    optimizers: Any
+    average: Any
+
+
+def training_data(portraits: Portraits, attributes: tuple[str, ...]) -> Data:
+    """The training split; portraits that lack a label of the attributes are left out."""
+    keep = ~portraits.test
+    known = [name for name in attributes if name not in portraits.overlays]
+    for name in known:
+        keep &= portraits.labels[name] >= 0
+    n, size = int(keep.sum()), portraits.images.shape[1]
+    blank = np.zeros((n, size, size, 4), np.uint8)
+    overlays = [portraits.overlays[a][keep] if a not in known else blank for a in attributes]
+    labels = [portraits.labels[a][keep] if a in known else np.zeros(n) for a in attributes]
+    return Data(
+        images=jnp.asarray(portraits.images[keep]),
+        labels=jnp.asarray(np.array(labels, np.float32).T.reshape(n, len(attributes))),
+        overlays=jnp.asarray(np.array(overlays, np.uint8).reshape(-1, n, size, size, 4)),
+        drawn=jnp.asarray([a not in known for a in attributes], jnp.float32),
+        chance=jnp.asarray(balance(portraits.labels["Male"][keep]) if "Male" in known else np.full(n, 1 / n), jnp.float32),
+        comic=jnp.asarray(portraits.comic[keep]),
+    )
+
+
+def balance(label: np.ndarray) -> np.ndarray:
+    """Probabilities [N] under which both values of a label are equally frequent."""
+    chance = np.where(label == 1, 0.5 / (label == 1).sum(), 0.5 / (label != 1).sum())
+    return chance / chance.sum()
+
+
+def to_unit(images: Any) -> jax.Array:
+    """uint8 to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def draw(x: Any, overlays: Any, present: Any) -> jax.Array:
+    """Lays overlays [n,B,s,s,4] over x [B,s,s,3] where ``present`` [B,n] is 1."""
+    for i in range(overlays.shape[0]):
+        opacity = overlays[i, ..., 3:].astype(jnp.float32) / 255 * present[:, i, None, None, None]
+        x = x + opacity * (to_unit(overlays[i, ..., :3]) - x)
+    return x
+
+
+def augment(x: Any, key: Any) -> jax.Array:
+    """Mirrors half of the images and shifts all by up to ``MARGIN`` pixels."""
+    flip, shift = jax.random.split(key)
+    mirrored = jax.random.bernoulli(flip, 0.5, (x.shape[0], 1, 1, 1))
+    x = jnp.where(mirrored, x[:, :, ::-1], x)
+    wide = jnp.pad(x, [(0, 0), (MARGIN,) * 2, (MARGIN,) * 2, (0, 0)], mode="edge")
+    starts = jax.random.randint(shift, (x.shape[0], 2), 0, 2 * MARGIN + 1)
+    cut = lambda image, start: jax.lax.dynamic_slice(image, (*start, 0), x.shape[1:])  # noqa: E731
+    return jax.vmap(cut)(wide, starts)
+
+
+def sample(data: Data, batch: int, key: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Images [B,s,s,3], their labels [B,n] and the labels of others [B,n], to be edited to."""
+    pick, coin, look, order, coin2 = jax.random.split(key, 5)
+    index = jax.random.choice(pick, data.images.shape[0], (batch,), p=data.chance)
+    on = jax.random.bernoulli(coin, 0.5, (batch, data.drawn.shape[0]))
+    labels = jnp.where(data.drawn > 0, on, data.labels[index])
+    x = draw(to_unit(data.images[index]), data.overlays[:, index], labels * data.drawn)
+    other = jax.random.permutation(order, labels)
+    return augment(x, look), labels, other
+
+
+def condition(arch: str, source: Any, target: Any, key: Any = None) -> jax.Array:
+    """The condition vectors [B,n] that take labels ``source`` to ``target``; random strength."""
+    if arch == "stargan":
+        return target
+    strength = 1.0 if key is None else jax.random.uniform(key, target.shape)
+    if arch == "attgan":
+        return (2 * target - 1) * strength
+    return (target - source) * strength
+
+
+def cross_entropy(logits: Any, labels: Any) -> jax.Array:
+    """Mean binary cross entropy."""
+    return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+
+
+def split_module(module: nnx.Module) -> tuple[Any, Any, Any]:
+    """Graph definition in training mode, parameters, statistics."""
+    module.set_attributes(use_running_average=False, raise_if_not_found=False)
+    graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return graph, *map(nnx.to_pure_dict, states)
+
+
+def call(graph: Any, params: Any, stats: Any, *args: Any, method: str = "__call__") -> Any:
+    """Calls a module in training mode; returns its output and its new statistics."""
+    module = nnx.merge(graph, params, stats)
+    out = getattr(module, method)(*args)
+    return out, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.BatchStat)[2])
+
+
+def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
+    """The initial state, and a function ``(state, data, key) -> (state, figures)``."""
+    n = len(recipe.config.attributes)
+    rngs = nnx.Rngs(seed)
+    graph, params, stats = split_module(registry.architecture(arch).module(recipe.config, rngs))
+    critic = Critic(SIZE, n, recipe.critic_width, int(math.log2(SIZE)) - 2, rngs)
+    critic_graph, critic_params, critic_stats = split_module(critic)
+    optimizer = optax.adam(recipe.learning_rate, 0.5, 0.999)
+
+    def judge(weights, x):
+        return call(critic_graph, weights, critic_stats, x)[0]
+
+    def penalty(weights, real, fake, key):
+        mix = jax.random.uniform(key, (real.shape[0], 1, 1, 1))
+        slope = jax.grad(lambda x: judge(weights, x)[0].mean((1, 2, 3)).sum())(
+            real + mix * (fake - real)
+        )
+        norm = jnp.sqrt((slope**2).sum((1, 2, 3)) + 1e-12)
+        return ((norm - 1) ** 2).mean()
+
+    def critic_loss(weights, real, labels, fake, key):
+        (score, logits), (fake_score, _) = judge(weights, real), judge(weights, fake)
+        classified = cross_entropy(logits, labels)
+        gap = score.mean() - fake_score.mean()
+        loss = -gap + recipe.penalty * penalty(weights, real, fake, key) + classified
+        return loss, (gap, classified)
+
+    def critic_step(generator, data, carry, key):
+        weights, moments = carry
+        parts = jax.random.split(key, 3)
+        real, labels, target = sample(data, recipe.batch, parts[0])
+        fake, _ = call(graph, *generator, real, condition(arch, labels, target, parts[1]))
+        grads, figures = jax.grad(critic_loss, has_aux=True)(weights, real, labels, fake, parts[2])
+        updates, moments = optimizer.update(grads, moments, weights)
+        return (optax.apply_updates(weights, updates), moments), figures
+
+    def generator_loss(weights, stats, critic_weights, data, key):
+        parts = jax.random.split(key, 2)
+        real, labels, target = sample(data, recipe.batch, parts[0])
+        forth = condition(arch, labels, target, parts[1])
+        fake, stats = call(graph, weights, stats, real, forth)
+        back = condition(arch, labels, labels)
+        again, stats = call(graph, weights, stats, fake if recipe.cyclic else real, back)
+        score, logits = judge(critic_weights, fake)
+        classified, kept = cross_entropy(logits, target), jnp.abs(again - real).mean()
+        loss = -score.mean() + recipe.classify * classified + recipe.reconstruct * kept
+        return loss, (stats, (classified, kept))
+
+    def step(state, data, key):
+        keys = jax.random.split(key, recipe.critic_steps + 1)
+        weights, stats = state.generators
+        (critic, critic_moments), judged = jax.lax.scan(
+            functools.partial(critic_step, state.generators, data),
+            (state.critics, state.optimizers[1]),
+            keys[1:],
+        )
+        grads, (stats, made) = jax.grad(generator_loss, has_aux=True)(
+            weights, stats, critic, data, keys[0]
+        )
+        updates, moments = optimizer.update(grads, state.optimizers[0], weights)
+        generator = (optax.apply_updates(weights, updates), stats)
+        average = optax.incremental_update(generator, state.average, 1 - AVERAGING)
+        names = ("gap", "critic_classify", "classify", "reconstruct")
+        figures = dict(zip(names, (*[f[-1] for f in judged], *made), strict=True))
+        return State(generator, critic, (moments, critic_moments), average), figures
+
+    moments = (optimizer.init(params), optimizer.init(critic_params))
+    return State((params, stats), critic_params, moments, (params, stats)), step
+
+
+def translation_steps(recipe: Recipe, seed: int) -> tuple[State, Any]:
+    """U-GAT-IT's two generators and two critics; as ``attribute_steps``."""
+    rngs = nnx.Rngs(seed)
+    modules = [registry.architecture("ugatit").module(recipe.config, rngs) for _ in "AB"]
+    graph, *there = split_module(modules[0])
+    _, *back = split_module(modules[1])
+    critics = [AttentionCritic(recipe.critic_width, 4, rngs) for _ in "AB"]
+    critic_graph, *critic_a = split_module(critics[0])
+    _, *critic_b = split_module(critics[1])
+    optimizer = optax.chain(
+        optax.add_decayed_weights(1e-4), optax.adam(recipe.learning_rate, 0.5, 0.999)
+    )
+
+    def translate(weights, stats, x):
+        module = nnx.merge(graph, weights, stats)
+        attended, logits = module.attend(module.encode(x))
+        return module.decode(attended), logits
+
+    def judge(weights, stats, x):
+        return call(critic_graph, weights, stats, x)
+
+    def squares(scores, goal):
+        return sum(((score - goal) ** 2).mean() for score in scores)
+
+    def critic_loss(weights, stats, pairs):
+        loss, new = 0.0, []
+        for w, s, (real, fake) in zip(weights, stats, pairs, strict=True):
+            scores, s = judge(w, s, real)
+            fakes, _ = judge(w, s, fake)
+            loss += squares(scores, 1.0) + squares(fakes, 0.0)
+            new.append(s)
+        return loss, new
+
+    def generator_loss(weights, stats, critics, a, b):
+        (to_b, to_a), (sb, sa) = weights, stats
+        fake_b, cam_ab = translate(to_b, sb, a)
+        fake_a, cam_ba = translate(to_a, sa, b)
+        cycle = jnp.abs(translate(to_a, sa, fake_b)[0] - a).mean()
+        cycle += jnp.abs(translate(to_b, sb, fake_a)[0] - b).mean()
+        (same_a, cam_aa), (same_b, cam_bb) = translate(to_a, sa, a), translate(to_b, sb, b)
+        same = jnp.abs(same_a - a).mean() + jnp.abs(same_b - b).mean()
+        cam = sum(cross_entropy(logits, jnp.ones_like(logits)) for logits in (cam_ab, cam_ba))
+        cam += sum(cross_entropy(logits, jnp.zeros_like(logits)) for logits in (cam_aa, cam_bb))
+        fooled = sum(
+            squares(judge(w, s, fake)[0], 1.0)
+            for w, s, fake in zip(*critics, (fake_a, fake_b), strict=True)
+        )
+        loss = fooled + recipe.reconstruct * (cycle + same) + 1000 * cam
+        return loss, ((fake_a, fake_b), {"fooled": fooled, "cycle": cycle, "same": same, "cam": cam})
+
+    def step(state, data, key):
+        pick_a, pick_b, look_a, look_b = jax.random.split(key, 4)
+        count = data.images.shape[0]
+        index_a = jax.random.randint(pick_a, (recipe.batch,), 0, count)
+        index_b = jax.random.randint(pick_b, (recipe.batch,), 0, count)
+        a = augment(to_unit(data.images[index_a]), look_a)
+        b = augment(to_unit(data.comic[index_b]), look_b)
+        weights, stats = state.generators
+        critic_weights, critic_stats = state.critics
+        grads, (fakes, figures) = jax.grad(generator_loss, has_aux=True)(
+            weights, stats, state.critics, a, b
+        )
+        slopes, critic_stats = jax.grad(critic_loss, has_aux=True)(
+            critic_weights, critic_stats, tuple(zip((a, b), fakes, strict=True))
+        )
+        updates, moments = optimizer.update(grads, state.optimizers[0], weights)
+        weights = clip_rho(optax.apply_updates(weights, updates))
+        updates, critic_moments = optimizer.update(slopes, state.optimizers[1], critic_weights)
+        critics = (optax.apply_updates(critic_weights, updates), critic_stats)
+        kept = (weights[0], stats[0])
+        average = optax.incremental_update(kept, state.average, 1 - AVERAGING)
+        return State((weights, stats), critics, (moments, critic_moments), average), figures
+
+    weights, stats = [there[0], back[0]], [there[1], back[1]]
+    critic_weights, critic_stats = [critic_a[0], critic_b[0]], [critic_a[1], critic_b[1]]
+    moments = (optimizer.init(weights), optimizer.init(critic_weights))
+    return State((weights, stats), (critic_weights, critic_stats), moments, tuple(there)), step
+
+
+def clip_rho(weights: Any) -> Any:
+    """Keeps the mixture of the two normalizations within [0, 1], as the original does."""
+
+    def clip(path, value):
+        return jnp.clip(value, 0, 1) if "'rho'" in jax.tree_util.keystr(path) else value
+
+    return jax.tree_util.tree_map_with_path(clip, weights)
+
+
+def averaged_params(arch: str, config: Any, average: Any) -> Any:
+    """The parameters to save: averaged weights and statistics as one plain dict."""
+    graph, _ = registry.graph_of(arch, config)
+    return nnx.to_pure_dict(nnx.split(nnx.merge(graph, *average))[1])
+
+
+def train(arch: str, portraits: Portraits, out: Path, seed: int, steps: int | None = None,
+          minutes: float = math.inf, save_every: int = 200) -> None:  # fmt: skip
+    """Trains ``arch`` and saves the averaged generator to ``out``, every so often and at the end."""
+    recipe = RECIPES[arch]
+    steps = steps or recipe.steps
+    attributes = getattr(recipe.config, "attributes", ())
+    data = training_data(portraits, attributes)
+    state, step = (
+        attribute_steps(arch, recipe, seed) if attributes else translation_steps(recipe, seed)
+    )
+    chunk = 20
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(state, data, first):
+        def body(state, i):
+            return step(state, data, jax.random.fold_in(jax.random.key(seed), i))
+
+        state, figures = jax.lax.scan(body, state, first + jnp.arange(chunk))
+        return state, jax.tree.map(jnp.mean, figures)
+
+    history, start = [], time.monotonic()
+    bar = tqdm(range(0, steps, chunk), unit_scale=chunk, unit="step", desc=arch)
+    for first in bar:
+        state, figures = advance(jax.tree.map(jnp.array, state) if not first else state, data, first)
+        figures = {name: round(float(value), 4) for name, value in figures.items()}
+        bar.set_postfix(figures)
+        done, late = first + chunk, time.monotonic() - start > 60 * minutes
+        history.append({"step": done, **figures})
+        if done % save_every == 0 or done >= steps or late:
+            params = averaged_params(arch, recipe.config, state.average)
+            extra = {
+                "purpose": "demonstration weights",
+                "seed": seed,
+                "steps": done,
+                "portraits": int(data.images.shape[0]),
+            }
+            save_generator(
+                out, arch, recipe.config, params, name=arch, metadata=extra, dtype="float16",
+                overwrite=True,
+            )  # fmt: skip
+            out.with_suffix(".history.json").write_text(json.dumps(history, indent=1))
+        if late:
+            break
+
+
+def main() -> None:
+    """Reads the arguments."""
+    parser = argparse.ArgumentParser(prog="python -m checkpoints.train", description=__doc__)
+    parser.add_argument("arch", choices=RECIPES)
+    parser.add_argument("--portraits", type=Path, required=True, help="folder with portraits.csv")
+    parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="generator steps (default: the recipe's)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after that long")
+    args = parser.parse_args()
+    portraits = load(args.portraits, SIZE, cache=args.cache)
+    train(args.arch, portraits, args.out, args.seed, args.steps, args.minutes)
+
+
+if __name__ == "__main__":
+    main()
