@@ -103,6 +103,25 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     return Photo(pixels, alpha, profile, hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, told by their suffix, by name; hidden ones are left out.
+
+    Raises:
+      PhotoError: there are none, or the folder cannot be read.
+    """
+    with _translated(folder, _TO_READ):
+        inside = sorted(folder.iterdir())
+    pictures = [
+        path
+        for path in inside
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not pictures:
+        what = "there is no picture in this folder (its subfolders are not searched)"
+        raise PhotoError(folder, what, "give one with JPEG, PNG or WebP files")
+    return pictures
+
+
 def encode_png(photo: Photo) -> bytes:
     """The photo as a PNG file, with its transparency and its colour profile and nothing else."""
     image = Image.fromarray(photo.pixels)

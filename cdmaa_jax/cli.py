@@ -1,0 +1,622 @@
+"""The command ``cdmaa``: arguments and printing, nothing else.
+
+Figures go to stdout, everything else to stderr. The exit status is 0 if all went well, 1 if
+anything failed, 2 for a wrong command line, 130 or 143 if interrupted.
+
+What imports JAX is imported in the functions, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from cdmaa_jax.generators.ensembles import Ensemble
+    from cdmaa_jax.images.labels import LabelTable
+    from cdmaa_jax.photos import Job, Outcome
+
+CACHE_VARIABLE = "CDMAA_CACHE_DIR"
+_OVERVIEW = """\
+Protects photos from face-editing generators: adds a change that the eye hardly notices and that
+spoils what the generators make of the photo.
+
+  cdmaa demo                           protects a photo that comes along, and shows the proof
+  cdmaa protect photo.jpg --out safe   protects your own
+"""
+_EXIT_STATUS = "Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; ``argv`` defaults to the process's arguments. Returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return _interruptible(lambda: _run(args))
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cdmaa", description=_OVERVIEW, epilog=_EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_demo, _add_protect, _add_evaluate, _add_info):
+        add(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="protect a photo that comes along, and show the proof",
+        description="Protects a portrait that comes with scikit-image against the bundled "
+        "generators. Writes original.png, protected.png, report.json and report.png, the picture "
+        "to look at. Needs no download; takes a minute or two, less when run again.",
+    )
+    demo.set_defaults(run=_demo)
+    demo.add_argument(
+        "--out", type=Path, default=Path("cdmaa-demo"), metavar="DIR", help="default: cdmaa-demo"
+    )
+    _add_force(demo)
+    _add_common(demo)
+
+
+def _add_protect(commands: Any) -> None:
+    protect = commands.add_parser(
+        "protect",
+        help="protect photos",
+        description="Writes a protected copy of every photo, a PNG of the same size, and "
+        "report.json, which says how well each generator is spoiled. Running again skips what is "
+        "done.",
+    )
+    protect.set_defaults(run=_protect)
+    protect.add_argument(
+        "photos", nargs="+", type=Path, metavar="PHOTO_OR_FOLDER",
+        help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF; of a folder all pictures directly in it",
+    )  # fmt: skip
+    protect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    _add_ensemble(protect)
+    _add_labels(protect)
+    _add_batch_size(protect)
+    protect.add_argument("--seed", type=int, default=0, help="of the attack's start; default: 0")
+    protect.add_argument(
+        "--canonical-size", type=int, metavar="PIXELS",
+        help="size of the face at which the change is found; default: twice the generators'",
+    )  # fmt: skip
+    _add_max_pixels(protect)
+    _add_force(protect)
+    _add_common(protect)
+    _add_config(protect)
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure protected photos that exist",
+        description="Prints how well the protected copies of photos are protected. In folders, a "
+        "copy has its original's name but for the suffix, or a report.json says which it is.",
+    )
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("originals", type=Path, metavar="ORIGINALS", help="a photo or a folder")
+    evaluate.add_argument("protected", type=Path, metavar="PROTECTED", help="a photo or a folder")
+    _add_ensemble(evaluate)
+    _add_labels(evaluate)
+    _add_batch_size(evaluate)
+    _add_threshold(evaluate)
+    _add_max_pixels(evaluate)
+    _add_common(evaluate)
+
+
+def _add_info(commands: Any) -> None:
+    info = commands.add_parser(
+        "info",
+        help="list devices, versions, architectures and ensembles",
+        description="Prints devices, versions, architectures, and the ensembles with their "
+        "generators and domains.",
+    )
+    info.set_defaults(run=_info)
+    _add_common(info)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument(
+        "--no-cache", action="store_true",
+        help=f"keep no compiled programs (they are kept in the user's cache folder, or in "
+        f"${CACHE_VARIABLE})",
+    )  # fmt: skip
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite files that are in the way; never an input"
+    )
+
+
+def _add_ensemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ensemble", nargs="+", default=["demo"], metavar="NAME_OR_DIR",
+        help="a named ensemble (see cdmaa info), or directories that cdmaa-convert wrote; "
+        "default: demo; give it after the photos",
+    )  # fmt: skip
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE",
+        help="attributes of the photos: a CSV with a column 'file', or list_attr_celeba.txt",
+    )  # fmt: skip
+
+
+def _add_batch_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="photos at once; default: 8"
+    )
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-pixels", type=int, default=100_000_000, metavar="N",
+        help="refuse larger photos; default: 100000000",
+    )  # fmt: skip
+
+
+def _add_threshold(parser: Any) -> None:
+    parser.add_argument(
+        "--threshold", type=float, default=0.05, metavar="L",
+        help="an edit whose mean squared change exceeds this is spoiled; default: 0.05",
+    )  # fmt: skip
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    """The options of ``Config``, whose defaults and choices are repeated here to start fast."""
+    group = parser.add_argument_group(
+        "attack", "defaults are those of the CDMAA paper; lengths are in units of [-1, 1]"
+    )
+
+    def choice(option: str, values: str, text: str) -> None:
+        first, *rest = values.split()
+        group.add_argument(
+            option, choices=(first, *rest), default=first, metavar="NAME",
+            help=f"{text}: {', '.join((f'{first} (default)', *rest))}",
+        )  # fmt: skip
+
+    def number(option: str, kind: type, default: float, text: str) -> None:
+        group.add_argument(
+            option, type=kind, default=default, metavar="N", help=f"{text}; default: {default}"
+        )
+
+    number("--steps", int, 80, "steps of the attack")
+    number("--epsilon", float, 0.05, "largest change of a colour channel; 0.05 is 6 of 255")
+    number("--step-size", float, 0.01, "change in one step")
+    choice("--update", "i-fgsm fgsm pgd mi-fgsm apgd", "update rule")
+    choice("--across-domains", "uniform single iterative mgda", "how a model's edits are joined")
+    choice("--across-models", "mgda single iterative uniform", "how the models are joined")
+    choice("--regularization", "penalty none l2 log", "of the models' gradients")
+    number("--zeta", float, 1e-8, "least loss that the regularization reckons with")
+    choice("--start", "jitter uniform", "where the attack starts")
+    choice("--loss", "mse", "distance between edits that is maximized")
+    _add_threshold(group)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Runs a command; an error that a user can mend is one line."""
+    from cdmaa_jax.images.files import PhotoError
+
+    _quiet()
+    try:
+        _use_cache(args)
+        return args.run(args)
+    except BrokenPipeError:
+        raise
+    except (PhotoError, ValueError, OSError) as error:  # ValueError: options and checkpoints
+        return _fail(error)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail("the device's memory is full; give a smaller --batch-size")
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from cdmaa_jax import photos
+    from cdmaa_jax.attack.config import Config
+    from cdmaa_jax.images import files
+
+    files.make_folder(args.out)
+    original = args.out / "original.png"
+    _write_demo_photo(original, args.force)
+    ensemble = _load(["demo"])
+    job = photos.Job(
+        ensemble=ensemble,
+        out=args.out,
+        config=Config(),
+        canonical_size=photos.default_canonical_size(ensemble),
+        force=args.force,
+        names={original: "protected"},
+    )
+    outcomes = _watched(photos.protect_photos([original], job, _starting), 1, "protecting")
+    if outcomes[0].status == "failed":
+        return _print_result(job, outcomes, args)
+    where = args.out / "report.png"
+    if outcomes[0].status == "done" or not where.exists():
+        _say("drawing report.png")
+        drawn = photos.draw_picture(
+            original, args.out / "protected.png", ensemble, job.config.threshold
+        )
+        files.write_whole(where, drawn)
+    status = _print_result(job, outcomes, args)
+    _say(f"look at {where}")
+    return status
+
+
+def _write_demo_photo(path: Path, force: bool) -> None:
+    """The portrait of Eileen Collins that comes with scikit-image (public domain, NASA)."""
+    import skimage.data
+
+    from cdmaa_jax.images import files
+
+    data = files.encode_png(files.Photo(skimage.data.astronaut()))
+    if path.exists() and files.read_bytes(path) == data:
+        return
+    if path.exists() and not force:
+        raise files.PhotoError(path, "it exists", "choose another --out, or overwrite with --force")
+    files.write_whole(path, data)
+
+
+def _protect(args: argparse.Namespace) -> int:
+    from cdmaa_jax import photos
+
+    found = photos.find_photos(args.photos, args.out)
+    ensemble = _load(args.ensemble)
+    canonical = args.canonical_size
+    job = photos.Job(
+        ensemble=ensemble,
+        out=args.out,
+        config=_config(args),
+        canonical_size=photos.default_canonical_size(ensemble) if canonical is None else canonical,
+        seed=args.seed,
+        labels=_labels(args, ensemble),
+        batch_size=args.batch_size,
+        max_pixels=args.max_pixels,
+        force=args.force,
+    )
+    outcomes = _watched(photos.protect_photos(found, job), len(found), "protecting", compiles=True)
+    return _print_result(job, outcomes, args)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from cdmaa_jax import photos
+    from cdmaa_jax.evaluation import report
+
+    pairs = photos.match_photos(args.originals, args.protected)
+    ensemble = _load(args.ensemble)
+    labels = _labels(args, ensemble)
+    steps = photos.evaluate_photos(pairs, ensemble, labels, args.batch_size, args.max_pixels)
+    outcomes = _watched(steps, len(pairs), "measuring")
+    made_with = {"ensemble": report.describe(ensemble)}
+    entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
+    _print_report(report.build(entries, args.threshold, made_with, _failures(outcomes)), args.json)
+    return _status(outcomes)
+
+
+def _info(args: argparse.Namespace) -> int:
+    facts = _facts()
+    print(json.dumps(facts, indent=2) if args.json else _facts_as_text(facts))
+    return 0
+
+
+def _config(args: argparse.Namespace) -> Any:
+    import dataclasses
+
+    from cdmaa_jax.attack.config import Config
+
+    return Config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Config)})
+
+
+def _load(names: Sequence[str]) -> Ensemble:
+    from cdmaa_jax.generators.ensembles import load_ensemble
+
+    ensemble = load_ensemble(names)
+    _say(f"ensemble {ensemble.name}: {', '.join(g.name for g in ensemble.generators)}")
+    return ensemble
+
+
+def _labels(args: argparse.Namespace, ensemble: Ensemble) -> LabelTable | None:
+    from cdmaa_jax import photos
+    from cdmaa_jax.images.labels import read_labels
+
+    if args.labels is None:
+        return None
+    table = read_labels(args.labels)
+    photos.check_labels(table, ensemble)
+    return table
+
+
+def _starting(count: int) -> None:
+    photos = "1 photo" if count == 1 else f"{count} photos"
+    _say(f"protecting {photos}; the first time, compiling for this machine takes a minute or so")
+
+
+def _watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome]:
+    """Runs through outcomes with a progress bar, and says which photos failed."""
+    from tqdm import tqdm
+
+    start, seen = time.monotonic(), []
+    with tqdm(total=total, desc=verb, unit="photo", file=sys.stderr, disable=None) as bar:
+        for outcome in outcomes:
+            seen.append(outcome)
+            bar.update()
+            if outcome.error is not None:
+                bar.clear()
+                _fail(outcome.error)
+            for note in (outcome.entry or {}).get("notes", ()):
+                bar.clear()
+                _say(f"{outcome.source}: {note}")
+    _say(_count(seen, time.monotonic() - start))
+    return seen
+
+
+def _count(outcomes: Sequence[Outcome], seconds: float) -> str:
+    words = {"done": "done", "skipped": "done before", "failed": "failed"}
+    counts = {status: sum(o.status == status for o in outcomes) for status in words}
+    parts = [f"{n} {words[status]}" for status, n in counts.items() if n or status == "done"]
+    if counts["done"]:
+        parts[-1] += f" in {seconds:.1f} s ({counts['done'] / seconds:.2f} photos/s)"
+    return ", ".join(parts)
+
+
+def _failures(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
+    return [{"file": o.source.name, "error": o.error} for o in outcomes if o.error is not None]
+
+
+def _status(outcomes: Sequence[Outcome]) -> int:
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def _print_result(job: Job, outcomes: Sequence[Outcome], args: argparse.Namespace) -> int:
+    """Prints the figures of the photos of this run."""
+    from cdmaa_jax import photos
+
+    entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
+    _print_report(photos.make_report(job, entries, _failures(outcomes)), args.json)
+    return _status(outcomes)
+
+
+def _print_report(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=2))
+    elif report["photos"]:
+        print(_table(_model_rows(report)))
+        print()
+        print(_table(_photo_rows(report)))
+
+
+def _model_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield "model", "edit", "avg L", f"L > {report['threshold']:g}"
+    for name, model in report["models"].items():
+        yield name, "all", f"{model['avg_l']:.4f}", f"{model['attack_rate']:.1%}"
+        for domain, figures in model["domains"].items() if len(model["domains"]) > 1 else ():
+            yield "", domain, f"{figures['avg_l']:.4f}", f"{figures['attack_rate']:.1%}"
+
+
+def _photo_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield "photo", "face", "edits spoiled", "largest change", "PSNR", "SSIM"
+    for photo in report["photos"]:
+        values = [loss for model in photo["models"].values() for loss in model.values()]
+        spoiled = sum(loss > report["threshold"] for loss in values)
+        psnr = "equal" if photo["psnr"] is None else f"{photo['psnr']:.1f} dB"
+        yield (
+            photo["protected"],
+            "found" if photo["face"] else "none: centre",
+            f"{spoiled} of {len(values)}",
+            f"{round(photo['linf'] * 127.5)} of 255",
+            psnr,
+            f"{photo['ssim']:.4f}",
+        )
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as text; words to the left, what has a digit in it to the right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [i > 0 and any(c.isdigit() for c in rows[1][i]) for i in range(len(widths))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join((lines[0], "-" * max(map(len, lines)), *lines[1:]))
+
+
+def _facts() -> dict[str, Any]:
+    import jax
+
+    from cdmaa_jax.evaluation.report import versions
+    from cdmaa_jax.generators import ensembles, registry
+
+    architectures = registry.ARCHITECTURES.values()
+    return {
+        "versions": versions(),
+        "devices": [{"platform": d.platform, "kind": d.device_kind} for d in jax.devices()],
+        "cache": os.fspath(_cache_folder()),
+        "architectures": {entry.name: entry.title for entry in architectures},
+        "ensembles": {
+            name: {"path": os.fspath(path), "generators": _members(ensembles, name)}
+            for name, path in ensembles.named_ensembles().items()
+        },
+    }
+
+
+def _members(ensembles: Any, name: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": record.name,
+            "architecture": record.architecture,
+            "image_size": record.image_size,
+            "domains": list(record.domains),
+        }
+        for record in ensembles.read_ensemble_metadata([name])
+    ]
+
+
+def _facts_as_text(facts: dict[str, Any]) -> str:
+    lines = ["devices"]
+    lines += [f"  {device['platform']}: {device['kind']}" for device in facts["devices"]]
+    lines += ["versions", *(f"  {name} {version}" for name, version in facts["versions"].items())]
+    lines += ["architectures", *(f"  {n} ({t})" for n, t in facts["architectures"].items())]
+    lines += ["compiled programs are kept in", f"  {facts['cache']}", "ensembles"]
+    for name, ensemble in facts["ensembles"].items():
+        lines.append(f"  {name} ({ensemble['path']})")
+        for member in ensemble["generators"]:
+            lines.append(
+                f"    {member['name']}, {member['image_size']} px: {', '.join(member['domains'])}"
+            )
+    return "\n".join(lines if facts["ensembles"] else [*lines, "  none in this installation"])
+
+
+def _cache_folder() -> Path:
+    chosen = os.environ.get(CACHE_VARIABLE) or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "cdmaa-jax"
+
+
+def _use_cache(args: argparse.Namespace) -> None:
+    """Keeps compiled programs between runs; where that cannot be, does without."""
+    import jax
+
+    if args.no_cache or args.run is _info:
+        return
+    folder = _cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _say(f"compiled programs are not kept: {folder}: {error.strerror}")
+        return
+    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _quiet() -> None:
+    """Keeps the libraries' own notices from a user's terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("absl", "jax", "jax._src.xla_bridge"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _interruptible(work: Callable[[], int]) -> int:
+    """Runs ``work`` so that an interrupt ends the process at once, with nothing half-written.
+
+    JAX returns to Python only when a whole batch is done. So the work has a thread of its own, and
+    this one waits for signals.
+    """
+    result: list[int | BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:
+            result.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    try:
+        with _terminable():
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.5)
+    except KeyboardInterrupt as interrupt:
+        _abandon(interrupt)
+    if isinstance(result[0], BaseException):
+        raise result[0]
+    return result[0]
+
+
+def _abandon(interrupt: KeyboardInterrupt) -> NoReturn:
+    """Ends the process, between two files."""
+    from cdmaa_jax.images import files
+
+    with files.LOCK:
+        files.discard_unfinished()
+        sys.stderr.write("\n")
+        _fail("interrupted; what is done is kept, run again to go on")
+        sys.stderr.flush()
+        os._exit(143 if isinstance(interrupt, _Terminated) else 130)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A request to terminate is an interrupt too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _say(text: object) -> None:
+    print(f"cdmaa: {text}", file=sys.stderr, flush=True)
+
+
+def _fail(error: object) -> int:
+    text = " ".join(str(error).split())
+    print(f"cdmaa: error: {text}", file=sys.stderr, flush=True)
+    return 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to terminate."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"cdmaa: error: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """Prints the version; looks it up only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import importlib.metadata
+
+        try:
+            version = importlib.metadata.version("cdmaa-jax")
+        except importlib.metadata.PackageNotFoundError:
+            version = "from a checkout that is not installed"
+        print(f"cdmaa-jax {version}")
+        parser.exit()

@@ -1,0 +1,1 @@
+"""Figures that say how well photos are protected, and the reports of them."""

@@ -1,0 +1,93 @@
+"""How far edits are spoiled (equations 4 and 29 to 31), and how little the photo is changed.
+
+L is the mean squared error over height, width and channels, in units of [-1, 1], of what a
+generator makes of the original and of the protected photo, per image and domain.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from cdmaa_jax.types import Array, Generator
+
+THRESHOLD = 0.05
+_WINDOW = 7  # side of SSIM's window, in pixels
+_STRIP = 512  # rows of SSIM at a time: it needs some forty times the memory of its input
+
+
+def edits(generator: Generator, images: Array | np.ndarray, conditions: np.ndarray) -> Array:
+    """What a generator makes of images of its native size.
+
+    Args:
+      generator: its view is not applied.
+      images: ``[B, h, w, 3]``.
+      conditions: ``[B, K, n]``, or ``[1, K, n]`` for all.
+
+    Returns:
+      ``[B, K, h, w, 3]``.
+    """
+    conditions = np.asarray(conditions, np.float32)
+    conditions = np.broadcast_to(conditions, (len(images), *conditions.shape[1:]))
+    return _edits(generator, jnp.asarray(images), conditions)
+
+
+def losses(clean: Array | np.ndarray, protected: Array | np.ndarray) -> np.ndarray:
+    """L, float64 ``[B, K]``, of the edits ``[B, K, h, w, 3]`` of two sets of images."""
+    difference = np.asarray(protected, np.float64) - np.asarray(clean, np.float64)
+    return np.mean(difference**2, axis=(2, 3, 4))
+
+
+def avg_l(values: np.ndarray) -> float:
+    """The mean of L over images and domains; NaN if there are none."""
+    return float(np.mean(values)) if np.size(values) else math.nan
+
+
+def attack_rate(values: np.ndarray, threshold: float = THRESHOLD) -> float:
+    """The share of images and domains with L above the threshold; NaN if there are none."""
+    return float(np.mean(np.asarray(values) > threshold)) if np.size(values) else math.nan
+
+
+def linf(original: np.ndarray, protected: np.ndarray) -> float:
+    """The largest change of a channel between uint8 photos, in units of [-1, 1]."""
+    return float(np.max(_distance(original, protected))) / 127.5
+
+
+def psnr(original: np.ndarray, protected: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of uint8 photos ``[H, W, 3]``, in dB; infinite if equal."""
+    distance = _distance(original, protected)
+    error = float(np.mean(np.square(distance, dtype=np.uint32), dtype=np.float64))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def ssim(original: np.ndarray, protected: np.ndarray) -> float:
+    """Structural similarity of uint8 photos ``[H, W, 3]``, mean over channels, window 7.
+
+    Raises:
+      ValueError: the photos are smaller than the window.
+    """
+    rows = original.shape[0] - _WINDOW + 1
+    if min(rows, original.shape[1] - _WINDOW + 1) < 1:
+        raise ValueError(f"SSIM needs photos of at least {_WINDOW} pixels a side")
+    total = 0.0
+    for top in range(0, rows, _STRIP):
+        strip = slice(top, min(top + _STRIP, rows) + _WINDOW - 1)
+        count = strip.stop - strip.start - _WINDOW + 1
+        total += count * structural_similarity(
+            original[strip], protected[strip], win_size=_WINDOW, channel_axis=2, data_range=255
+        )
+    return float(total / rows)
+
+
+@jax.jit
+def _edits(generator: Generator, images: Array, conditions: Array) -> Array:
+    return jax.vmap(generator, in_axes=(None, 1), out_axes=1)(images, conditions)
+
+
+def _distance(original: np.ndarray, protected: np.ndarray) -> np.ndarray:
+    """The absolute difference, uint8."""
+    return np.maximum(original, protected) - np.minimum(original, protected)

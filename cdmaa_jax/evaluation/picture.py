@@ -1,0 +1,249 @@
+"""The report as a picture: the photo, its protected copy, and what each generator makes of both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cdmaa_jax.images.faces import Box
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (28, 31, 36), (110, 116, 125)
+_SPOILED, _HELD, _FRAME = (14, 122, 68), (186, 50, 40), (255, 196, 0)
+_MARGIN, _GAP, _TILE, _PHOTO = 36, 10, 136, 400
+_MOST_TILES = 8  # in one line
+_SIDE = 112  # width of the words to the left of the tiles
+_AMPLIFIED = 20
+
+
+def draw_report(
+    original: np.ndarray,
+    protected: np.ndarray,
+    square: Box,
+    panels: Sequence[Panel],
+    threshold: float,
+    psnr: float | None = None,
+) -> Image.Image:
+    """Draws the report.
+
+    Args:
+      original: uint8 ``[H, W, 3]``.
+      protected: uint8 ``[H, W, 3]``.
+      square: where generators look.
+      panels: one for each generator.
+      threshold: L above which an edit counts as spoiled.
+      psnr: of the square, in dB.
+    """
+    blocks = [_photos(original, protected, square, psnr), _legend(threshold)]
+    blocks += _in_rows([_block(panel, threshold) for panel in panels])
+    return _with_margin(_stacked(blocks))
+
+
+def encode(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def readable(name: str) -> str:
+    """A domain's name as words: ``Black_Hair`` is black hair."""
+    return name.replace("_", " ").strip().lower() if "_" in name or name.istitle() else name
+
+
+def _photos(
+    original: np.ndarray, protected: np.ndarray, square: Box, psnr: float | None
+) -> Image.Image:
+    """The original with its square framed, the protected copy, and the change between them."""
+    change = protected.astype(np.int16) - original
+    levels = int(np.abs(change).max())
+    amplified = np.clip(128 + _AMPLIFIED * change, 0, 255).astype(np.uint8)
+    quality = "" if psnr is None else f", PSNR {psnr:.1f} dB"
+    cells = (
+        (_framed(original, square), "Original", "generators look at the frame"),
+        (_fit(protected), "Protected", f"changed by at most {levels} of 255{quality}"),
+        (_fit(amplified), f"Change, {_AMPLIFIED} times amplified", "grey: unchanged"),
+    )
+    return _beside([_captioned(*cell) for cell in cells], gap=2 * _GAP)
+
+
+def _legend(threshold: float) -> Image.Image:
+    text = (
+        "Below: what each generator makes of the original and of the protected photo. "
+        "L is the mean squared difference between the two, in units of [-1, 1]; "
+        f"above {threshold:g} the edit counts as spoiled."
+    )
+    return _words(text, 15, _FAINT, width=3 * _PHOTO + 4 * _GAP)
+
+
+def _block(panel: Panel, threshold: float) -> Image.Image:
+    """A generator: its name, and lines of tiles, edits of the original above those of the copy."""
+    lines = [_words(panel.title, 20, _INK, bold=True)]
+    for first in range(0, len(panel.domains), _MOST_TILES):
+        chosen = range(first, min(first + _MOST_TILES, len(panel.domains)))
+        columns = [_side(), *([] if first else [_input_column(panel)])]
+        columns += [_domain_column(panel, k, threshold) for k in chosen]
+        lines.append(_beside(columns))
+    return _stacked(lines, gap=_GAP)
+
+
+def _side() -> Image.Image:
+    """The words beside two rows of tiles."""
+    side = Image.new("RGB", (_SIDE, 2 * _TILE + _GAP), _PAPER)
+    draw = ImageDraw.Draw(side)
+    for row, word in enumerate(("original", "protected")):
+        middle = (_SIDE - 6, row * (_TILE + _GAP) + _TILE / 2)
+        draw.text(middle, word, _INK, _font(16), anchor="rm")
+    return side
+
+
+def _input_column(panel: Panel) -> Image.Image:
+    tiles = _two_tiles(panel.clean, panel.protected)
+    return _stacked([tiles, _centred("what it sees", 15, _FAINT)], gap=4)
+
+
+def _domain_column(panel: Panel, k: int, threshold: float) -> Image.Image:
+    tiles = _two_tiles(panel.before[k], panel.after[k])
+    spoiled = panel.losses[k] > threshold
+    verdict = f"L {panel.losses[k]:.3f} {'spoiled' if spoiled else 'holds'}"
+    name = _centred(readable(panel.domains[k]), 15, _INK)
+    colour = _SPOILED if spoiled else _HELD
+    return _stacked([tiles, name, _centred(verdict, 15, colour)], gap=4)
+
+
+def _two_tiles(above: np.ndarray, below: np.ndarray) -> Image.Image:
+    return _stacked([_tile(above), _tile(below)], gap=_GAP)
+
+
+def _tile(image: np.ndarray) -> Image.Image:
+    """An image ``[h, w, 3]`` in [-1, 1] as a tile."""
+    levels = np.clip(np.rint((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
+    return Image.fromarray(levels).resize((_TILE, _TILE), Image.Resampling.BICUBIC)
+
+
+def _framed(photo: np.ndarray, square: Box) -> Image.Image:
+    image = _fit(photo)
+    scale = image.width / photo.shape[1]
+    corner = (square.left * scale, square.top * scale)
+    other = ((square.left + square.size) * scale - 1, (square.top + square.size) * scale - 1)
+    ImageDraw.Draw(image).rectangle((*corner, *other), outline=_FRAME, width=3)
+    return image
+
+
+def _fit(photo: np.ndarray) -> Image.Image:
+    """A photo, its longer side scaled to the width of a column."""
+    height, width = photo.shape[:2]
+    scale = _PHOTO / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)
+
+
+def _captioned(image: Image.Image, title: str, text: str) -> Image.Image:
+    canvas = Image.new("RGB", (_PHOTO, image.height), _PAPER)
+    canvas.paste(image, ((_PHOTO - image.width) // 2, 0))
+    words = [_words(title, 20, _INK, bold=True), _words(text, 15, _FAINT)]
+    return _stacked([canvas, *words], gap=6)
+
+
+def _words(
+    text: str, size: int, colour: tuple[int, int, int], bold: bool = False, width: int = 0
+) -> Image.Image:
+    """Text on paper, broken into lines where ``width`` is given."""
+    font = _font(size)
+    lines = _broken(text, font, width) if width else [text]
+    longest = max(font.getlength(line) for line in lines)
+    canvas = Image.new("RGB", (int(longest) + 3, round(size * 1.4) * len(lines)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for row, line in enumerate(lines):
+        place = (0, row * round(size * 1.4))
+        draw.text(place, line, colour, font, stroke_width=0.4 if bold else 0, stroke_fill=colour)
+    return canvas
+
+
+def _broken(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _centred(text: str, size: int, colour: tuple[int, int, int]) -> Image.Image:
+    """Text in the middle below a tile, made smaller until it fits."""
+    while size > 9 and _font(size).getlength(text) > _TILE:
+        size -= 1
+    canvas = Image.new("RGB", (_TILE, 19), _PAPER)
+    ImageDraw.Draw(canvas).text((_TILE / 2, 1), text, colour, _font(size), anchor="ma")
+    return canvas
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)  # type: ignore[return-value]  # FreeType is in the wheels
+
+
+def _in_rows(blocks: Sequence[Image.Image]) -> list[Image.Image]:
+    """Blocks side by side as long as they fit into the width of the photos."""
+    rows: list[list[Image.Image]] = []
+    for block in blocks:
+        used = sum(other.width + 3 * _GAP for other in rows[-1]) if rows else 0
+        if rows and used + block.width <= 3 * _PHOTO + 4 * _GAP:
+            rows[-1].append(block)
+        else:
+            rows.append([block])
+    return [_beside(row, gap=3 * _GAP) for row in rows]
+
+
+def _beside(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    canvas = Image.new("RGB", (width, max(image.height for image in images)), _PAPER)
+    left = 0
+    for image in images:
+        canvas.paste(image, (left, 0))
+        left += image.width + gap
+    return canvas
+
+
+def _stacked(images: Sequence[Image.Image], gap: int = 3 * _GAP) -> Image.Image:
+    height = sum(image.height for image in images) + gap * (len(images) - 1)
+    canvas = Image.new("RGB", (max(image.width for image in images), height), _PAPER)
+    top = 0
+    for image in images:
+        canvas.paste(image, (0, top))
+        top += image.height + gap
+    return canvas
+
+
+def _with_margin(image: Image.Image) -> Image.Image:
+    size = (image.width + 2 * _MARGIN, image.height + 2 * _MARGIN)
+    canvas = Image.new("RGB", size, _PAPER)
+    canvas.paste(image, (_MARGIN, _MARGIN))
+    return canvas
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one generator makes of a photo and of its protected copy; images are in [-1, 1].
+
+    Attributes:
+      title: the generator.
+      domains: names of its K edits.
+      clean: ``[h, w, 3]``, what it sees of the original.
+      protected: ``[h, w, 3]``, what it sees of the protected copy.
+      before: ``[K, h, w, 3]``, its edits of the original.
+      after: ``[K, h, w, 3]``, its edits of the protected copy.
+      losses: ``[K]``, L of each edit.
+    """
+
+    title: str
+    domains: tuple[str, ...]
+    clean: np.ndarray = field(repr=False)
+    protected: np.ndarray = field(repr=False)
+    before: np.ndarray = field(repr=False)
+    after: np.ndarray = field(repr=False)
+    losses: np.ndarray

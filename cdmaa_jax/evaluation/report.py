@@ -1,0 +1,205 @@
+"""The report of protected photos, ``report.json``: what was measured, and what reproduces it.
+
+Figures are measured on the saved files, read back. L, linf, epsilon and threshold are in units of
+[-1, 1]; psnr (dB, null where nothing changed) and ssim are those of the square that generators see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cdmaa_jax.evaluation.measure import Pair
+from cdmaa_jax.evaluation.metrics import attack_rate, avg_l
+from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.images.files import Photo, PhotoError, read_bytes
+from cdmaa_jax.images.squares import Look
+
+FORMAT = "cdmaa-jax report"
+FORMAT_VERSION = 1
+_PACKAGES = (
+    "cdmaa-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scikit-image",
+)  # fmt: skip
+_NOT_OURS = "choose another --out, or overwrite with --force"
+
+
+def photo_entry(
+    file: str,
+    protected_file: str,
+    original: Photo,
+    protected_sha256: str,
+    look: Look,
+    pair: Pair,
+    labels: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """What the report says of one photo, but for the models' L."""
+    height, width = original.size
+    return {
+        "file": file,
+        "protected": protected_file,
+        "size": {"width": width, "height": height},
+        "face": None if look.face is None else dataclasses.asdict(look.face),
+        "square": dataclasses.asdict(look.square),
+        "linf": pair.linf,
+        "psnr": pair.psnr if math.isfinite(pair.psnr) else None,
+        "ssim": pair.ssim,
+        "models": {},
+        "labels": None if labels is None else dict(labels),
+        "notes": list(original.notes),
+        "sha256": original.sha256,
+        "protected_sha256": protected_sha256,
+    }
+
+
+def with_losses(
+    entries: Sequence[Mapping[str, Any]],
+    values: Mapping[str, np.ndarray],
+    domains: Mapping[str, Sequence[str]],
+) -> list[dict[str, Any]]:
+    """Entries of B photos with the models' L.
+
+    Args:
+      entries: B of them.
+      values: model name to L, ``[B, K]``.
+      domains: model name to the names of its K domains.
+    """
+    return [
+        {
+            **entry,
+            "models": {
+                name: dict(zip(domains[name], map(float, values[name][i]), strict=True))
+                for name in values
+            },
+        }
+        for i, entry in enumerate(entries)
+    ]
+
+
+def summary(photos: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, Any]:
+    """The figures of every model over photos and domains, and of each of its domains."""
+    names = list(photos[0]["models"]) if photos else []
+    return {name: _summary_of([p["models"][name] for p in photos], threshold) for name in names}
+
+
+def settings(ensemble: Ensemble, config: Any, seed: int, canonical_size: int) -> dict[str, Any]:
+    """All that a protected photo depends on, besides the photo and its labels.
+
+    Args:
+      ensemble: the generators.
+      config: the attack's ``Config``.
+      seed: of the attack's start.
+      canonical_size: side, in pixels, at which the perturbation was found.
+    """
+    return {
+        "ensemble": describe(ensemble),
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "canonical_size": canonical_size,
+    }
+
+
+def describe(ensemble: Ensemble) -> dict[str, Any]:
+    """What an ensemble consists of."""
+    pairs = zip(ensemble.generators, ensemble.metadata, strict=True)
+    return {
+        "name": ensemble.name,
+        "generators": [
+            {
+                "name": generator.name,
+                "architecture": metadata.architecture,
+                "image_size": generator.image_size,
+                "domains": list(generator.domains),
+                "arrays_sha256": metadata.arrays_sha256,
+            }
+            for generator, metadata in pairs
+        ],
+    }
+
+
+def build(
+    photos: Iterable[Mapping[str, Any]],
+    threshold: float,
+    made_with: Mapping[str, Any],
+    failed: Iterable[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """The report.
+
+    Args:
+      photos: entries.
+      threshold: τ of the attack rates.
+      made_with: the settings, as ``settings`` gives them, or the part of them that is known.
+      failed: photos that could not be protected, ``{"file": ..., "error": ...}``.
+    """
+    photos = list(photos)
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "models": summary(photos, threshold),
+        "threshold": threshold,
+        "photos": photos,
+        "failed": list(failed),
+        **made_with,
+        "versions": versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that figures may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"  # run from a checkout that is not installed
+    return found
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """The report as JSON text, without NaN and infinities."""
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """A report that was written before; None where there is no file.
+
+    Raises:
+      PhotoError: the file is something else.
+    """
+    if not path.exists():
+        return None
+    try:
+        report = json.loads(read_bytes(path))
+    except ValueError:
+        report = None
+    if not isinstance(report, dict) or report.get("format") != FORMAT:
+        raise PhotoError(path, "it exists and is no report of this program", _NOT_OURS)
+    if report.get("format_version") != FORMAT_VERSION:
+        raise PhotoError(path, "another version of this program wrote it", _NOT_OURS)
+    return report
+
+
+def _summary_of(losses: Sequence[Mapping[str, float]], threshold: float) -> dict[str, Any]:
+    """The figures of one model: one mapping from domain to L for each photo."""
+    domains = list(losses[0])
+    values = np.array([[one[domain] for domain in domains] for one in losses])
+    return {
+        "avg_l": avg_l(values),
+        "attack_rate": attack_rate(values, threshold),
+        "domains": {
+            domain: {
+                "avg_l": avg_l(values[:, k]),
+                "attack_rate": attack_rate(values[:, k], threshold),
+            }
+            for k, domain in enumerate(domains)
+        },
+    }

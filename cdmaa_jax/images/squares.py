@@ -1,0 +1,70 @@
+"""The square of a photo that generators look at: what they see of it, and the way back.
+
+Photos are uint8 ``[H, W, 3]``. What is seen is float32 ``[size, size, 3]`` in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from cdmaa_jax.images.faces import Box, centre_square, face_square, find_face
+
+GREY_LEVEL = 1 / 127.5
+"""One step of an 8-bit channel in units of [-1, 1]."""
+
+
+def look(photo: np.ndarray) -> Look:
+    """Finds the face of ``photo`` and the square around it; without one, the centre square."""
+    face = find_face(photo)
+    square = (
+        centre_square(*photo.shape[:2]) if face is None else face_square(face, *photo.shape[:2])
+    )
+    return Look(face, square)
+
+
+def see(photo: np.ndarray, square: Box, size: int) -> np.ndarray:
+    """What a generator of ``size`` pixels sees: the square, resized (bilinear, antialiased)."""
+    seen = _resize(square.crop(photo), size) * np.float32(GREY_LEVEL) - np.float32(1)
+    return np.clip(seen, -1, 1)
+
+
+def write_back(
+    photo: np.ndarray, square: Box, perturbation: np.ndarray, epsilon: float
+) -> np.ndarray:
+    """The photo with a perturbation added in its square, as whole grey levels.
+
+    Args:
+      photo: uint8 ``[H, W, 3]``.
+      square: where the perturbation goes.
+      perturbation: float32 ``[N, N, 3]`` in units of [-1, 1]; brought to the square's size.
+      epsilon: no channel of the result differs from ``photo`` by more, in units of [-1, 1].
+    """
+    limit = math.floor(epsilon / GREY_LEVEL + 1e-6)
+    levels = np.rint(_resize(perturbation, square.size) / np.float32(GREY_LEVEL))
+    levels = np.clip(levels, -limit, limit)
+    result = photo.copy()
+    region = square.crop(result)
+    region[...] = np.clip(region + levels, 0, 255).astype(np.uint8)
+    return result
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """``[h, w, 3]`` as float32 ``[size, size, 3]``, by Pillow's bilinear filter on floats."""
+    result = np.empty((size, size, 3), np.float32)
+    for channel in range(3):
+        plane = Image.fromarray(np.ascontiguousarray(image[..., channel], np.float32))
+        resized = plane.resize((size, size), Image.Resampling.BILINEAR)
+        result[..., channel] = np.asarray(resized)
+    return result
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where generators look: the face, None where none was found, and the square around it."""
+
+    face: Box | None
+    square: Box

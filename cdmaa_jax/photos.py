@@ -1,0 +1,558 @@
+"""Photos to batches to the attack to files, with a report that grows with every batch.
+
+Nothing is half-written: a batch's photos and the report that tells of them wait beside their places
+until all are whole. What the report already tells of, made with the same settings from the same
+photo, is not made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.evaluation import picture, report
+from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
+from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.images import files
+from cdmaa_jax.images.files import PhotoError, Staged, read_photo
+from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.images.squares import GREY_LEVEL, Look, look, see, write_back
+from cdmaa_jax.protection import protect
+from cdmaa_jax.types import Generator, Labels
+
+REPORT = "report.json"
+BATCH_SIZE = 8
+Entry = dict[str, Any]
+
+
+def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
+    """The photos that files and folders name, each once, in the order given, folders by name.
+
+    A folder stands for the pictures directly in it, told by their suffix.
+
+    Args:
+      paths: files, taken whatever their suffix, and folders.
+      out: a folder to leave out.
+
+    Raises:
+      PhotoError: a folder holds no picture or cannot be read, or nothing is left.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        for photo in files.pictures_in(path) if path.is_dir() else (path,):
+            found.setdefault(photo.resolve(), photo)
+    if out is not None:
+        found = {real: path for real, path in found.items() if real.parent != out.resolve()}
+    return list(found.values())
+
+
+def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | None]]:
+    """Originals, each with its protected copy, or None where there is none.
+
+    Two files are a pair. In folders, a report of this program says which belong together;
+    otherwise files do that have the same name but for the suffix.
+
+    Raises:
+      PhotoError: one is missing, a folder is paired with a file, or nothing or too much matches.
+    """
+    for path in (originals, protected):
+        if not path.exists():
+            raise PhotoError(path, "there is no such file or folder", "check the name")
+    if originals.is_file() and protected.is_file():
+        return [(originals, protected)]
+    known = _recorded_copies(protected) if protected.is_dir() else {}
+    copies = _by_stem(find_photos([protected]))
+    pairs = [
+        (original, _copy_of(original, protected, known, copies))
+        for original in find_photos([originals])
+    ]
+    if all(copy is None for _, copy in pairs):
+        raise PhotoError(protected, f"no name in it matches one in {originals}", "check the names")
+    return pairs
+
+
+def default_canonical_size(ensemble: Ensemble) -> int:
+    """Twice the largest native size of the ensemble's generators, in pixels."""
+    return 2 * max(generator.image_size for generator in ensemble.generators)
+
+
+def protect_photos(
+    photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None = None
+) -> Iterator[Outcome]:
+    """Protects photos one batch after the other, and tells of each as it is done.
+
+    The report in the job's folder is complete after every batch.
+
+    Args:
+      photos: each once.
+      job: what to do with them.
+      starting: called before the first batch with the number of photos to protect, if any.
+
+    Raises:
+      PhotoError: the folder or the report in it cannot be used, or the disk is full.
+      ValueError: the options do not fit each other or the labels.
+    """
+    _check(job)
+    files.make_folder(job.out)
+    ledger = _open_ledger(job)
+    todo: list[_Task] = []
+    for outcome in _planned(photos, job, ledger):
+        if isinstance(outcome, _Task):
+            todo.append(outcome)
+        else:
+            yield _noted(outcome, ledger)
+    size = min(job.batch_size, max(1, len(todo)))
+    waiting = iter(todo)
+    if todo and starting is not None:
+        starting(len(todo))
+    while chunk := list(islice(waiting, size)):
+        for outcome in _protect_batch(chunk, size, job, ledger):
+            yield _noted(outcome, ledger)
+    _finish(job, ledger)
+
+
+def evaluate_photos(
+    pairs: Sequence[tuple[Path, Path | None]],
+    ensemble: Ensemble,
+    labels: LabelTable | None = None,
+    batch_size: int = BATCH_SIZE,
+    max_pixels: int = files.MAX_PIXELS,
+) -> Iterator[Outcome]:
+    """Measures protected copies that exist, and tells of each.
+
+    Args:
+      pairs: an original and its protected copy, of the same size, or None: a failure.
+      ensemble: the generators.
+      labels: of the originals.
+      batch_size: pairs that are measured at once.
+      max_pixels: larger photos are refused.
+    """
+    size = min(batch_size, max(1, len(pairs)))
+    for first in range(0, len(pairs), size):
+        made: list[_Made] = []
+        for original, copy in pairs[first : first + size]:
+            try:
+                made.append(_compared(original, copy, ensemble, labels, max_pixels))
+            except PhotoError as error:
+                yield Outcome(original, "failed", error=str(error))
+        entries = _measured(made, ensemble, labels, size)
+        for one, entry in zip(made, entries, strict=True):
+            yield Outcome(one.source, "done", entry)
+
+
+def draw_picture(original: Path, protected: Path, ensemble: Ensemble, threshold: float) -> bytes:
+    """The picture of one photo's report, a PNG file.
+
+    Raises:
+      PhotoError: a file cannot be read.
+    """
+    before, after = read_photo(original).pixels, read_photo(protected).pixels
+    where = look(before)
+    pair = see_pair(before, after, where, ensemble.generators)
+    values = measure(ensemble.generators, [pair])
+    panels = [_panel(generator, pair, values) for generator in ensemble.generators]
+    psnr = pair.psnr if math.isfinite(pair.psnr) else None
+    return picture.encode(picture.draw_report(before, after, where.square, panels, threshold, psnr))
+
+
+def make_report(job: Job, photos: Iterable[Entry], failed: Iterable[Entry] = ()) -> dict[str, Any]:
+    """The report of a job."""
+    return report.build(photos, job.config.threshold, _settings(job), failed)
+
+
+def read_job_report(job: Job) -> dict[str, Any] | None:
+    """The report in the job's folder, None if there is none. Raises as ``protect_photos``."""
+    return report.read_report(job.out / REPORT)
+
+
+def _recorded_copies(folder: Path) -> dict[str, str]:
+    """SHA-256 of an original to the name of its copy, from the report in a folder, if any."""
+    try:
+        found = report.read_report(folder / REPORT)
+    except PhotoError:
+        return {}
+    return {entry["sha256"]: entry["protected"] for entry in (found or {}).get("photos", ())}
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    stems: dict[str, list[Path]] = {}
+    for path in paths:
+        stems.setdefault(path.stem, []).append(path)
+    return stems
+
+
+def _copy_of(
+    original: Path, protected: Path, known: Mapping[str, str], copies: Mapping[str, list[Path]]
+) -> Path | None:
+    if known:
+        recorded = known.get(_sha256(original))
+        if recorded is not None and (protected / recorded).exists():
+            return protected / recorded
+    candidates = copies.get(original.stem, [])
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates)
+        raise PhotoError(original, f"{names} all match it", "evaluate the two files alone")
+    return candidates[0] if candidates else None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(files.read_bytes(path)).hexdigest()
+
+
+def _check(job: Job) -> None:
+    """Raises ValueError where options do not fit each other or the labels."""
+    if job.batch_size < 1 or job.canonical_size < 1 or job.max_pixels < 1:
+        raise ValueError("batch size, canonical size and largest number of pixels must be positive")
+    if job.config.epsilon < GREY_LEVEL:
+        raise ValueError(
+            f"epsilon {job.config.epsilon:g} is below one grey level, {GREY_LEVEL:.4f}: "
+            "the protected file would be the original"
+        )
+    if job.labels is not None:
+        check_labels(job.labels, job.ensemble)
+
+
+def check_labels(table: LabelTable, ensemble: Ensemble) -> None:
+    """Raises PhotoError where a table lacks attributes that a generator needs."""
+    example = {name: np.zeros(1, np.int32) for name in table.attributes}
+    for generator in ensemble.generators:
+        try:
+            generator.conditions(example)
+        except ValueError as error:
+            what = f"{generator.name} cannot use it: {error}"
+            raise PhotoError(table.path, what, "add them, or leave out --labels") from error
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    return report.settings(job.ensemble, job.config, job.seed, job.canonical_size)
+
+
+def _open_ledger(job: Job) -> _Ledger:
+    """What the report in the folder tells of, if it was made with the same settings."""
+    try:
+        found = read_job_report(job)
+    except PhotoError:
+        if not job.force:
+            raise
+        found = None
+    if found is None:
+        return _Ledger()
+    if different := [key for key, value in _settings(job).items() if found.get(key) != value]:
+        if job.force:
+            return _Ledger()
+        what = f"it tells of photos made with {_difference(found, job, different[0])}"
+        raise PhotoError(job.out / REPORT, what, "choose another --out, or overwrite with --force")
+    entries = {entry["protected"]: entry for entry in found["photos"]}
+    return _Ledger({name: entry for name, entry in entries.items() if (job.out / name).is_file()})
+
+
+def _difference(found: Mapping[str, Any], job: Job, key: str) -> str:
+    """The setting that differs, for people."""
+    if key != "config":
+        return f"another {key.replace('_', ' ')}"
+    ours, theirs = dataclasses.asdict(job.config), found.get(key) or {}
+    names = [name for name in ours if theirs.get(name) != ours[name]]
+    if not names:
+        return "other options"
+    name = names[0]
+    return f"{name.replace('_', ' ')} {theirs.get(name)}, not {ours[name]}"
+
+
+def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Task | Outcome]:
+    """A task for each photo, or its outcome where it is done already or cannot be done."""
+    claims = _claims(photos, job, ledger)
+    names = {entry["protected"].casefold() for entry in claims.values()}
+    sources = {photo.resolve() for photo in photos}
+    for photo in photos:
+        try:
+            entry = claims.get(photo)
+            if entry is not None and _is_there(job.out / entry["protected"], entry):
+                yield Outcome(photo, "skipped", entry)
+                continue
+            target = job.out / (entry["protected"] if entry else _free_name(photo, job, names))
+            names.add(target.name.casefold())
+            _check_target(photo, target, sources, job)
+            yield _Task(photo, target, _labels_of(photo, job.labels))
+        except PhotoError as error:
+            yield Outcome(photo, "failed", error=str(error))
+
+
+def _check_target(photo: Path, target: Path, sources: set[Path], job: Job) -> None:
+    if target.resolve() in sources:
+        raise PhotoError(photo, "its protected copy would replace a photo", "choose another --out")
+    if target.is_dir():
+        raise PhotoError(target, "it is a folder", "choose another --out")
+    if target.exists() and not job.force:
+        what = "it exists and was made from something else, or was changed"
+        raise PhotoError(target, what, "choose another --out, or overwrite with --force")
+
+
+def _claims(photos: Sequence[Path], job: Job, ledger: _Ledger) -> dict[Path, Entry]:
+    """The entry of each photo that the report tells of already: same name, content and labels."""
+    claims: dict[Path, Entry] = {}
+    unclaimed = list(ledger.entries.values())
+    for photo in photos:
+        candidates = [entry for entry in unclaimed if entry["file"] == photo.name]
+        with suppress(PhotoError):  # raised again, and told, when it is the photo's turn
+            for entry in candidates:
+                if entry["sha256"] == _sha256(photo) and entry["labels"] == _labels_of(
+                    photo, job.labels
+                ):
+                    claims[photo] = entry
+                    unclaimed.remove(entry)
+                    break
+    return claims
+
+
+def _labels_of(photo: Path, table: LabelTable | None) -> dict[str, int] | None:
+    return None if table is None else dict(zip(table.attributes, table.row(photo), strict=True))
+
+
+def _is_there(path: Path, entry: Entry) -> bool:
+    return path.is_file() and _sha256(path) == entry["protected_sha256"]
+
+
+def _free_name(photo: Path, job: Job, names: set[str]) -> str:
+    """``NAME.png``, or ``NAME-2.png`` and so on where that is another photo's of this run."""
+    stem = job.names.get(photo, photo.stem)
+    number, name = 1, f"{stem}.png"
+    while name.casefold() in names:
+        number += 1
+        name = f"{stem}-{number}.png"
+    return name
+
+
+def _protect_batch(
+    tasks: Sequence[_Task], size: int, job: Job, ledger: _Ledger
+) -> Iterator[Outcome]:
+    seen: list[_Seen] = []
+    for task in tasks:
+        try:
+            seen.append(_seen(task, job))
+        except PhotoError as error:
+            yield Outcome(task.source, "failed", error=str(error))
+    if not seen:
+        return
+    made: list[_Made] = []
+    try:
+        for one, perturbation in zip(seen, _perturbations(seen, size, job), strict=True):
+            try:
+                made.append(_made(one, perturbation, job))
+            except PhotoError as error:
+                yield Outcome(one.task.source, "failed", error=str(error))
+        entries = _measured(made, job.ensemble, job.labels, size)
+        _record(made, entries, job, ledger)
+    finally:
+        files.discard([one.staged for one in made if one.staged is not None])
+    for done, entry in zip(made, entries, strict=True):
+        yield Outcome(done.source, "done", entry)
+
+
+def _seen(task: _Task, job: Job) -> _Seen:
+    photo = read_photo(task.source, job.max_pixels)
+    where = look(photo.pixels)
+    return _Seen(task, photo.sha256, where, see(photo.pixels, where.square, job.canonical_size))
+
+
+def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
+    """What to add to the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
+    images = np.stack([one.canonical for one in seen])
+    devices = _devices(size)
+    result = protect(
+        images,
+        job.ensemble.generators,
+        job.config,
+        job.seed,
+        labels=_labels([one.task.source for one in seen], job.labels),
+        batch_size=size,
+        devices=devices if len(devices) > 1 else None,
+    )
+    return np.asarray(result.images) - images
+
+
+def _devices(size: int) -> list[jax.Device]:
+    """As many of this machine's devices as share a batch of ``size`` evenly."""
+    devices = jax.local_devices()
+    return devices[: max(n for n in range(1, len(devices) + 1) if size % n == 0)]
+
+
+def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:
+    return None if table is None else table.labels(photos)
+
+
+def _made(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
+    """Writes a protected photo beside its place, and reads it back."""
+    photo = read_photo(seen.task.source, job.max_pixels)
+    if photo.sha256 != seen.sha256:
+        raise PhotoError(seen.task.source, "it was changed meanwhile", "run again")
+    pixels = write_back(photo.pixels, seen.look.square, perturbation, job.config.epsilon)
+    data = files.encode_png(dataclasses.replace(photo, pixels=pixels))
+    staged = files.stage(seen.task.target, data)
+    saved = read_photo(staged.temporary, job.max_pixels)
+    pair = see_pair(photo.pixels, saved.pixels, seen.look, job.ensemble.generators)
+    source, target = seen.task.source, seen.task.target
+    entry = report.photo_entry(
+        source.name, target.name, photo, saved.sha256, seen.look, pair, seen.task.labels
+    )
+    return _Made(source, entry, pair, staged)
+
+
+def _compared(
+    original: Path,
+    copy: Path | None,
+    ensemble: Ensemble,
+    labels: LabelTable | None,
+    max_pixels: int,
+) -> _Made:
+    if copy is None:
+        raise PhotoError(original, "there is no protected copy of it", "protect it first")
+    before, after = read_photo(original, max_pixels), read_photo(copy, max_pixels)
+    if before.size != after.size:
+        (h, w), (height, width) = before.size, after.size
+        what = f"it has {width} x {height} pixels, {original.name} has {w} x {h}"
+        raise PhotoError(copy, what, "only copies of the same size can be compared")
+    where = look(before.pixels)
+    pair = see_pair(before.pixels, after.pixels, where, ensemble.generators)
+    entry = report.photo_entry(
+        original.name, copy.name, before, after.sha256, where, pair, _labels_of(original, labels)
+    )
+    return _Made(original, entry, pair)
+
+
+def _measured(
+    made: Sequence[_Made], ensemble: Ensemble, labels: LabelTable | None, size: int
+) -> list[Entry]:
+    if not made:
+        return []
+    values = measure(
+        ensemble.generators,
+        [one.pair for one in made],
+        _labels([one.source for one in made], labels),
+        size,
+    )
+    domains = {generator.name: generator.domains for generator in ensemble.generators}
+    return report.with_losses([one.entry for one in made], values, domains)
+
+
+def _record(made: Sequence[_Made], entries: Sequence[Entry], job: Job, ledger: _Ledger) -> None:
+    """Puts the report and then the photos of a batch in their places.
+
+    In this order, so that whatever interrupts, no photo is there that the report does not tell of.
+    """
+    if not made:
+        return
+    ledger.entries.update({entry["protected"]: entry for entry in entries})
+    written = _stage_report(job, ledger)
+    files.commit([written, *(one.staged for one in made if one.staged is not None)])
+
+
+def _stage_report(job: Job, ledger: _Ledger) -> Staged:
+    text = report.to_json(make_report(job, ledger.entries.values(), ledger.failed))
+    return files.stage(job.out / REPORT, text.encode())
+
+
+def _finish(job: Job, ledger: _Ledger) -> None:
+    """Writes which photos failed, where anything was protected at all."""
+    if ledger.entries:
+        files.commit([_stage_report(job, ledger)])
+
+
+def _noted(outcome: Outcome, ledger: _Ledger) -> Outcome:
+    if outcome.error is not None:
+        ledger.failed.append({"file": outcome.source.name, "error": outcome.error})
+    return outcome
+
+
+def _panel(generator: Generator, pair: Pair, values: Mapping[str, np.ndarray]) -> picture.Panel:
+    before, after = edits_of_pairs(generator, [pair])
+    size = generator.image_size
+    return picture.Panel(
+        title=f"{generator.name}, {size} x {size} pixels",
+        domains=generator.domains,
+        clean=pair.clean[size],
+        protected=pair.protected[size],
+        before=before[0],
+        after=after[0],
+        losses=values[generator.name][0],
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with photos.
+
+    Attributes:
+      ensemble: the generators to spoil.
+      out: the folder to write into.
+      config: the attack.
+      canonical_size: side, in pixels, at which the perturbation is found.
+      seed: of the attack's start.
+      labels: of the photos; None if unknown.
+      batch_size: photos that are attacked at once.
+      max_pixels: larger photos are refused.
+      force: whether files that are in the way are overwritten; never an input.
+      names: of the outputs, without the suffix, where not the input's own.
+    """
+
+    ensemble: Ensemble
+    out: Path
+    config: Config
+    canonical_size: int
+    seed: int = 0
+    labels: LabelTable | None = None
+    batch_size: int = BATCH_SIZE
+    max_pixels: int = files.MAX_PIXELS
+    force: bool = False
+    names: Mapping[Path, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo: its entry in the report, or why there is none."""
+
+    source: Path
+    status: Literal["done", "skipped", "failed"]
+    entry: Entry | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    """The report as it grows: entries by the name of the protected file, and what failed."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    failed: list[Entry] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Task:
+    source: Path
+    target: Path
+    labels: dict[str, int] | None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    task: _Task
+    sha256: str
+    look: Look
+    canonical: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Made:
+    source: Path
+    entry: Entry
+    pair: Pair
+    staged: Staged | None = None
