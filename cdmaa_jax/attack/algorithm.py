@@ -173,7 +173,7 @@ def run(
       ensemble: one generator or J of them; their parameters are arguments of the program.
       batch: the clean images and, for each generator, the condition vectors.
       key: one typed PRNG key, whose start noise every image gets, or [B] of them.
-      devices: the devices that share the batch, a divisor of B in number; the default device if None.
+      devices: the devices that share the batch, equally; the default device if None.
 
     Raises:
       ValueError: the batch does not fit the ensemble or the devices, or a generator's outputs have

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
 
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
@@ -99,6 +98,7 @@ def _is_integer(value: object) -> bool:
 def _checked_number(name: str, value: object, largest: float) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number, not {value!r}")
-    if not (math.isfinite(value) and 0 < value <= largest):
-        raise ValueError(f"{name} must be above 0 and at most {largest}, not {value!r}")
-    return float(value)
+    number = float(value)
+    if not 0 < number <= largest:  # also false for NaN
+        raise ValueError(f"{name} must be above 0 and at most {largest}, not {number!r}")
+    return number

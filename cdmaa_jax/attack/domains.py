@@ -1,7 +1,7 @@
 """How the domains of one model become one loss and one gradient: steps 3 and 4 of Algorithm 1.
 
-Each takes the name of the loss, a target, the images [B,H,W,3], the keys [B] of random views and the
-number of the step.
+Each takes the name of the loss, a target, the images [B,H,W,3], the keys [B] of random views and
+the number of the step.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ def uniform(loss: str, target: Target, images: Array, keys: Array, time: Array) 
 
     def total(images: Array) -> tuple[Array, Array]:
         losses = domain_losses(loss, target, images, keys)
-        return losses.mean(
-            1
-        ).sum(), losses  # images do not interact, so the sum's gradient is each's
+        # Images do not interact, so the gradient of the sum is each one's own.
+        return losses.mean(1).sum(), losses
 
     gradient, losses = jax.grad(total, has_aux=True)(images)
     return Evaluation(losses.mean(1), gradient, losses)
@@ -66,18 +65,17 @@ def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> 
     """The mean over domains, and the shortest convex combination of the domains' gradients."""
     del time
     losses, pull_back = jax.vjp(lambda x: domain_losses(loss, target, x, keys), images)
-    count = losses.shape[1]
-    one_domain = jnp.broadcast_to(
-        jnp.eye(count, dtype=losses.dtype)[:, None], (count, *losses.shape)
-    )
-    (gradients,) = jax.vmap(pull_back, out_axes=1)(one_domain)
+    identity = jnp.eye(losses.shape[1], dtype=losses.dtype)
+    each_domain = jnp.broadcast_to(identity[:, None], (losses.shape[1], *losses.shape))
+    (gradients,) = jax.vmap(pull_back, out_axes=1)(each_domain)
     gradient = combine(min_norm_weights(gradients), gradients)
     return Evaluation(losses.mean(1), gradient, losses)
 
 
 def _only(target: Target, index: Array | int) -> Target:
-    take = lambda a: lax.dynamic_index_in_dim(a, index, axis=1)
-    return target._replace(conditions=take(target.conditions), references=take(target.references))
+    conditions = lax.dynamic_index_in_dim(target.conditions, index, axis=1)
+    references = lax.dynamic_index_in_dim(target.references, index, axis=1)
+    return target._replace(conditions=conditions, references=references)
 
 
 DOMAIN_STRATEGIES: dict[str, Strategy] = {

@@ -1,8 +1,8 @@
 """Update rules, as optax gradient transformations that ascend: step 8 of Algorithm 1.
 
-``update(w, state, images, value=objective)`` takes the direction w [B,H,W,3] and returns what to add
-to the images; the caller projects the sum onto the box. Only APGD reads the images and the objective
-[B] at them.
+``update(w, state, images, value=objective)`` takes the direction w [B,H,W,3] and returns what to
+add to the images; the caller projects the sum onto the box. Only APGD reads the images and the
+objective [B] at them.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class ApgdState(NamedTuple):
       time: the number of the step.
       step_size: [B].
       previous: [B,H,W,3], the images one step earlier.
-      best, best_direction, best_value: the images of the largest objective so far, w there, and that
-        objective [B].
+      best: [B,H,W,3], the images of the largest objective so far.
+      best_direction: [B,H,W,3], w there.
+      best_value: [B], that objective.
       last_value: [B], the objective one step earlier.
       successes: [B], how many steps since the last checkpoint raised the objective.
       value_at_check: [B], the best objective at the last checkpoint.
