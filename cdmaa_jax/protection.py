@@ -17,6 +17,7 @@ from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
 
 DEFAULT_BATCH = 8
 """Images per device in one batch; official widths then fit in a few GiB."""
+_BATCH_AXES: Any = Result(images=0, losses=1, weights=1)  # type: ignore[arg-type]
 
 
 def protect(
@@ -42,7 +43,8 @@ def protect(
       config: the options of the attack.
       key: a seed, or a typed PRNG key. Every image gets the same start noise, so a result does not
         depend on an image's neighbours; an array of [N] keys gives each its own.
-      labels: attributes of the N images, for the condition vectors; without, each generator's choice.
+      labels: attributes of the N images, for the condition vectors; a generator has a choice for
+        images without.
       batch_size: images per batch; 8 per device or as many as there are if None.
       devices: devices that share each batch; the default device if None.
 
@@ -122,7 +124,7 @@ def _conditions(model: Generator, labels: Labels | None, count: int) -> np.ndarr
     vectors = np.asarray(model.conditions(labels))
     if vectors.ndim != 3 or vectors.shape[1] != len(model.domains):
         raise ValueError(
-            f"the conditions of {model.name} must be [B,{len(model.domains)},n], one vector for each "
+            f"the conditions of {model.name} must be [B,{len(model.domains)},n], a vector for each "
             f"of its domains, not {list(vectors.shape)}"
         )
     if len(vectors) not in (1, count):
@@ -173,16 +175,17 @@ def _unpad(result: Result, mask: Any) -> Result:
 
 
 def _check_finite(models: Sequence[Generator], result: Result) -> None:
-    broken = ~np.isfinite(result.losses).all((0, 1))
+    broken = ~np.isfinite(np.asarray(result.losses)).all(1)  # [T,J]
     if broken.any():
-        names = ", ".join(m.name for m, bad in zip(models, broken, strict=True) if bad)
-        raise ValueError(f"the outputs of {names} are not finite (NaN or infinite)")
+        step = int(broken.any(1).argmax())
+        names = ", ".join(models[j].name for j in np.flatnonzero(broken[step]).tolist())
+        raise ValueError(f"in step {step} the outputs of {names} are not finite (NaN or infinite)")
+    if not np.isfinite(np.asarray(result.images)).all():
+        raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
 
 
 def _join(parts: Sequence[Result]) -> Result:
-    return Result(
-        *(
-            np.concatenate([getattr(part, name) for part in parts], axis=axis)
-            for name, axis in (("images", 0), ("losses", 1), ("weights", 1))
-        )
-    )
+    def join(axis: int, *arrays: Any) -> Any:
+        return np.concatenate(arrays, axis=axis)
+
+    return jax.tree.map(join, _BATCH_AXES, *parts)

@@ -77,7 +77,7 @@ class _Problem(NamedTuple):
 
 def build(config: Config, ensemble: Sequence[Generator], batch: Batch) -> Attack:
     """The attack on a batch; its functions are pure, to be called under ``jit``."""
-    config = config.resolve()
+    config, batch = config.resolve(), _fit(batch)
     lower, upper = box(batch.images, config.epsilon)
     project = functools.partial(optax.projections.projection_box, lower=lower, upper=upper)
     problem = _Problem(config, ensemble, batch, project, make_update(config, lower, upper))
@@ -181,10 +181,7 @@ def run(
     """
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
-    count = len(batch.images)
-    conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
-    batch = dataclasses.replace(batch, conditions=conditions)
-    keys = jnp.broadcast_to(key, (count,))
+    batch, keys = _fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     if devices is None:
         return _run(config, models, batch, keys)
     mesh = Mesh(np.asarray(devices), ("batch",))
@@ -219,6 +216,11 @@ def _run_sharded(
         out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch")),  # type: ignore[arg-type]
     )
     return attack(ensemble, batch, keys)
+
+
+def _fit(batch: Batch) -> Batch:
+    conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
+    return dataclasses.replace(batch, conditions=conditions)
 
 
 def _check_batch(

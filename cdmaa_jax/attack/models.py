@@ -34,7 +34,7 @@ def single(gradients: Array, time: Array) -> Array:
 def iterative(gradients: Array, time: Array) -> Array:
     """Model ``time mod J`` alone."""
     count = gradients.shape[1]
-    chosen = (jnp.arange(count) == time % count).astype(gradients.dtype)
+    chosen = (jnp.arange(count, dtype=time.dtype) == time % count).astype(gradients.dtype)
     return jnp.broadcast_to(chosen, gradients.shape[:2])
 
 

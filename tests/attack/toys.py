@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdmaa_jax.attack.algorithm import attack_batch
 from cdmaa_jax.types import Batch, Generator
 
 DOMAINS = ("dark", "light", "odd")
@@ -56,3 +57,16 @@ def photos(count=3, size=8, seed=0, dtype=np.float32):
 def toy_batch(images, ensemble):
     conditions = tuple(jnp.asarray(g.conditions(None)) for g in ensemble)
     return Batch(jnp.asarray(images), conditions, jnp.ones(len(images), bool))
+
+
+def quick_run(config, ensemble, batch, key):
+    """``run``, compiled with little optimization, which takes a fraction of the time."""
+    keys = jnp.broadcast_to(key, (len(batch.images),))
+    return _quick(config, tuple(ensemble), batch, keys)
+
+
+_quick = jax.jit(
+    attack_batch,
+    static_argnums=0,
+    compiler_options={"xla_backend_optimization_level": 0},
+)

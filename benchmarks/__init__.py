@@ -1,0 +1,1 @@
+"""This package against plain PyTorch: the same weights, the same work."""
