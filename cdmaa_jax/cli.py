@@ -294,7 +294,7 @@ def _protect(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
         force=args.force,
     )
-    outcomes = _watched(photos.protect_photos(found, job), len(found), "protecting", compiles=True)
+    outcomes = _watched(photos.protect_photos(found, job, _starting), len(found), "protecting")
     return _print_result(job, outcomes, args)
 
 

@@ -23,7 +23,9 @@ import numpy as np
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.evaluation import picture, report
 from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
+from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.generators.registry import architecture
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import PhotoError, Staged, read_photo
 from cdmaa_jax.images.labels import LabelTable
@@ -43,17 +45,20 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
 
     Args:
       paths: files, taken whatever their suffix, and folders.
-      out: a folder to leave out.
+      out: the folder to write into; what a report in it calls protected is left out of folders.
 
     Raises:
-      PhotoError: a folder holds no picture or cannot be read, or nothing is left.
+      PhotoError: a folder holds no picture or cannot be read.
     """
+    made = {(out / name).resolve() for name in _recorded_copies(out).values()} if out else set()
     found: dict[Path, Path] = {}
     for path in paths:
-        for photo in files.pictures_in(path) if path.is_dir() else (path,):
+        if path.is_dir():
+            inside = [photo for photo in files.pictures_in(path) if photo.resolve() not in made]
+        else:
+            inside = [path]
+        for photo in inside:
             found.setdefault(photo.resolve(), photo)
-    if out is not None:
-        found = {real: path for real, path in found.items() if real.parent != out.resolve()}
     return list(found.values())
 
 
@@ -64,7 +69,7 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
     otherwise files do that have the same name but for the suffix.
 
     Raises:
-      PhotoError: one is missing, a folder is paired with a file, or nothing or too much matches.
+      PhotoError: one is missing, or nothing or too much matches.
     """
     for path in (originals, protected):
         if not path.exists():
@@ -161,7 +166,10 @@ def draw_picture(original: Path, protected: Path, ensemble: Ensemble, threshold:
     where = look(before)
     pair = see_pair(before, after, where, ensemble.generators)
     values = measure(ensemble.generators, [pair])
-    panels = [_panel(generator, pair, values) for generator in ensemble.generators]
+    panels = [
+        _panel(generator, _title(generator, metadata), pair, values)
+        for generator, metadata in zip(ensemble.generators, ensemble.metadata, strict=True)
+    ]
     psnr = pair.psnr if math.isfinite(pair.psnr) else None
     return picture.encode(picture.draw_report(before, after, where.square, panels, threshold, psnr))
 
@@ -474,11 +482,20 @@ def _noted(outcome: Outcome, ledger: _Ledger) -> Outcome:
     return outcome
 
 
-def _panel(generator: Generator, pair: Pair, values: Mapping[str, np.ndarray]) -> picture.Panel:
+def _title(generator: Generator, metadata: Metadata) -> str:
+    """A generator for people: its architecture's name unless it has one of its own."""
+    plain = generator.name == metadata.architecture
+    name = architecture(metadata.architecture).title if plain else generator.name
+    return f"{name}, {generator.image_size} x {generator.image_size} pixels"
+
+
+def _panel(
+    generator: Generator, title: str, pair: Pair, values: Mapping[str, np.ndarray]
+) -> picture.Panel:
     before, after = edits_of_pairs(generator, [pair])
     size = generator.image_size
     return picture.Panel(
-        title=f"{generator.name}, {size} x {size} pixels",
+        title=title,
         domains=generator.domains,
         clean=pair.clean[size],
         protected=pair.protected[size],

@@ -51,7 +51,7 @@ def encode(picture: Image.Image) -> bytes:
 
 def readable(name: str) -> str:
     """A domain's name as words: ``Black_Hair`` is black hair."""
-    return name.replace("_", " ").strip().lower() if "_" in name or name.istitle() else name
+    return name.replace("_", " ").strip().lower() if "_" in name or name[1:].islower() else name
 
 
 def _photos(

@@ -1,0 +1,132 @@
+"""The report, as JSON and as a picture."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from cdmaa_jax.evaluation import picture, report
+from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
+from cdmaa_jax.generators.ensembles import load_ensemble
+from cdmaa_jax.images.faces import Box
+from cdmaa_jax.images.files import Photo, PhotoError
+from cdmaa_jax.images.squares import Look
+from tests.tiny import astronaut, save_ensemble
+
+LOOK = Look(None, Box(0, 0, 40))
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
+
+
+def pair_of(ensemble, seed=0, change=6):
+    random = np.random.default_rng(seed)
+    original = random.integers(10, 240, (40, 50, 3), np.uint8)
+    protected = (original + random.integers(-change, change + 1, original.shape)).astype(np.uint8)
+    return see_pair(original, protected, LOOK, ensemble.generators)
+
+
+def entry(pair, ensemble):
+    photo = Photo(np.zeros((40, 50, 3), np.uint8), sha256="a")
+    values = measure(ensemble.generators, [pair])
+    domains = {generator.name: generator.domains for generator in ensemble.generators}
+    plain = report.photo_entry("a.jpg", "a.png", photo, "b", LOOK, pair, None)
+    return report.with_losses([plain], values, domains)[0]
+
+
+def test_a_pair_is_measured_alone_as_among_others(ensemble):
+    pairs = [pair_of(ensemble, seed) for seed in range(3)]
+    together = measure(ensemble.generators, pairs, batch_size=4)
+    for i, pair in enumerate(pairs):
+        alone = measure(ensemble.generators, [pair], batch_size=4)
+        for name, values in together.items():
+            np.testing.assert_allclose(alone[name][0], values[i], rtol=1e-4)
+
+
+def test_labels_choose_the_edits(ensemble):
+    pairs = [pair_of(ensemble, seed) for seed in range(2)]
+    labels = {"Male": np.array([0, 1]), "Young": np.array([1, 1])}
+    measured = measure(ensemble.generators, pairs, labels, batch_size=4)
+    unlabelled = measure(ensemble.generators, pairs, None, batch_size=4)
+    assert measured["stargan"].shape == (2, 2)
+    assert not np.allclose(measured["stargan"], unlabelled["stargan"], rtol=1e-6)
+    np.testing.assert_allclose(measured["ugatit"], unlabelled["ugatit"])
+
+
+def test_report_is_json_and_sums_up(ensemble):
+    entries = [entry(pair_of(ensemble, seed), ensemble) for seed in range(2)]
+    text = report.to_json(report.build(entries, 1e-9, {"seed": 3}))
+    read = json.loads(text)
+    assert list(read["models"]) == ["stargan", "ugatit"]
+    model = read["models"]["stargan"]
+    values = [list(photo["models"]["stargan"].values()) for photo in read["photos"]]
+    assert model["avg_l"] == pytest.approx(np.mean(values)) and model["attack_rate"] == 1
+    assert model["domains"]["Young"]["avg_l"] == pytest.approx(np.mean(values, axis=0)[1])
+    assert read["seed"] == 3 and read["versions"]["jax"] and read["photos"][0]["face"] is None
+    assert read["photos"][0]["size"] == {"width": 50, "height": 40}
+
+
+def test_what_is_equal_has_no_psnr(ensemble):
+    same = entry(pair_of(ensemble, change=0), ensemble)
+    assert same["psnr"] is None and same["ssim"] == pytest.approx(1) and same["linf"] == 0
+    json.loads(report.to_json(report.build([same], 0.05, {})))
+
+
+def test_an_empty_report():
+    assert report.build([], 0.05, {})["models"] == {}
+
+
+def test_settings_name_the_weights(ensemble):
+    from cdmaa_jax.attack.config import Config
+
+    made_with = report.settings(ensemble, Config(steps=3), 7, 32)
+    assert made_with["config"]["steps"] == 3 and made_with["canonical_size"] == 32
+    assert all(len(g["arrays_sha256"]) == 64 for g in made_with["ensemble"]["generators"])
+    assert json.loads(json.dumps(made_with)) == made_with
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}'])
+def test_foreign_reports_are_refused(tmp_path, text):
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(PhotoError, match="no report of this program"):
+        report.read_report(path)
+
+
+def test_reports_of_another_version_and_none(tmp_path):
+    path = tmp_path / "report.json"
+    assert report.read_report(path) is None
+    path.write_text(report.to_json({"format": report.FORMAT, "format_version": 99}))
+    with pytest.raises(PhotoError, match="another version"):
+        report.read_report(path)
+
+
+def panel(domains, losses):
+    images = np.random.default_rng(0).uniform(-1, 1, (2, len(domains), 8, 8, 3))
+    return picture.Panel(
+        "StarGAN", domains, images[0, 0], images[1, 0], images[0], images[1], np.array(losses)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3, 13])
+def test_picture_holds_every_edit(count):
+    photo = astronaut()[:300]
+    panels = [panel(tuple(f"Edit_{i}" for i in range(count)), np.linspace(0, 0.1, count))] * 2
+    drawn = picture.draw_report(photo, photo, Box(30, 60, 120), panels, 0.05, math.pi)
+    assert drawn.width >= 3 * 400 and drawn.mode == "RGB"
+    assert drawn.height > 300 + (-(-count // 8)) * 2 * 136
+    assert picture.encode(drawn).startswith(b"\x89PNG")
+
+
+def test_names_for_people():
+    assert picture.readable("Mouth_Slightly_Open") == "mouth slightly open"
+    assert picture.readable("Male") == "male"
+    assert picture.readable("A2B") == "A2B"
+
+
+def test_pair_keeps_what_generators_see(ensemble):
+    pair = pair_of(ensemble)
+    assert isinstance(pair, Pair) and pair.clean[16].shape == (16, 16, 3)

@@ -1,0 +1,64 @@
+"""What generators see of a photo, and the way back to full resolution."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdmaa_jax.images import views
+from cdmaa_jax.images.faces import Box, centre_square
+from cdmaa_jax.images.squares import look, see, write_back
+from tests.tiny import astronaut
+
+
+def photo(height=50, width=70, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_look_finds_a_face_or_takes_the_centre():
+    found = look(astronaut())
+    assert found.face is not None and found.square.size > found.face.size
+    nothing = look(np.zeros((50, 70, 3), np.uint8))
+    assert nothing.face is None and nothing.square == centre_square(50, 70)
+
+
+def test_see_is_the_view_of_the_square():
+    box = Box(3, 10, 44)
+    seen = see(photo(), box, 16)
+    assert seen.dtype == np.float32
+    floats = photo()[None].astype(np.float32) / 127.5 - 1
+    expected = views.compose(views.crop(box), views.resize(16))(floats)[0]
+    np.testing.assert_allclose(seen, expected, atol=3e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(16, 60), st.integers(4, 40), st.floats(0.008, 0.3))
+def test_the_file_stays_within_epsilon_and_outside_the_square_nothing_changes(
+    seed, side, canonical, epsilon
+):
+    original = photo(seed=seed, height=side + 5, width=side + 9)
+    box = Box(2, 4, side)
+    random = np.random.default_rng(seed)
+    perturbation = random.uniform(-epsilon, epsilon, (canonical, canonical, 3)).astype(np.float32)
+    protected = write_back(original, box, perturbation, epsilon)
+    change = protected.astype(int) - original
+    assert np.abs(change).max() / 127.5 <= epsilon
+    box.crop(change)[...] = 0
+    assert not change.any()
+
+
+@pytest.mark.parametrize(("epsilon", "levels"), [(0.05, 6), (1 / 127.5, 1), (8 / 127.5, 8)])
+def test_epsilon_in_grey_levels(epsilon, levels):
+    grey = np.full((20, 20, 3), 128, np.uint8)
+    perturbation = np.full((8, 8, 3), epsilon, np.float32)
+    assert (write_back(grey, Box(0, 0, 20), perturbation, epsilon) == 128 + levels).all()
+
+
+def test_what_was_found_at_the_generators_scale_is_seen_again():
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    coarse = np.random.default_rng(0).choice([-1.0, 1.0], (6, 6, 3))
+    perturbation = np.kron(coarse, np.ones((4, 4, 1))).astype(np.float32) * np.float32(0.2)
+    box = Box(10, 20, 150)
+    protected = write_back(grey, box, perturbation, 0.2)
+    seen = see(protected, box, 24) - see(grey, box, 24)
+    assert np.corrcoef(seen.ravel(), perturbation.ravel())[0, 1] > 0.95

@@ -1,0 +1,81 @@
+"""Which module may import, print or touch the disk: the architecture, enforced."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cdmaa_jax"
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+ALLOWED = {
+    "types": set(),
+    "generators": {"types"},
+    "images": {"types"},
+    "attack": {"types"},
+    "protection": {"types", "attack", "images"},
+    "evaluation": {"types", "generators", "attack", "images", "protection"},
+    "photos": {"types", "generators", "attack", "images", "protection", "evaluation"},
+    "cli": {"types", "generators", "attack", "images", "protection", "evaluation", "photos"},
+    "__main__": {"cli"},
+    "__init__": {"types", "generators", "attack", "protection"},
+}
+TOUCH_THE_DISK = {"images/files.py", "generators/checkpoint.py"}
+DISK_CALLS = {
+    "open", "write_text", "write_bytes", "read_text", "read_bytes", "unlink", "mkdir", "rename",
+    "rmtree", "fdopen", "savez", "save", "replace_file", "mkstemp",
+}  # fmt: skip
+NOT_FILES = {"image.save", "picture.save", "os.open"}  # into memory; stdout's descriptor
+
+
+def layer_of(module):
+    return module.parts[0].removesuffix(".py")
+
+
+def tree_of(module):
+    return ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+
+
+def imports_of(module):
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            if node.module == "cdmaa_jax":
+                yield from (f"cdmaa_jax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_go_one_way(module):
+    layer = layer_of(module)
+    for name in imports_of(module):
+        top, *rest = name.split(".")
+        assert top not in {"torch", "tests", "converters", "benchmarks"}, f"{module}: {name}"
+        if top == "cdmaa_jax" and rest and rest[0] != layer:
+            assert rest[0] in ALLOWED[layer], f"{module} must not import {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_only_the_command_line_prints_and_reads_arguments(module):
+    if layer_of(module) == "cli":
+        return
+    names = {node.id for node in ast.walk(tree_of(module)) if isinstance(node, ast.Name)}
+    assert "print" not in names and "input" not in names
+    assert not {"argparse", "sys", "tqdm"} & set(imports_of(module))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_few_modules_touch_the_disk(module):
+    if module.as_posix() in TOUCH_THE_DISK:
+        return
+    for node in ast.walk(tree_of(module)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        name = called.rsplit(".", 1)[-1]
+        if name in DISK_CALLS and called not in NOT_FILES and not called.startswith("files."):
+            through_files = module.as_posix() == "cli.py" and called == "folder.mkdir"
+            imported = name == "read_bytes" and called == name  # of images.files
+            assert through_files or imported, f"{module} calls {called}"

@@ -1,0 +1,303 @@
+"""Photos to files, on disk."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdmaa_jax import photos
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.generators.ensembles import load_ensemble
+from cdmaa_jax.images import files
+from cdmaa_jax.images.files import PhotoError, read_photo
+from cdmaa_jax.images.labels import read_labels
+from cdmaa_jax.types import Result
+from tests.tiny import astronaut, save_ensemble, save_photo
+
+CONFIG = Config(steps=2)
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
+
+
+@pytest.fixture
+def job(ensemble, tmp_path):
+    return photos.Job(ensemble, tmp_path / "out", CONFIG, canonical_size=32, batch_size=2)
+
+
+def run(paths, job):
+    return list(photos.protect_photos(paths, job))
+
+
+def instant_protect(images, *_, **__):
+    """An attack that is none, where only files matter."""
+    return Result(images + np.float32(0.05), np.zeros(0), np.zeros(0))
+
+
+def statuses(outcomes):
+    return sorted(outcome.status for outcome in outcomes)
+
+
+def read_report(job):
+    return json.loads((job.out / "report.json").read_text())
+
+
+def test_protects_photos_of_all_sizes_and_reports_them(job, tmp_path):
+    sources = [save_photo(tmp_path / f"{i}.png", i, 40 + 9 * i, 48) for i in range(3)]
+    outcomes = run(sources, job)
+    assert statuses(outcomes) == ["done"] * 3
+    assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "2.png", "report.json"]
+    report = read_report(job)
+    for source, entry in zip(sources, report["photos"], strict=True):
+        before, after = read_photo(source), read_photo(job.out / entry["protected"])
+        assert before.size == after.size and entry["protected_sha256"] == after.sha256
+        change = np.abs(before.pixels.astype(int) - after.pixels).max()
+        assert 0 < change <= 6 and entry["linf"] == pytest.approx(change / 127.5)
+        assert set(entry["models"]) == {"stargan", "ugatit"}
+    assert report["config"] == dataclasses.asdict(CONFIG) and report["failed"] == []
+
+
+def test_the_figures_are_those_of_the_saved_files(job, tmp_path, ensemble):
+    source = save_photo(tmp_path / "a.png")
+    (done,) = run([source], job)
+    (measured,) = photos.evaluate_photos([(source, job.out / "a.png")], ensemble)
+    for name, values in done.entry["models"].items():
+        assert measured.entry["models"][name] == pytest.approx(values, rel=1e-4)
+
+
+def test_a_photo_is_protected_alone_as_among_others(job, tmp_path):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(3)]
+    run(sources, job)
+    alone = dataclasses.replace(job, out=tmp_path / "alone", batch_size=1)
+    run(sources[2:], alone)
+    a, b = (read_photo(folder / "2.png").pixels.astype(int) for folder in (job.out, alone.out))
+    assert (np.abs(a - b) > 1).mean() < 0.01
+
+
+def test_running_again_skips_what_is_done(job, tmp_path):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(2)]
+    run(sources[:1], job)
+    times = os.stat(job.out / "0.png").st_mtime_ns
+    starts = []
+    outcomes = list(photos.protect_photos(sources, job, starts.append))
+    assert [o.status for o in outcomes] == ["skipped", "done"] and starts == [1]
+    assert os.stat(job.out / "0.png").st_mtime_ns == times
+    assert [p["file"] for p in read_report(job)["photos"]] == ["0.png", "1.png"]
+    assert statuses(list(photos.protect_photos(sources, job, starts.append))) == ["skipped"] * 2
+    assert starts == [1]
+
+
+def test_what_is_missing_is_made_again(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    run([source], job)
+    (job.out / "a.png").unlink()
+    assert statuses(run([source], job)) == ["done"]
+
+
+def test_what_was_changed_is_not_overwritten_without_force(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    run([source], job)
+    save_photo(job.out / "a.png", 9)
+    (outcome,) = run([source], job)
+    assert outcome.status == "failed" and "--force" in outcome.error
+    assert statuses(run([source], dataclasses.replace(job, force=True))) == ["done"]
+
+
+def test_a_changed_photo_is_not_taken_for_the_old_one(job, tmp_path):
+    run([save_photo(tmp_path / "a.png", 1)], job)
+    (outcome,) = run([save_photo(tmp_path / "a.png", 2)], job)
+    assert outcome.status == "failed" and "made from something else" in outcome.error
+
+
+def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "protect", instant_protect)
+    source = save_photo(tmp_path / "a.png")
+    run([source], job)
+    other = dataclasses.replace(job, config=Config(steps=3))
+    with pytest.raises(PhotoError, match="steps 2, not 3"):
+        run([source], other)
+    for change in ({"seed": 5}, {"canonical_size": 24}):
+        with pytest.raises(PhotoError, match=r"another (seed|canonical size)"):
+            run([source], dataclasses.replace(job, **change))
+    assert statuses(run([source], dataclasses.replace(other, force=True))) == ["done"]
+    assert read_report(job)["config"]["steps"] == 3
+
+
+def test_files_of_others_are_not_overwritten(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    job.out.mkdir()
+    (job.out / "a.png").write_bytes(b"mine")
+    (outcome,) = run([source], job)
+    assert outcome.status == "failed" and (job.out / "a.png").read_bytes() == b"mine"
+    (job.out / "report.json").write_text("mine")
+    with pytest.raises(PhotoError, match="no report of this program"):
+        run([source], job)
+    assert statuses(run([source], dataclasses.replace(job, force=True))) == ["done"]
+
+
+def test_an_input_is_never_overwritten(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    before = source.read_bytes()
+    here = dataclasses.replace(job, out=tmp_path, force=True)
+    (outcome,) = run([source], here)
+    assert outcome.status == "failed" and source.read_bytes() == before
+
+
+def test_equal_names_get_numbers_and_keep_them(job, tmp_path):
+    sources = [
+        save_photo(tmp_path / "x" / "a.png", 1),
+        save_photo(tmp_path / "y" / "a.png", 2),
+        save_photo(tmp_path / "y" / "A.bmp", 3),
+    ]
+    run(sources, job)
+    assert {"a.png", "a-2.png", "A-3.png"} < set(os.listdir(job.out))
+    (job.out / "a.png").unlink()
+    outcomes = run(sources[::-1], job)
+    assert [o.status for o in outcomes] == ["skipped", "skipped", "done"]
+    assert sorted(os.listdir(job.out)) == ["A-3.png", "a-2.png", "a.png", "report.json"]
+
+
+def test_a_bad_photo_does_not_stop_the_others(job, tmp_path):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(3)]
+    sources[1].write_text("no photo")
+    outcomes = run([*sources, tmp_path / "missing.jpg"], job)
+    assert statuses(outcomes) == ["done", "done", "failed", "failed"]
+    assert len(read_report(job)["failed"]) == 2
+
+
+def test_transparency_profile_and_greyscale(job, tmp_path):
+    grey = Image.fromarray(astronaut()[:60, :60]).convert("LA")
+    grey.putalpha(77)
+    grey.save(tmp_path / "grey.png")
+    run([tmp_path / "grey.png"], job)
+    written = Image.open(job.out / "grey.png")
+    assert written.mode == "RGBA" and set(np.unique(np.asarray(written)[..., 3])) == {77}
+
+
+def test_labels_are_used_and_recorded(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,Male,Young\na.png,1,0\n")
+    labelled = dataclasses.replace(job, labels=read_labels(tmp_path / "labels.csv"))
+    (outcome,) = run([source], labelled)
+    assert outcome.entry["labels"] == {"Male": 1, "Young": 0}
+    (outcome,) = run([save_photo(tmp_path / "b.png")], labelled)
+    assert outcome.status == "failed" and "has no line for it" in outcome.error
+    (outcome,) = run([source], job)  # without labels it is another job
+    assert outcome.status == "failed"
+
+
+def test_labels_that_do_not_fit(job, tmp_path):
+    (tmp_path / "labels.csv").write_text("file,Bald\na.png,1\n")
+    with pytest.raises(PhotoError, match="stargan cannot use it: the labels lack Male, Young"):
+        run([], dataclasses.replace(job, labels=read_labels(tmp_path / "labels.csv")))
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 0}, {"canonical_size": 0}, {"config": Config(epsilon=0.005)}]
+)
+def test_options_that_make_no_sense(job, change):
+    with pytest.raises(ValueError, match=r"positive|grey level"):
+        run([], dataclasses.replace(job, **change))
+
+
+def test_a_full_disk_leaves_only_whole_files(job, tmp_path, monkeypatch):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(4)]
+    real, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 3:  # two photos and the report
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    seen = []
+    with pytest.raises(PhotoError, match="disk is full"):
+        for outcome in photos.protect_photos(sources, job):
+            seen.append(outcome.status)
+    assert seen == ["done", "done", "failed", "failed"]
+    assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
+    assert len(read_report(job)["photos"]) == 2
+    monkeypatch.undo()
+    assert statuses(run(sources, job)) == ["done", "done", "skipped", "skipped"]
+
+
+def test_an_interrupted_attack_leaves_nothing(job, tmp_path, monkeypatch):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(2)]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(photos, "measure", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(sources, job)
+    assert os.listdir(job.out) == []
+
+
+def test_a_photo_that_changes_meanwhile(job, tmp_path, monkeypatch):
+    source = save_photo(tmp_path / "a.png", 1)
+    real = photos.protect
+
+    def slow(*args, **options):
+        save_photo(source, 2)
+        return real(*args, **options)
+
+    monkeypatch.setattr(photos, "protect", slow)
+    (outcome,) = run([source], job)
+    assert "changed meanwhile" in outcome.error and os.listdir(job.out) == []
+
+
+def test_find_photos(tmp_path):
+    a, b = save_photo(tmp_path / "in" / "a.PNG".lower()), save_photo(tmp_path / "in" / "b.jpg")
+    (tmp_path / "in" / "notes.txt").write_text("")
+    save_photo(tmp_path / "in" / ".hidden.png")
+    save_photo(tmp_path / "in" / "sub" / "c.png")
+    assert photos.find_photos([tmp_path / "in", a]) == [a, b]
+    assert photos.find_photos([b, tmp_path / "in"], out=tmp_path / "in") == [b, a]
+    with pytest.raises(PhotoError, match="no picture in this folder"):
+        (tmp_path / "empty").mkdir()
+        photos.find_photos([tmp_path / "empty"])
+
+
+def test_copies_in_the_same_folder_are_not_protected_again(tmp_path, job):
+    folder = save_photo(tmp_path / "in" / "a.jpg").parent
+    here = dataclasses.replace(job, out=folder)
+    assert statuses(run(photos.find_photos([folder], folder), here)) == ["done"]
+    assert statuses(run(photos.find_photos([folder], folder), here)) == ["skipped"]
+
+
+def test_match_photos(tmp_path, job):
+    x, y = tmp_path / "x", tmp_path / "y"
+    a, b = save_photo(x / "a.jpg"), save_photo(x / "b.png")
+    copy = save_photo(y / "a.png")
+    assert photos.match_photos(a, copy) == [(a, copy)]
+    assert photos.match_photos(x, y) == [(a, copy), (b, None)]
+    shutil.copy(copy, y / "a.webp")
+    with pytest.raises(PhotoError, match="all match it"):
+        photos.match_photos(x, y)
+    with pytest.raises(PhotoError, match="no such file"):
+        photos.match_photos(x, tmp_path / "z")
+    save_photo(tmp_path / "w" / "other.png")
+    with pytest.raises(PhotoError, match="no name in it matches"):
+        photos.match_photos(x, tmp_path / "w")
+
+
+def test_a_report_says_which_copy_is_whose(tmp_path, job):
+    sources = [save_photo(tmp_path / "x" / name, i) for i, name in enumerate(("a.png", "a.bmp"))]
+    run(sources, job)
+    matched = dict(photos.match_photos(tmp_path / "x", job.out))
+    assert matched == {sources[0]: job.out / "a.png", sources[1]: job.out / "a-2.png"}
+
+
+def test_only_copies_of_the_same_size_are_compared(tmp_path, ensemble):
+    pairs = [(save_photo(tmp_path / "a.png"), save_photo(tmp_path / "b.png", height=50))]
+    pairs.append((tmp_path / "a.png", None))
+    outcomes = list(photos.evaluate_photos(pairs, ensemble))
+    assert "same size" in outcomes[0].error and "no protected copy" in outcomes[1].error
