@@ -27,7 +27,7 @@ def conv2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> jax.Array:
         return _conv(x, kernel, padding)
     if stride == 2:
         return _halving_conv(x, kernel, padding)
-    return _strided_conv(x, kernel, stride, padding)
+    return _plain_conv(x, kernel, stride, padding)
 
 
 def conv_transpose2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> jax.Array:
@@ -228,10 +228,12 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
 def _conv(x: Any, kernel: Any, padding: int) -> jax.Array:
     """A stride-1 convolution whose gradients, of any order, are forward convolutions and matmuls.
 
-    XLA's CPU backend has fast code for those two only.
+    XLA's CPU backend is fast for those, and for input channels in fours; it is tens of times slower
+    for others.
     """
-    pad = [(padding, padding)] * 2
-    return lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=_NHWC)
+    spare = -x.shape[3] % 4
+    x = jnp.pad(x, [(0, 0)] * 3 + [(0, spare)])
+    return _plain_conv(x, jnp.pad(kernel, [(0, 0), (0, 0), (0, spare), (0, 0)]), 1, padding)
 
 
 def _conv_forward(x: Any, kernel: Any, padding: int) -> tuple[jax.Array, tuple[Any, Any]]:
@@ -241,27 +243,32 @@ def _conv_forward(x: Any, kernel: Any, padding: int) -> tuple[jax.Array, tuple[A
 def _conv_backward(padding: int, saved: tuple[Any, Any], slope: Any) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _conv(slope, turned, kernel.shape[0] - 1 - padding), _kernel_slope(
-        x, kernel.shape[0], slope, padding
-    )
+    reach = kernel.shape[0] - 1 - padding
+    return _conv(slope, turned, reach), _kernel_slope(x, kernel, slope, padding)
 
 
-def _kernel_slope(x: Any, size: int, slope: Any, padding: int) -> jax.Array:
-    """The gradient [k,k,I,O] of a stride-1 convolution's kernel: a matmul for each tap."""
+def _kernel_slope(x: Any, kernel: Any, slope: Any, padding: int) -> jax.Array:
+    """The gradient [k,k,I,O] of a stride-1 convolution's kernel.
+
+    A matmul for each tap; for many taps and few channels XLA's own transposition is faster.
+    """
+    size = kernel.shape[0]
+    if size > 4:
+        return jax.vjp(lambda w: _plain_conv(x, w, 1, padding), kernel)[1](slope)[0]
     x = _pad(x, padding)
     height, width = slope.shape[1:3]
-    rows = [
+    taps = [
         jnp.einsum("bhwi,bhwo->io", x[:, i : i + height, j : j + width], slope)
         for i in range(size)
         for j in range(size)
     ]
-    return jnp.stack(rows).reshape(size, size, x.shape[-1], slope.shape[-1])
+    return jnp.stack(taps).reshape(kernel.shape)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _strided_conv(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
+def _plain_conv(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
     pad = [(padding, padding)] * 2
     return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=_NHWC)
 
