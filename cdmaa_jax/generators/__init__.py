@@ -1,0 +1,1 @@
+"""What is attacked: architectures, their domains, and generators on disk."""

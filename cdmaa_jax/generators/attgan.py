@@ -75,7 +75,7 @@ class AttGAN(nnx.Module):
             [_Encoder(i, o, rngs) for i, o in zip([3, *widths], widths, strict=False)]
         )
         self.shortcut_layers, self.inject_layers = config.shortcut_layers, config.inject_layers
-        self.decoder = nnx.List([])
+        self.decoder: nnx.List = nnx.List([])
         inputs, planes = widths[-1], n
         for i in range(depth - 1):
             outputs = min(config.decoder_width * 2 ** (depth - 1 - i), MAX_WIDTH)

@@ -54,6 +54,7 @@ class Metadata:
       arrays_sha256: of the names, shapes and values of all arrays.
       source_sha256: of the file that the arrays were converted from, or None.
       extra: anything else that a program reads from JSON.
+      files: the SHA-256 of each file under ``arrays/``.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Metadata:
     arrays_sha256: str
     source_sha256: str | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def save_generator(
@@ -114,10 +116,11 @@ def save_generator(
         source_sha256=source_sha256,
         extra=dict(metadata or {}),
     )
-    text = _to_json(target, record)
+    _to_json(target, record)  # refuses before anything is written
     with _refusals(target), _replacing(target) as temporary:
-        (temporary / METADATA_FILE).write_text(text, encoding="utf-8")
         _write_arrays(temporary / ARRAYS_DIRECTORY, arrays)
+        record = dataclasses.replace(record, files=_hashes(temporary / ARRAYS_DIRECTORY))
+        (temporary / METADATA_FILE).write_text(_to_json(target, record), encoding="utf-8")
     return record
 
 
@@ -144,7 +147,7 @@ def load_params(directory: str | os.PathLike[str]) -> tuple[Metadata, Params]:
       CheckpointError: as ``load_generator``.
     """
     record = read_metadata(directory)
-    arrays = _read_arrays(Path(directory))
+    arrays = _read_arrays(Path(directory), record.files)
     if _digest(arrays) != record.arrays_sha256:
         raise CheckpointError(
             f"{directory}: the arrays are not those that {METADATA_FILE} describes; "
@@ -204,6 +207,7 @@ def _from_json(fields: Mapping[str, Any]) -> Metadata:
         arrays_sha256=fields["arrays_sha256"],
         source_sha256=fields["source_sha256"],
         extra=dict(fields["extra"]),
+        files=dict(fields.get("files", {})),
     )
     if (record.domains, record.image_size) != (entry.domains(config), config.image_size):
         raise ValueError("domains and image_size are not those of the configuration")
@@ -300,17 +304,28 @@ def _write_arrays(path: Path, arrays: Params) -> None:
     (path / "commit_success.txt").unlink(missing_ok=True)  # holds the absolute path, read by none
 
 
-def _read_arrays(directory: Path) -> Params:
+def _hashes(path: Path) -> dict[str, str]:
+    """The SHA-256 of every file under ``path``, by its name there."""
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names}
+
+
+def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
     import orbax.checkpoint as ocp
 
+    # Orbax reads damaged files too, but what it then leaves running prints warnings later.
+    if not files.items() <= _hashes(directory / ARRAYS_DIRECTORY).items():
+        raise CheckpointError(_damaged(directory))
     try:
         with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
             return checkpointer.restore((directory / ARRAYS_DIRECTORY).absolute())
     except Exception as error:  # Orbax and TensorStore raise their own kinds
-        raise CheckpointError(
-            f"{directory}: {ARRAYS_DIRECTORY}/ is missing or damaged; "
-            "copy or convert the generator again"
-        ) from error
+        raise CheckpointError(_damaged(directory)) from error
+
+
+def _damaged(directory: Path) -> str:
+    again = "copy or convert the generator again"
+    return f"{directory}: {ARRAYS_DIRECTORY}/ is missing or damaged; {again}"
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

@@ -23,7 +23,7 @@ class Architecture:
     name: str
     title: str
     config: type
-    module: type[nnx.Module]
+    module: Callable[..., nnx.Module]
     source: ModuleType
 
     def domains(self, config: Any) -> tuple[str, ...]:
@@ -91,8 +91,9 @@ def init_params(arch: str, config: Any, seed: int = 0) -> Params:
 
 def graph_of(arch: str, config: Any) -> tuple[nnx.GraphDef, Params]:
     """The graph definition of a module and the shapes of its parameters, without computing any."""
-    make: Callable[[], Any] = lambda: architecture(arch).module(config, rngs=nnx.Rngs(0))
-    graph, state = nnx.split(nnx.eval_shape(make))
+    graph, state = nnx.split(
+        nnx.eval_shape(lambda: architecture(arch).module(config, rngs=nnx.Rngs(0)))
+    )
     return graph, nnx.to_pure_dict(state)
 
 

@@ -1,4 +1,4 @@
-"""STGAN (Liu et al. 2019), with the layout of ``bluestyle97/STGAN-pytorch``, ``models/stgan.py``."""
+"""STGAN (Liu et al. 2019), laid out as in ``bluestyle97/STGAN-pytorch``, ``models/stgan.py``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Config:
     one_more_conv: bool = True
 
     def __post_init__(self):
+        if self.layers < 2:
+            raise ValueError("layers must be at least 2")
+        if self.stu_kernel_size % 2 == 0:
+            raise ValueError("stu_kernel_size must be odd to keep the size")
         if not 0 <= self.shortcut_layers < self.layers:
             raise ValueError("shortcut_layers must be at least 0 and below layers")
         if self.image_size % 2**self.layers:
@@ -97,13 +101,13 @@ class _Head(nnx.Module):
 
     def __call__(self, x):
         x = self.conv(x)
-        if self.last is not None:
+        if self.norm is not None and self.last is not None:
             x = self.last(jax.nn.relu(self.norm(x)))
         return jnp.tanh(x)
 
 
 class STGAN(nnx.Module):
-    """``(x [B,h,w,3], c [B,n]) -> [B,h,w,3]``; c is the difference target - source of the labels."""
+    """``(x [B,h,w,3], c [B,n]) -> [B,h,w,3]``; c is target - source of the labels."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         n, width, depth = len(config.attributes), config.width, config.layers
@@ -112,7 +116,7 @@ class STGAN(nnx.Module):
         self.encoder = nnx.List(
             [_Encoder(i, o, rngs) for i, o in zip([3, *features], features, strict=False)]
         )
-        self.decoder = nnx.List([])
+        self.decoder: nnx.List = nnx.List([])
         for i in range(depth - 1):
             inputs = features[-1] if i == 0 else features[depth - i]
             shortcut = features[depth - 1 - i] if 0 < i <= self.shortcut_layers else 0

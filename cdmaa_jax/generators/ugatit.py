@@ -107,21 +107,23 @@ class UGATIT(nnx.Module):
 
     def decode(self, x):
         """The image of attended features."""
-        if self.light:
-            y = x.mean((1, 2))
-        else:  # flattened in the order C, H, W
-            y = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        y = x.mean((1, 2)) if self.light else _flatten(x)
         for linear in self.mlp:
             y = jax.nn.relu(linear(y))
         scale, bias = self.gamma(y), self.beta(y)
         for block in self.adaptive:
             x = block(x, scale, bias)
-        for block in self.up:
-            x = block(x)
+        for stage in self.up:
+            x = stage(x)
         return jnp.tanh(self.head(x))
 
     def __call__(self, x, c=None):
         return self.decode(self.attend(self.encode(x))[0])
+
+
+def _flatten(x):
+    """Features [B,H,W,C] as vectors [B,CHW], in PyTorch's order."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
 def conditions(config: Config, labels: Labels | None) -> np.ndarray:
