@@ -1,31 +1,24 @@
 """The trajectory against plain PyTorch: same weights, same start, float64."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import reference
-from cdmaa_jax.attack import Config, build
+from cdmaa_jax.attack import Config
 from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
 from cdmaa_jax.generators.registry import make_generator
-from tests.attack.toys import photos, quick_run, toy, toy_batch
+from tests.attack.toys import photos, quick_run, quick_start, toy, toy_batch
 
 torch = pytest.importorskip("torch")
 
 STEPS = 10
-VARIANTS = (
+VARIANTS = (  # together every option that the reference has
     {},
-    {"update": "mi-fgsm"},
-    {"across_domains": "single"},
-    {"across_domains": "iterative"},
-    {"across_domains": "mgda"},
-    {"across_models": "single"},
-    {"across_models": "iterative"},
-    {"across_models": "uniform"},
-    {"regularization": "none"},
-    {"regularization": "l2"},
-    {"regularization": "log"},
+    {"update": "mi-fgsm", "across_domains": "iterative", "regularization": "l2"},
+    {"across_domains": "mgda", "across_models": "uniform", "regularization": "none"},
+    {"across_domains": "single", "across_models": "iterative", "regularization": "log"},
+    {"across_models": "single", "regularization": "log"},
 )
 NAMES = ("a", "b", "c")
 SMALL = {
@@ -61,7 +54,7 @@ def both(options, ensemble, networks, images):
         jax.random.key(3),
     )
     ours = quick_run(config, ensemble, batch, key)
-    start = build(config, ensemble, batch).init(jnp.broadcast_to(key, (len(images),))).images
+    start = quick_start(config, ensemble, batch, key)
     models = [
         reference.Model(
             network, torch.from_numpy(np.array(c, np.float64)).expand(len(images), -1, -1)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdmaa_jax.attack.algorithm import attack_batch
+from cdmaa_jax.attack.algorithm import attack_batch, build
 from cdmaa_jax.types import Batch, Generator
 
 DOMAINS = ("dark", "light", "odd")
@@ -61,12 +61,18 @@ def toy_batch(images, ensemble):
 
 def quick_run(config, ensemble, batch, key):
     """``run``, compiled with little optimization, which takes a fraction of the time."""
-    keys = jnp.broadcast_to(key, (len(batch.images),))
-    return _quick(config, tuple(ensemble), batch, keys)
+    return _quick_run(config, tuple(ensemble), batch, jnp.broadcast_to(key, (len(batch.images),)))
 
 
-_quick = jax.jit(
-    attack_batch,
-    static_argnums=0,
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+def quick_start(config, ensemble, batch, key):
+    """The images that ``run`` starts from."""
+    return _quick_start(config, tuple(ensemble), batch, jnp.broadcast_to(key, (len(batch.images),)))
+
+
+def _start(config, ensemble, batch, keys):
+    return build(config, ensemble, batch).init(keys).images
+
+
+LITTLE = {"xla_backend_optimization_level": 0}
+_quick_run = jax.jit(attack_batch, static_argnums=0, compiler_options=LITTLE)
+_quick_start = jax.jit(_start, static_argnums=0, compiler_options=LITTLE)

@@ -1,0 +1,249 @@
+"""What holds of every attack, whatever its options and its batch."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
+from cdmaa_jax.attack.algorithm import box, start_noise
+from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
+
+OPTIONS = {name: choices()[name] for name in choices() if name not in ("loss", "start")}
+EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
+
+
+def pairwise(options):
+    """Whether the choice is in an orthogonal array: each pair of two options' values occurs."""
+    update, domains, models, regularization = (
+        OPTIONS[name].index(value) for name, value in options.items()
+    )
+    distinct = OPTIONS["update"][update] not in ("fgsm", "pgd")  # these two resolve to i-fgsm
+    return distinct and (domains + models + update) % 4 == regularization
+
+
+def check_options(options, start):
+    config = Config(steps=2, start=start, **options)
+    ensemble, images = [toy(0, size=4), toy(1, size=4)], photos(1, size=4)
+    result = quick_run(config, ensemble, toy_batch(images, ensemble), jax.random.key(0))
+    steps = config.resolve().steps
+    assert result.losses.shape == result.weights.shape == (steps, 1, 2)
+    assert np.isfinite(result.losses).all() and np.isfinite(result.images).all()
+    np.testing.assert_allclose(result.weights.sum(-1), 1, rtol=1e-6)
+    assert_within(config, images, result.images)
+    assert not np.array_equal(result.images, images)
+
+
+def assert_within(config, clean, images):
+    """In exact arithmetic: float64 holds the difference of two float32 exactly."""
+    images, clean = np.asarray(images, np.float64), np.asarray(clean, np.float64)
+    assert np.abs(images - clean).max() <= config.epsilon
+    assert np.abs(images).max() <= 1
+
+
+def describe(options):
+    return "-".join(options.values())
+
+
+@pytest.mark.parametrize("options", [o for o in EVERY if pairwise(o)], ids=describe)
+def test_options_run(options):
+    check_options(options, "jitter")
+
+
+@pytest.mark.parametrize("update", OPTIONS["update"])
+def test_updates_run_from_a_uniform_start(update):
+    check_options({"update": update}, "uniform")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", choices()["start"])
+@pytest.mark.parametrize("options", EVERY, ids=describe)
+def test_every_combination_runs(options, start):
+    check_options(options, start)
+
+
+@pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
+def test_attack_disrupts_every_model(update):
+    ensemble, images = [toy(0), toy(1, 0.5)], photos()
+    batch = toy_batch(images, ensemble)
+    result = quick_run(Config(steps=20, update=update), ensemble, batch, jax.random.key(0))
+    assert (result.losses[-1] > 100 * result.losses[0]).all()
+    losses = evaluate_losses(ensemble, images, result.images, batch.conditions)
+    assert [loss.shape for loss in losses] == [(3, 3), (3, 3)]
+    assert all((loss > 0).all() for loss in losses)
+
+
+def test_reported_losses_are_those_at_the_start_of_each_step():
+    ensemble, images, key = [toy(0), toy(1)], photos(2), jax.random.key(5)
+    batch = toy_batch(images, ensemble)
+    one, two = (quick_run(Config(steps=n), ensemble, batch, key) for n in (1, 2))
+    losses = evaluate_losses(ensemble, images, one.images, batch.conditions)
+    expected = np.stack([loss.mean(1) for loss in losses], axis=1)
+    np.testing.assert_allclose(two.losses[1], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("domains", "chosen"), [("single", [0, 0, 0, 0]), ("iterative", [0, 1, 2, 0])]
+)
+def test_domains_taken_alone(domains, chosen):
+    ensemble, images, key = [toy(0)], photos(1), jax.random.key(1)
+    batch = toy_batch(images, ensemble)
+    result = quick_run(Config(steps=4, across_domains=domains), ensemble, batch, key)
+    for t, i in enumerate(chosen[1:], start=1):
+        before = quick_run(Config(steps=t, across_domains=domains), ensemble, batch, key)
+        (losses,) = evaluate_losses(ensemble, images, before.images, batch.conditions)
+        np.testing.assert_allclose(result.losses[t], losses[:, i : i + 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("models", "weights"),
+    [
+        ("single", [[1, 0], [1, 0], [1, 0]]),
+        ("iterative", [[1, 0], [0, 1], [1, 0]]),
+        ("uniform", [[0.5, 0.5]] * 3),
+    ],
+)
+def test_models_taken_alone(models, weights):
+    ensemble = [toy(0), toy(1)]
+    batch = toy_batch(photos(1), ensemble)
+    result = quick_run(Config(steps=3, across_models=models), ensemble, batch, jax.random.key(0))
+    np.testing.assert_array_equal(result.weights[:, 0], weights)
+
+
+def test_penalty_leans_on_the_model_that_is_not_disrupted():
+    ensemble = [toy(0, gain=0.1), toy(1, gain=3.0)]
+    batch, key = toy_batch(photos(2), ensemble), jax.random.key(0)
+    plain, penalized = (
+        quick_run(Config(steps=10, regularization=r), ensemble, batch, key)
+        for r in ("none", "penalty")
+    )
+    assert (penalized.weights[-1, :, 0] > plain.weights[-1, :, 0]).all()
+    assert (penalized.losses[-1, :, 0] >= plain.losses[-1, :, 0]).all()
+
+
+# Bounds and starts
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("epsilon", [1e-9, 0.05, 0.1, 0.3, 2.0])
+def test_box_is_exact(epsilon, dtype, x64):
+    rng = np.random.default_rng(0)
+    clean = np.concatenate([rng.uniform(-1, 1, 5000), [-1, 1, 0, 0.05, -0.05, 1e-40]])
+    clean = clean.astype(dtype).reshape(1, 1, -1, 1)
+    lower, upper = (np.asarray(b, np.longdouble) for b in box(jnp.asarray(clean), epsilon))
+    exact = clean.astype(np.longdouble)
+    assert (lower <= exact).all() and (exact <= upper).all()
+    assert (upper - exact <= epsilon).all() and (exact - lower <= epsilon).all()
+    assert (lower >= -1).all() and (upper <= 1).all()
+
+
+@pytest.mark.parametrize(("start", "radius"), [("jitter", 0.001), ("uniform", 0.05)])
+def test_start_noise_depends_on_the_key_alone(start, radius):
+    config = Config(start=start)
+    keys = jax.random.split(jax.random.key(0), 3)
+    noise = start_noise(config, keys, jnp.zeros((3, 8, 8, 3)))
+    assert radius / 2 < np.abs(noise).max() <= radius
+    alone = start_noise(config, keys[1:2], jnp.zeros((1, 8, 8, 3)))
+    np.testing.assert_array_equal(alone[0], noise[1])
+    same = start_noise(config, jnp.broadcast_to(keys[0], (3,)), jnp.zeros((3, 8, 8, 3)))
+    np.testing.assert_array_equal(same[0], same[2])
+
+
+# Degenerate gradients
+
+
+@pytest.mark.parametrize("update", OPTIONS["update"])
+@pytest.mark.parametrize("regularization", ["penalty", "l2", "log"])
+def test_zero_gradients_move_nothing(update, regularization):
+    dead = toy(apply=lambda params, x, c: jnp.zeros_like(x), size=4)
+    batch = toy_batch(photos(1, size=4), [dead, dead])
+    config = Config(steps=3, update=update, regularization=regularization, across_domains="mgda")
+    result = quick_run(config, [dead, dead], batch, jax.random.key(0))
+    assert np.isfinite(result.images).all()
+    np.testing.assert_array_equal(result.losses, np.zeros_like(result.losses))
+    np.testing.assert_allclose(result.weights, 0.5 * np.ones_like(result.weights))
+
+
+def test_tiny_gradients_still_move():
+    faint = toy(apply=lambda params, x, c: 1e-9 * x, size=4)
+    batch = toy_batch(photos(1, size=4), [faint, faint])
+    result = quick_run(Config(steps=5), [faint, faint], batch, jax.random.key(0))
+    assert np.abs(result.images - batch.images).max() > 0.045
+
+
+# One image, whatever its neighbours; float64, so that rounding cannot turn a sign
+
+
+@pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm", "apgd"])
+def test_an_image_alone_in_a_batch_and_on_two_devices(update, x64):
+    ensemble = [toy(0, dtype=np.float64), toy(1, 0.5, dtype=np.float64), toy(2, dtype=np.float64)]
+    images, key = photos(4, dtype=np.float64), jax.random.key(9)
+    config = Config(steps=12, update=update)
+    together = run(config, ensemble, toy_batch(images, ensemble), key)
+    shared = run(config, ensemble, toy_batch(images, ensemble), key, devices=jax.devices()[:2])
+    alone = run(config, ensemble, toy_batch(images[1:2], ensemble), key)
+    for other in (shared, run(config, ensemble, toy_batch(images[::-1], ensemble), key)):
+        order = slice(None) if other is shared else slice(None, None, -1)
+        np.testing.assert_allclose(other.images[order], together.images, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(other.losses[:, order], together.losses, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(other.weights[:, order], together.weights, atol=1e-7)
+    np.testing.assert_allclose(alone.images[0], together.images[1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(alone.losses[:, 0], together.losses[:, 1], rtol=1e-9, atol=1e-15)
+
+
+def test_devices_hold_their_own_images():
+    ensemble = [toy(0)]
+    result = run(
+        Config(steps=1), ensemble, toy_batch(photos(4), ensemble), jax.random.key(0),
+        devices=jax.devices()[:2],
+    )  # fmt: skip
+    assert len(result.images.sharding.device_set) == 2
+    with pytest.raises(ValueError, match="batch of 3 cannot be shared by 2 devices"):
+        run(
+            Config(), ensemble, toy_batch(photos(3), ensemble), jax.random.key(0),
+            devices=jax.devices()[:2],
+        )  # fmt: skip
+
+
+# Views
+
+
+def noisy_view(images, key):
+    return images + 0.1 * jax.random.normal(key, images.shape, images.dtype)
+
+
+def test_a_random_view_draws_anew_in_each_step_and_alike_for_each_image():
+    seen = toy(0, view=noisy_view)
+    images = np.repeat(photos(1), 3, axis=0)
+    batch, keys = toy_batch(images, [seen]), jnp.broadcast_to(jax.random.key(0), (3,))
+    result = quick_run(Config(steps=3), [seen], batch, jax.random.key(0))
+    np.testing.assert_allclose(result.images[0], result.images[2])
+    assert (result.losses > 1e-4).all()  # the reference was another draw
+    attack = build(Config(), [seen], batch)
+    _, first = jax.jit(attack.step)(attack.init(keys))
+    frozen = attack.init(keys)._replace(time=jnp.ones((), jnp.int32))
+    _, second = jax.jit(attack.step)(frozen)
+    assert not np.allclose(first.losses, second.losses)
+
+
+def test_a_generator_of_the_wrong_shape_is_named():
+    small = toy(0, name="shrinker", apply=lambda params, x, c: x[:, ::2])
+    with pytest.raises(ValueError, match=r"shrinker.*\[1, 8, 8, 3\].*\[1, 4, 8, 3\]"):
+        run(Config(steps=1), small, toy_batch(photos(1), [small]), jax.random.key(0))
+
+
+def test_the_batch_must_fit_the_ensemble():
+    batch = toy_batch(photos(1), [toy(0)])
+    with pytest.raises(ValueError, match="conditions for 1 generators, not 2"):
+        run(Config(steps=1), [toy(0), toy(1)], batch, jax.random.key(0))
+    with pytest.raises(ValueError, match="ensemble is empty"):
+        run(Config(steps=1), [], batch, jax.random.key(0))
+
+
+def test_losses_of_clean_images_are_zero():
+    ensemble, images = [toy(0, view=noisy_view), toy(1)], photos(2)
+    conditions = [g.conditions(None) for g in ensemble]
+    for loss in evaluate_losses(ensemble, images, images, conditions):
+        np.testing.assert_array_equal(loss, np.zeros((2, len(DOMAINS))))

@@ -1,0 +1,63 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cdmaa_jax.attack import Config, choices
+
+
+def test_defaults_are_the_papers():
+    config = Config()
+    assert (config.steps, config.epsilon, config.step_size) == (80, 0.05, 0.01)
+    assert (config.update, config.start, config.threshold) == ("i-fgsm", "jitter", 0.05)
+    assert (config.across_domains, config.across_models) == ("uniform", "mgda")
+    assert (config.regularization, config.loss) == ("penalty", "mse")
+
+
+@pytest.mark.parametrize("name", choices())
+def test_a_wrong_choice_names_the_option_the_value_and_the_choices(name):
+    with pytest.raises(ValueError) as error:
+        Config(**{name: "wrong"})
+    message = str(error.value)
+    assert name in message and "'wrong'" in message and "\n" not in message
+    assert all(choice in message for choice in choices()[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("steps", 2.5),
+        ("steps", True),
+        ("epsilon", 0),
+        ("epsilon", -0.1),
+        ("epsilon", 3),
+        ("epsilon", float("nan")),
+        ("epsilon", "0.05"),
+        ("step_size", float("inf")),
+        ("zeta", 0),
+        ("threshold", -1),
+        ("threshold", None),
+        ("update", ["i-fgsm"]),
+    ],
+)
+def test_a_wrong_number_names_the_option_and_the_value(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        Config(**{name: value})
+    assert repr(value) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_frozen_and_hashable():
+    config = Config(epsilon=np.float64(0.1), steps=np.int64(3))
+    assert hash(config) == hash(Config(epsilon=0.1, steps=3))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 4
+
+
+def test_fgsm_is_one_step_of_size_epsilon():
+    resolved = Config(update="fgsm", steps=80, epsilon=0.03, step_size=0.01).resolve()
+    assert resolved == Config(update="i-fgsm", steps=1, epsilon=0.03, step_size=0.03)
+
+
+def test_pgd_is_i_fgsm_from_a_uniform_start():
+    assert Config(update="pgd").resolve() == Config(update="i-fgsm", start="uniform")
