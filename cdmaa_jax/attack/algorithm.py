@@ -142,7 +142,7 @@ def box(clean: Array, epsilon: float) -> tuple[Array, Array]:
     most epsilon.
     """
     radius = np.asarray(epsilon, clean.dtype)
-    if radius > epsilon:
+    if float(radius) > epsilon:
         radius = np.nextafter(radius, np.zeros_like(radius))
     lower = jnp.nextafter(clean - radius, jnp.ones_like(clean))
     upper = jnp.nextafter(clean + radius, -jnp.ones_like(clean))

@@ -15,13 +15,18 @@ OPTIONS = {name: choices()[name] for name in choices() if name not in ("loss", "
 EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
 
 
-def pairwise(options):
-    """Whether the choice is in an orthogonal array: each pair of two options' values occurs."""
-    update, domains, models, regularization = (
-        OPTIONS[name].index(value) for name, value in options.items()
-    )
-    distinct = OPTIONS["update"][update] not in ("fgsm", "pgd")  # these two resolve to i-fgsm
-    return distinct and (domains + models + update) % 4 == regularization
+def is_sampled(options):
+    """One of sixteen combinations in which the values of any two options meet.
+
+    ``fgsm`` and ``pgd`` are left out, for they resolve to ``i-fgsm``.
+    """
+    updates = ("i-fgsm", "mi-fgsm", "apgd", "i-fgsm")
+    domain, model = (OPTIONS[n].index(options[n]) for n in ("across_domains", "across_models"))
+    regularization = OPTIONS["regularization"].index(options["regularization"])
+    update = updates[
+        domain ^ (2 * model & 3 ^ model >> 1)
+    ]  # a Latin square, orthogonal to the next
+    return regularization == domain ^ model and options["update"] == update
 
 
 def check_options(options, start):
@@ -47,7 +52,7 @@ def describe(options):
     return "-".join(options.values())
 
 
-@pytest.mark.parametrize("options", [o for o in EVERY if pairwise(o)], ids=describe)
+@pytest.mark.parametrize("options", [o for o in EVERY if is_sampled(o)], ids=describe)
 def test_options_run(options):
     check_options(options, "jitter")
 
@@ -113,14 +118,14 @@ def test_models_taken_alone(models, weights):
 
 
 def test_penalty_leans_on_the_model_that_is_not_disrupted():
-    ensemble = [toy(0, gain=0.1), toy(1, gain=3.0)]
+    ensemble = [toy(0, gain=1.0), toy(1, gain=1.3)]
     batch, key = toy_batch(photos(2), ensemble), jax.random.key(0)
     plain, penalized = (
         quick_run(Config(steps=10, regularization=r), ensemble, batch, key)
         for r in ("none", "penalty")
     )
     assert (penalized.weights[-1, :, 0] > plain.weights[-1, :, 0]).all()
-    assert (penalized.losses[-1, :, 0] >= plain.losses[-1, :, 0]).all()
+    assert (plain.losses[-1, :, 0] < plain.losses[-1, :, 1]).all()
 
 
 # Bounds and starts
@@ -154,8 +159,10 @@ def test_start_noise_depends_on_the_key_alone(start, radius):
 # Degenerate gradients
 
 
-@pytest.mark.parametrize("update", OPTIONS["update"])
-@pytest.mark.parametrize("regularization", ["penalty", "l2", "log"])
+@pytest.mark.parametrize(
+    ("update", "regularization"),
+    [("i-fgsm", "penalty"), ("i-fgsm", "log"), ("mi-fgsm", "l2"), ("apgd", "l2")],
+)
 def test_zero_gradients_move_nothing(update, regularization):
     dead = toy(apply=lambda params, x, c: jnp.zeros_like(x), size=4)
     batch = toy_batch(photos(1, size=4), [dead, dead])
@@ -183,14 +190,20 @@ def test_an_image_alone_in_a_batch_and_on_two_devices(update, x64):
     config = Config(steps=12, update=update)
     together = run(config, ensemble, toy_batch(images, ensemble), key)
     shared = run(config, ensemble, toy_batch(images, ensemble), key, devices=jax.devices()[:2])
-    alone = run(config, ensemble, toy_batch(images[1:2], ensemble), key)
-    for other in (shared, run(config, ensemble, toy_batch(images[::-1], ensemble), key)):
-        order = slice(None) if other is shared else slice(None, None, -1)
-        np.testing.assert_allclose(other.images[order], together.images, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(other.losses[:, order], together.losses, rtol=1e-9, atol=1e-15)
-        np.testing.assert_allclose(other.weights[:, order], together.weights, atol=1e-7)
-    np.testing.assert_allclose(alone.images[0], together.images[1], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(alone.losses[:, 0], together.losses[:, 1], rtol=1e-9, atol=1e-15)
+    turned = run(config, ensemble, toy_batch(images[::-1], ensemble), key)
+    alone = quick_run(config, ensemble, toy_batch(images[1:2], ensemble), key)
+    for other, theirs, ours in (
+        (shared, slice(None), slice(None)),
+        (turned, slice(None, None, -1), slice(None)),
+        (alone, slice(None), slice(1, 2)),
+    ):
+        assert_equal_runs(other, theirs, together, ours)
+
+
+def assert_equal_runs(a, some, b, others):
+    np.testing.assert_allclose(a.images[some], b.images[others], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(a.losses[:, some], b.losses[:, others], rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(a.weights[:, some], b.weights[:, others], rtol=0, atol=1e-7)
 
 
 def test_devices_hold_their_own_images():

@@ -1,0 +1,134 @@
+"""The compiled program itself: one loop, no callbacks, every platform, no wasted encoder."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from cdmaa_jax.attack import Config, choices
+from cdmaa_jax.attack.algorithm import attack_batch
+from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
+from cdmaa_jax.attack.targets import Target, edit
+from cdmaa_jax.generators import attgan
+from cdmaa_jax.generators.registry import graph_of, make_generator
+from tests.attack.toys import photos, toy, toy_batch
+
+STEPS = 7
+
+
+def arguments(models):
+    ensemble = tuple(toy(seed, size=4) for seed in range(models))
+    return ensemble, toy_batch(photos(1, size=4), ensemble), jax.random.split(jax.random.key(0), 1)
+
+
+def program(**options):
+    return jax.jit(functools.partial(attack_batch, Config(steps=STEPS, **options)))
+
+
+def loops(jaxpr, inside=()):
+    """Every loop primitive with those around it; random bits, which are drawn by one, aside."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name.startswith(("random_", "threefry")):
+            continue
+        here = (*inside, name) if name in ("scan", "while") else inside
+        if here != inside:
+            yield here, equation
+        for sub in jaxprs_in_params(equation.params):
+            yield from loops(sub, here)
+
+
+@pytest.mark.parametrize("update", choices()["update"])
+def test_one_scan_over_all_steps_and_models(update):
+    """For more than two models the solver's bounded loop is inside it; there is no other."""
+    for models, expected in ((2, [("scan",)]), (4, [("scan",), ("scan", "while")])):
+        found = list(loops(jax.make_jaxpr(program(update=update))(*arguments(models)).jaxpr))
+        assert [path for path, _ in found] == expected
+        assert found[0][1].params["length"] == Config(steps=STEPS, update=update).resolve().steps
+
+
+@pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
+def test_lowers_to_one_loop_without_callbacks(update):
+    text = program(update=update).lower(*arguments(4)).as_text()
+    assert "callback" not in text and "custom_call" not in text
+    functions = re.split(r"(?=func\.func )", text)
+    counts = {
+        re.search(r"@(\w+)", part).group(1): part.count("stablehlo.while")
+        for part in functions
+        if "stablehlo.while" in part and "@threefry" not in part.splitlines()[0]
+    }
+    assert counts.pop("main") == 1
+    assert sum(counts.values()) == 1  # the solver's, in the body of the loop
+
+
+@pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm", "apgd"])
+def test_exports_for_every_platform(update):
+    exported = jax.export.export(program(update=update), platforms=("cpu", "cuda", "tpu"))(
+        *arguments(3)
+    )
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert exported.out_avals[0].shape == (1, 4, 4, 3)
+
+
+def test_weights_are_arguments_not_constants():
+    ensemble, batch, keys = arguments(2)
+    jaxpr = jax.make_jaxpr(program())(ensemble, batch, keys)
+    assert not [c for c in jaxpr.consts if np.size(c) > 16]
+    other = jax.tree.map(lambda p: p + 1, ensemble)
+    jitted = program()
+    jitted(ensemble, batch, keys), jitted(other, batch, keys)
+    assert jitted._cache_size() == 1
+
+
+# AttGAN's encoder, which does not see the condition
+
+ATTRIBUTES = tuple(f"attribute{i}" for i in range(6))
+SMALL = attgan.Config(32, ATTRIBUTES, 16, 4, 3, 3)  # its encoder is the larger half
+
+
+def attgan_target(domains):
+    params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), graph_of("attgan", SMALL)[1])
+    generator = make_generator("attgan", SMALL, params)
+    conditions = jnp.asarray(generator.conditions(None))[:, :domains]
+    return Target(generator, conditions, jnp.zeros((1, domains, 32, 32, 3)))
+
+
+def flops(function, *args):
+    return jax.jit(function).lower(*args).cost_analysis()["flops"]
+
+
+def backward(function):
+    return jax.grad(lambda x: (function(x) ** 2).sum())
+
+
+def test_encoder_is_computed_once_for_all_domains():
+    """K domains cost one encoder and K decoders, forward and backward."""
+    x, key = jnp.zeros((1, 32, 32, 3)), jax.random.split(jax.random.key(0), 1)
+    target = attgan_target(6)
+    encoder = functools.partial(target.generator.encode, target.generator.params)
+
+    def outputs(domains):
+        conditions = target.conditions[:, :domains]
+        return functools.partial(edit, target.generator, conditions=conditions, keys=key)
+
+    for transform in (lambda f: f, backward):
+        encoding = flops(transform(encoder), x)
+        one, three, six = (flops(transform(outputs(n)), x) for n in (1, 3, 6))
+        another = (six - three) / 3
+        assert another < one - encoding
+        assert six - 6 * another > encoding  # what is there once holds the encoder
+
+
+def test_uniform_domains_take_one_backward_pass():
+    """Equation (9): the gradient of the mean; the shortest combination takes K of them."""
+    target = attgan_target(6)
+    x, key, time = jnp.zeros((1, 32, 32, 3)), jax.random.split(jax.random.key(0), 1), jnp.int32(0)
+    cost = {
+        name: flops(functools.partial(DOMAIN_STRATEGIES[name], "mse", target), x, key, time)
+        for name in ("uniform", "mgda", "single")
+    }
+    assert cost["single"] < cost["uniform"] < cost["mgda"]

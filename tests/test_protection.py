@@ -1,0 +1,138 @@
+"""``protect`` on arrays: what it accepts, batches and padding, devices, views, failures."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cdmaa_jax.protection
+from cdmaa_jax import Config, protect
+from cdmaa_jax.attack import algorithm
+from cdmaa_jax.protection import fit_views
+from tests.attack.toys import photos, toy
+
+QUICK = Config(steps=3)
+
+
+@pytest.fixture
+def ensemble():
+    return [toy(0), toy(1)]
+
+
+def test_example_of_any_function_as_a_target():
+    results = doctest.testmod(cdmaa_jax.protection)
+    assert results.attempted > 3 and not results.failed
+
+
+def test_results_do_not_depend_on_the_batch_size(x64):
+    """Five images in one batch, in two of which the last is padded, and one by one."""
+    ensemble = [toy(0, dtype=np.float64), toy(1, dtype=np.float64)]
+    images = photos(5, dtype=np.float64)
+    whole = protect(images, ensemble, QUICK, 4)
+    assert whole.images.dtype == np.float64
+    padded = protect(images, ensemble, QUICK, 4, batch_size=3)
+    shared = protect(images, ensemble, QUICK, 4, devices=jax.devices()[:2], batch_size=4)
+    single = protect(images[3:4], ensemble, QUICK, 4, batch_size=3)
+    for other in (padded, shared):
+        np.testing.assert_allclose(other.images, whole.images, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(other.losses, whole.losses, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(other.weights, whole.weights, atol=1e-7)
+    np.testing.assert_allclose(single.images, whole.images[3:4], rtol=0, atol=1e-12)
+    assert whole.losses.shape == whole.weights.shape == (3, 5, 2)
+
+
+def test_one_program_serves_all_batches(ensemble):
+    protect(photos(4), ensemble, QUICK, batch_size=2)
+    before = algorithm._run._cache_size()
+    protect(photos(7), ensemble, QUICK, 5, batch_size=2)
+    other = [toy(0), toy(1)]  # other arrays, the same functions
+    protect(photos(1), other, QUICK, batch_size=2)
+    assert algorithm._run._cache_size() == before
+
+
+def test_float32_images_stay_within_epsilon(ensemble):
+    images = photos(2)
+    result = protect(images, ensemble, Config(steps=8, update="pgd"), batch_size=2)
+    assert result.images.dtype == np.float32
+    difference = result.images.astype(np.float64) - images.astype(np.float64)
+    assert 0.04 < np.abs(difference).max() <= 0.05
+    assert np.abs(result.images).max() <= 1
+
+
+def test_keys(ensemble):
+    images = np.repeat(photos(1), 2, axis=0)
+    same = protect(images, ensemble, QUICK, 7, batch_size=2)
+    np.testing.assert_array_equal(same.images[0], same.images[1])
+    typed = protect(images, ensemble, QUICK, jax.random.key(7), batch_size=2)
+    np.testing.assert_array_equal(same.images, typed.images)
+    own = protect(images, ensemble, QUICK, jax.random.split(jax.random.key(7), 2), batch_size=2)
+    assert not np.array_equal(own.images[0], own.images[1])
+
+
+def test_labels_choose_the_conditions(ensemble):
+    images = np.repeat(photos(1), 2, axis=0)
+    result = protect(images, ensemble, QUICK, labels={"odd": np.array([0, 1])}, batch_size=2)
+    plain = protect(images, ensemble, QUICK, batch_size=2)
+    np.testing.assert_allclose(result.losses[:, 0], plain.losses[:, 0], rtol=1e-4)
+    assert not np.allclose(result.losses[:, 1], plain.losses[:, 1], rtol=1e-2)
+    with pytest.raises(ValueError, match="labels of 3 images, but 2 images"):
+        protect(images, ensemble, QUICK, labels={"odd": np.zeros(3)})
+
+
+def test_another_native_size_is_a_view():
+    small, fitting = toy(0, size=4), toy(1, size=8)
+    views = [model.view for model in fit_views([small, fitting], 8, 8)]
+    assert views[0] is not None and views[1] is None
+    own = toy(2, size=4, view=lambda images, key: images[:, ::2, ::2])
+    assert fit_views(own, 8, 8)[0] is own
+    result = protect(photos(1, size=8), [small, fitting, own], QUICK)
+    assert result.images.shape == (1, 8, 8, 3) and (result.losses[-1] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((8, 8, 3), np.float32), r"\[B,H,W,3\], not \[8, 8, 3\]"),
+        (np.zeros((1, 8, 8, 4), np.float32), r"\[B,H,W,3\], not \[1, 8, 8, 4\]"),
+        (np.zeros((0, 8, 8, 3), np.float32), r"\[B,H,W,3\], not \[0, 8, 8, 3\]"),
+        (np.zeros((1, 8, 8, 3), np.uint8), r"floats in \[-1, 1\], not uint8"),
+        (np.full((1, 8, 8, 3), 1.5, np.float32), r"in \[-1, 1\]"),
+        (np.full((1, 8, 8, 3), np.nan, np.float32), "finite"),
+    ],
+)
+def test_images_are_checked(images, message, ensemble):
+    with pytest.raises(ValueError, match=message):
+        protect(images, ensemble, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": 1.5}, "key must be"),
+        ({"key": jax.random.split(jax.random.key(0), 3)}, "3 keys, but 2 images"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 3, "devices": [0, 1]}, "multiple of the 2 devices"),
+    ],
+)
+def test_arguments_are_checked(options, message, ensemble):
+    with pytest.raises(ValueError, match=message):
+        protect(photos(2), ensemble, QUICK, **options)
+
+
+def test_generators_are_checked():
+    with pytest.raises(ValueError, match="ensemble is empty"):
+        protect(photos(1), [], QUICK)
+    lost = toy(0, name="lost", conditions=lambda labels: np.zeros((1, 2, 3), np.float32))
+    with pytest.raises(ValueError, match=r"conditions of lost must be \[B,3,n\].*\[1, 2, 3\]"):
+        protect(photos(1), lost, QUICK)
+    halver = toy(0, name="halver", apply=lambda params, x, c: x[:, ::2])
+    with pytest.raises(ValueError, match=r"halver.*\[1, 8, 8, 3\].*\[1, 4, 8, 3\]"):
+        protect(photos(1), halver, QUICK)
+
+
+def test_a_generator_that_gives_nan_is_named():
+    broken = toy(1, name="broken", apply=lambda params, x, c: jnp.log(x - 2))
+    with pytest.raises(ValueError, match="step 0 the outputs of broken are not finite"):
+        protect(photos(1), [toy(0), broken], QUICK)
