@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ class Critic(nnx.Module):
         self.convs = nnx.List(
             [
                 layers.Conv(i, o, 4, 2, 1, bias=True, rngs=rngs)
-                for i, o in zip(features, features[1:], strict=False)
+                for i, o in itertools.pairwise(features)
             ]
         )
         self.realness = layers.Conv(features[-1], 1, 3, 1, 1, rngs=rngs)

@@ -32,7 +32,7 @@ from checkpoints.discriminators import AttentionCritic, Critic
 from checkpoints.portraits import Portraits, load
 
 SIZE = 64
-AVERAGING = 0.998
+AVERAGING = 0.995
 MARGIN = 3
 """Portraits are shifted by up to this many pixels in training."""
 
@@ -44,31 +44,33 @@ class Recipe:
     config: Any
     steps: int
     batch: int = 16
-    critic_steps: int = 5
-    critic_width: int = 32
+    critic_steps: int = 3
+    critic_width: int = 24
     learning_rate: float = 1e-4
     classify: float = 1.0
     reconstruct: float = 10.0
     cyclic: bool = False
     penalty: float = 10.0
+    patches: bool = False
+    """Whether the penalty holds the slope of the patches' sum to 1 (StarGAN) or of their mean."""
 
 
 RECIPES = {
     "stargan": Recipe(
-        stargan.Config(SIZE, ("Male", "Senior", "Dark_Hair"), width=24, blocks=4),
-        steps=2400, critic_steps=3, cyclic=True, learning_rate=2e-4,
+        stargan.Config(SIZE, ("Male", "Senior", "Dark_Hair"), width=16, blocks=4),
+        steps=3000, classify=3.0, cyclic=True, learning_rate=2e-4, patches=True,
     ),
     "attgan": Recipe(
         attgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Male"), 24, 24, 4, 4, 1, 1),
-        steps=4000, classify=10.0, reconstruct=100.0, learning_rate=2e-4,
+        steps=4000, classify=10.0, reconstruct=40.0, learning_rate=2e-4,
     ),
     "stgan": Recipe(
         stgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Pale_Skin"), 20, 4, 2),
-        steps=4000, classify=10.0, reconstruct=100.0, learning_rate=2e-4,
+        steps=4000, classify=10.0, reconstruct=40.0, learning_rate=2e-4,
     ),
     "ugatit": Recipe(
         ugatit.Config(SIZE, width=16, blocks=4, light=True, domain="Comic"),
-        steps=3000, batch=4, reconstruct=10.0,
+        steps=3000, batch=2, reconstruct=10.0, critic_width=32,
     ),
 }  # fmt: skip
 
@@ -109,12 +111,13 @@ def training_data(portraits: Portraits, attributes: tuple[str, ...]) -> Data:
     blank = np.zeros((n, size, size, 4), np.uint8)
     overlays = [portraits.overlays[a][keep] if a not in known else blank for a in attributes]
     labels = [portraits.labels[a][keep] if a in known else np.zeros(n) for a in attributes]
+    chance = balance(portraits.labels["Male"][keep]) if "Male" in known else np.full(n, 1 / n)
     return Data(
         images=jnp.asarray(portraits.images[keep]),
         labels=jnp.asarray(np.array(labels, np.float32).T.reshape(n, len(attributes))),
         overlays=jnp.asarray(np.array(overlays, np.uint8).reshape(-1, n, size, size, 4)),
         drawn=jnp.asarray([a not in known for a in attributes], jnp.float32),
-        chance=jnp.asarray(balance(portraits.labels["Male"][keep]) if "Male" in known else np.full(n, 1 / n), jnp.float32),
+        chance=jnp.asarray(chance, jnp.float32),
         comic=jnp.asarray(portraits.comic[keep]),
     )
 
@@ -151,7 +154,7 @@ def augment(x: Any, key: Any) -> jax.Array:
 
 def sample(data: Data, batch: int, key: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Images [B,s,s,3], their labels [B,n] and the labels of others [B,n], to be edited to."""
-    pick, coin, look, order, coin2 = jax.random.split(key, 5)
+    pick, coin, look, order = jax.random.split(key, 4)
     index = jax.random.choice(pick, data.images.shape[0], (batch,), p=data.chance)
     on = jax.random.bernoulli(coin, 0.5, (batch, data.drawn.shape[0]))
     labels = jnp.where(data.drawn > 0, on, data.labels[index])
@@ -203,9 +206,8 @@ def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
 
     def penalty(weights, real, fake, key):
         mix = jax.random.uniform(key, (real.shape[0], 1, 1, 1))
-        slope = jax.grad(lambda x: judge(weights, x)[0].mean((1, 2, 3)).sum())(
-            real + mix * (fake - real)
-        )
+        total = (lambda y: y.sum()) if recipe.patches else (lambda y: y.mean((1, 2, 3)).sum())
+        slope = jax.grad(lambda x: total(judge(weights, x)[0]))(real + mix * (fake - real))
         norm = jnp.sqrt((slope**2).sum((1, 2, 3)) + 1e-12)
         return ((norm - 1) ** 2).mean()
 
@@ -250,7 +252,7 @@ def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
         )
         updates, moments = optimizer.update(grads, state.optimizers[0], weights)
         generator = (optax.apply_updates(weights, updates), stats)
-        average = optax.incremental_update(generator, state.average, 1 - AVERAGING)
+        average = moving_average(state.average, generator, moments)
         names = ("gap", "critic_classify", "classify", "reconstruct")
         figures = dict(zip(names, (*[f[-1] for f in judged], *made), strict=True))
         return State(generator, critic, (moments, critic_moments), average), figures
@@ -307,7 +309,10 @@ def translation_steps(recipe: Recipe, seed: int) -> tuple[State, Any]:
             for w, s, fake in zip(*critics, (fake_a, fake_b), strict=True)
         )
         loss = fooled + recipe.reconstruct * (cycle + same) + 1000 * cam
-        return loss, ((fake_a, fake_b), {"fooled": fooled, "cycle": cycle, "same": same, "cam": cam})
+        return loss, (
+            (fake_a, fake_b),
+            {"fooled": fooled, "cycle": cycle, "same": same, "cam": cam},
+        )
 
     def step(state, data, key):
         pick_a, pick_b, look_a, look_b = jax.random.split(key, 4)
@@ -329,13 +334,19 @@ def translation_steps(recipe: Recipe, seed: int) -> tuple[State, Any]:
         updates, critic_moments = optimizer.update(slopes, state.optimizers[1], critic_weights)
         critics = (optax.apply_updates(critic_weights, updates), critic_stats)
         kept = (weights[0], stats[0])
-        average = optax.incremental_update(kept, state.average, 1 - AVERAGING)
+        average = moving_average(state.average, kept, moments)
         return State((weights, stats), critics, (moments, critic_moments), average), figures
 
     weights, stats = [there[0], back[0]], [there[1], back[1]]
     critic_weights, critic_stats = [critic_a[0], critic_b[0]], [critic_a[1], critic_b[1]]
     moments = (optimizer.init(weights), optimizer.init(critic_weights))
     return State((weights, stats), (critic_weights, critic_stats), moments, tuple(there)), step
+
+
+def moving_average(average: Any, new: Any, moments: Any) -> Any:
+    """The exponential moving average, of everything so far while that is little."""
+    count = jnp.asarray(optax.tree.get(moments, "count"), jnp.float32)
+    return optax.incremental_update(new, average, jnp.maximum(1 - AVERAGING, 5 / (5 + count)))
 
 
 def clip_rho(weights: Any) -> Any:
@@ -353,9 +364,16 @@ def averaged_params(arch: str, config: Any, average: Any) -> Any:
     return nnx.to_pure_dict(nnx.split(nnx.merge(graph, *average))[1])
 
 
-def train(arch: str, portraits: Portraits, out: Path, seed: int, steps: int | None = None,
-          minutes: float = math.inf, save_every: int = 200) -> None:  # fmt: skip
-    """Trains ``arch`` and saves the averaged generator to ``out``, every so often and at the end."""
+def train(
+    arch: str,
+    portraits: Portraits,
+    out: Path,
+    seed: int,
+    steps: int | None = None,
+    minutes: float = math.inf,
+    save_every: int = 200,
+) -> None:
+    """Trains ``arch`` and saves the averaged generator to ``out``, now and then and at the end."""
     recipe = RECIPES[arch]
     steps = steps or recipe.steps
     attributes = getattr(recipe.config, "attributes", ())
@@ -364,6 +382,7 @@ def train(arch: str, portraits: Portraits, out: Path, seed: int, steps: int | No
         attribute_steps(arch, recipe, seed) if attributes else translation_steps(recipe, seed)
     )
     chunk = 20
+    state = jax.tree.map(jnp.array, state)  # a copy of its own, so that it can be donated
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state, data, first):
@@ -376,7 +395,9 @@ def train(arch: str, portraits: Portraits, out: Path, seed: int, steps: int | No
     history, start = [], time.monotonic()
     bar = tqdm(range(0, steps, chunk), unit_scale=chunk, unit="step", desc=arch)
     for first in bar:
-        state, figures = advance(jax.tree.map(jnp.array, state) if not first else state, data, first)
+        state, figures = advance(
+            jax.tree.map(jnp.array, state) if not first else state, data, first
+        )
         figures = {name: round(float(value), 4) for name, value in figures.items()}
         bar.set_postfix(figures)
         done, late = first + chunk, time.monotonic() - start > 60 * minutes
