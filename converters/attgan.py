@@ -17,6 +17,7 @@ from converters.tables import (
     ask_image_size,
     batch_norm,
     build,
+    channels,
     conv,
     count,
     shape,
@@ -34,18 +35,19 @@ def infer(shapes: Shapes, given: Given) -> Config:
     Raises:
       ConversionError: a tensor is missing, or an answer that only the caller has.
     """
-    first = shape(shapes, SIGNATURE)
-    depth = count(shapes, _ENCODER.format("*"))
-    levels = [shape(shapes, _ENCODER.format(i))[0] for i in range(depth)]
+    depth = max(count(shapes, "enc_layers.*."), count(shapes, "dec_layers.*."))
+    levels = [_outputs(shapes, _ENCODER.format(i), 0) for i in range(depth)]
+    outputs = [_outputs(shapes, _DECODER.format(i), 1) for i in range(depth - 1)]
     decoders = [shape(shapes, _DECODER.format(i)) for i in range(depth)]
     attributes = decoders[0][0] - levels[-1]
+    source = f"{_ENCODER.format(depth - 1)} and {_DECODER.format(0)}"
     shortcut, inject = _joined(levels, decoders, attributes, given)
     return build(
         Config,
         image_size=ask_image_size(given, (128, 256, 384)),
-        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, attributes),
-        encoder_width=first[0],
-        decoder_width=decoders[-2][1] // 2 if depth > 1 else first[0],
+        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, attributes, source),
+        encoder_width=levels[0],
+        decoder_width=outputs[-1] // 2 if outputs else levels[0],
         encoder_layers=depth,
         decoder_layers=depth,
         shortcut_layers=shortcut,
@@ -68,6 +70,10 @@ def _block(key: str, path: str) -> Table:
         *conv(f"{key}.layers.0", f"{path}.conv"),
         *batch_norm(f"{key}.layers.1", f"{path}.norm"),
     )
+
+
+def _outputs(shapes: Shapes, key: str, axis: int) -> int:
+    return channels(shapes, key, axis, key.replace(".0.weight", ".1.weight"), 0)
 
 
 def _joined(

@@ -94,11 +94,11 @@ def _reason(path: Path, error: Exception) -> str:
     text = str(error)
     if path.suffix == ".safetensors":
         return "not a safetensors file, or a truncated one"
+    if start != b"PK" and start[:1] != b"\x80":  # a zip archive, or a pickle
+        return "not a PyTorch file (.pth, .pt, .ckpt) nor named .safetensors"
     if "Weights only load failed" in text and ("GLOBAL" in text or "Unsupported" in text):
         return "holds code or objects, not only tensors; nothing in it was run"
-    if start in (b"PK", b"\x80\x02"):
-        return "a damaged or truncated PyTorch file; download it again"
-    return "not a PyTorch file (.pth, .pt, .ckpt) nor named .safetensors"
+    return "a damaged or truncated PyTorch file; download it again"
 
 
 def _names(content: Mapping[Any, Any]) -> str:
@@ -116,6 +116,8 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the disk refuses"
+        if isinstance(error, FileExistsError):
+            reason = "its folder is a file"
         raise ConversionError(f"{path}: cannot be written, {reason}") from error
     finally:
         with suppress(OSError):

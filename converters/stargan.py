@@ -13,6 +13,7 @@ from converters.tables import (
     ask_attributes,
     ask_image_size,
     build,
+    channels,
     conv,
     count,
     instance_norm,
@@ -29,13 +30,14 @@ def infer(shapes: Shapes, given: Given) -> Config:
     Raises:
       ConversionError: a tensor is missing, or an answer that only the caller has.
     """
-    width, inputs, _, _ = shape(shapes, SIGNATURE)
+    width = channels(shapes, SIGNATURE, 0, "main.3.weight", 1)
+    inputs = shape(shapes, SIGNATURE)[1]
     return build(
         Config,
         image_size=ask_image_size(given, (128, 256)),
-        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, inputs - 3),
+        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, inputs - 3, SIGNATURE),
         width=width,
-        blocks=count(shapes, "main.*.main.0.weight"),
+        blocks=count(shapes, "main.*.main."),
     )
 
 

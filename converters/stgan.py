@@ -5,8 +5,11 @@ A file that the training wrote has the state dict under ``state_dict``.
 
 from __future__ import annotations
 
+import re
+
 from cdmaa_jax.generators.stgan import OFFICIAL_ATTRIBUTES, Config
 from converters.tables import (
+    ConversionError,
     Given,
     Shapes,
     Table,
@@ -14,6 +17,7 @@ from converters.tables import (
     ask_image_size,
     batch_norm,
     build,
+    channels,
     conv,
     count,
     shape,
@@ -30,22 +34,22 @@ def infer(shapes: Shapes, given: Given) -> Config:
     Raises:
       ConversionError: a tensor is missing, or an answer that only the caller has.
     """
-    width = shape(shapes, SIGNATURE)[0]
-    depth = count(shapes, "encoder.*.0.weight")
-    latent = shape(shapes, f"encoder.{depth - 1}.0.weight")[0]
-    attributes = shape(shapes, "decoder.0.0.weight")[0] - latent
+    width = channels(shapes, SIGNATURE, 0, "encoder.0.1.weight", 0)
+    depth = max(count(shapes, "encoder.*."), count(shapes, "decoder.*."))
+    latent, joined = f"encoder.{depth - 1}.0.weight", "decoder.0.0.weight"
+    attributes = shape(shapes, joined)[0] - width * 2 ** (depth - 1)
+    source = f"{latent} and {joined}"
     use_stu = any(key.startswith("stu.") for key in shapes)
-    gate = shape(shapes, "stu.0.reset_gate.0.weight") if use_stu else None
     return build(
         Config,
         image_size=ask_image_size(given, (128,)),
-        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, attributes),
+        attributes=ask_attributes(given, OFFICIAL_ATTRIBUTES, attributes, source),
         width=width,
         layers=depth,
         shortcut_layers=_shortcuts(shapes, width, depth),
         use_stu=use_stu,
-        stu_kernel_size=gate[-1] if gate else Config.stu_kernel_size,
-        one_more_conv=f"decoder.{depth - 1}.3.weight" in shapes,
+        stu_kernel_size=_kernel_size(shapes) if use_stu else Config.stu_kernel_size,
+        one_more_conv=any(re.match(rf"decoder\.{depth - 1}\.[13]\.", key) for key in shapes),
     )
 
 
@@ -66,6 +70,16 @@ def _shortcuts(shapes: Shapes, width: int, depth: int) -> int:
     widths = [width * 2 ** (depth - 1 - i) for i in range(depth)]
     inputs = [shape(shapes, f"decoder.{i}.0.weight")[0] for i in range(depth)]
     return sum(inputs[i] == 3 * widths[i] for i in range(1, depth))
+
+
+def _kernel_size(shapes: Shapes) -> int:
+    key = "stu.0.reset_gate.0.weight"
+    height, width = shape(shapes, key)[2:]
+    if height != width or width % 2 == 0:
+        raise ConversionError(
+            f"tensor {key} has a kernel of {height} by {width}, not square and odd"
+        )
+    return width
 
 
 def _block(key: str, path: str) -> Table:

@@ -119,10 +119,23 @@ def shape(shapes: Shapes, key: str, rank: int = 4) -> tuple[int, ...]:
     return shapes[key]
 
 
-def count(shapes: Shapes, pattern: str) -> int:
-    """How many tensors have a key of the pattern, where ``*`` is a number."""
-    regex = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-    return sum(regex.fullmatch(key) is not None for key in shapes)
+def channels(shapes: Shapes, key: str, axis: int, other: str, other_axis: int) -> int:
+    """The channels that two tensors must agree on: a convolution, and what follows it.
+
+    Raises:
+      ConversionError: they do not; the message names both.
+    """
+    rank = 4 if other_axis else 1
+    here, there = shape(shapes, key)[axis], shape(shapes, other, rank)[other_axis]
+    if here != there:
+        raise ConversionError(f"tensor {key} gives {here} channels where {other} takes {there}")
+    return here
+
+
+def count(shapes: Shapes, prefix: str) -> int:
+    """How many layers have tensors whose keys begin so, where ``*`` is the layer's number."""
+    regex = re.compile(re.escape(prefix).replace(r"\*", r"(\d+)"))
+    return len({found[1] for key in shapes if (found := regex.match(key))})
 
 
 def ask_image_size(given: Given, official: Sequence[int]) -> int:
@@ -140,14 +153,18 @@ def ask_image_size(given: Given, official: Sequence[int]) -> int:
     return given.image_size
 
 
-def ask_attributes(given: Given, official: tuple[str, ...], number: int) -> tuple[str, ...]:
+def ask_attributes(
+    given: Given, official: tuple[str, ...], number: int, source: str
+) -> tuple[str, ...]:
     """The attributes' names: the given ones, or the official ones when their number fits.
+
+    ``source`` names the tensors that the number was read from.
 
     Raises:
       ConversionError: the number does not fit.
     """
     if number < 1:
-        raise ConversionError("the network takes no attributes; is it of another architecture?")
+        raise ConversionError(f"the network takes no attributes, by {source}")
     names = given.attributes or official
     if len(names) == number:
         return names
@@ -156,7 +173,7 @@ def ask_attributes(given: Given, official: tuple[str, ...], number: int) -> tupl
     else:
         reason = f"--attributes names {len(names)}"
     raise ConversionError(
-        f"the network takes {number} attributes and {reason}; "
+        f"the network takes {number} attributes, by {source}, and {reason}; "
         f"give all {number} in their order, --attributes A,B,..."
     )
 

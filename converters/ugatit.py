@@ -17,6 +17,7 @@ from converters.tables import (
     Tensor,
     ask_image_size,
     build,
+    channels,
     conv,
     count,
     linear,
@@ -33,7 +34,7 @@ def infer(shapes: Shapes, given: Given) -> Config:
     Raises:
       ConversionError: a tensor is missing, or an answer that only the caller has.
     """
-    width = shape(shapes, SIGNATURE)[0]
+    width = channels(shapes, SIGNATURE, 0, "DownBlock.5.weight", 1)
     flat = shape(shapes, "FC.0.weight", 2)[1]
     names = given.attributes or (Config.domain,)
     if len(names) != 1:
@@ -42,7 +43,7 @@ def infer(shapes: Shapes, given: Given) -> Config:
         Config,
         image_size=_image_size(flat, 4 * width) or ask_image_size(given, (256,)),
         width=width,
-        blocks=count(shapes, "DownBlock.*.conv_block.1.weight"),
+        blocks=max(count(shapes, "DownBlock.*.conv_block."), count(shapes, "UpBlock1_*.")),
         light=flat == 4 * width,
         domain=names[0],
     )

@@ -345,6 +345,8 @@ def _refusals(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or _one_line(error)
+        if isinstance(error, FileExistsError):
+            reason = "its folder is a file"
         raise CheckpointError(f"{target}: cannot be written, {reason}") from error
 
 

@@ -27,16 +27,21 @@ SMALL = {
     "stargan": [stargan.Config(8, names(3), width=4, blocks=2)],
     "attgan": [
         attgan.Config(16, names(3), 4, 6, 3, 3, shortcut_layers=s, inject_layers=i)
-        for s in (0, 1, 2)
-        for i in (0, 1, 2)
+        for s, i in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2))
     ]
     + [attgan.Config(32, names(2), 4, 4)],
     "stgan": [
-        stgan.Config(32, names(3), 8, 5, s, use_stu=u, one_more_conv=(s + u) % 2 == 0)
-        for s in (1, 2, 3, 4)
-        for u in (False, True)
+        stgan.Config(32, names(3), 8, 5, s, use_stu=u, one_more_conv=m)
+        for s, u, m in (
+            (1, True, True),
+            (2, True, False),
+            (3, True, True),
+            (4, True, False),
+            (3, False, False),
+            (4, False, True),
+        )
     ]
-    + [stgan.Config(16, names(2), 4, 3, shortcut_layers=2, stu_kernel_size=5)],
+    + [stgan.Config(16, names(2), 8, 3, shortcut_layers=2, stu_kernel_size=5)],
     "ugatit": [
         ugatit.Config(16, width=4, blocks=1, light=True),
         ugatit.Config(16, width=4, blocks=1, light=False),

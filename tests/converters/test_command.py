@@ -1,0 +1,91 @@
+"""The command ``cdmaa-convert``."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cdmaa_jax.generators.checkpoint import load_generator
+from converters import conversion
+from converters.__main__ import main
+from tests.converters.test_files import official, options, write
+
+
+def test_in_a_process_of_its_own(tmp_path):
+    path = write(tmp_path / "a.pth", official("stargan"))
+    command = [sys.executable, "-W", "error", "-m", "converters", "stargan", str(path)]
+    result = subprocess.run(
+        [*command, "--out", str(tmp_path / "out"), *options("stargan"), "--json"],
+        capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert found["written"] == str(tmp_path / "out") and found["domains"] == ["Male", "Young"]
+    assert found["config"]["width"] == 4 and len(found["source_sha256"]) == 64
+    assert "main.1.running_mean" in found["ignored"] and found["part"] == ""
+    assert load_generator(tmp_path / "out").image_size == 16
+
+
+def test_an_error_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    tensors = official("stargan")
+    del tensors["main.1.weight"]
+    path = write(tmp_path / "a.pth", tensors)
+    assert main(["stargan", str(path), "--out", str(tmp_path / "out"), *options("stargan")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"cdmaa-convert: error: {path}: tensor main.1.weight is missing\n"
+    assert os.listdir(tmp_path) == ["a.pth"]
+
+
+def test_an_unwritable_output(tmp_path, capsys):
+    path = write(tmp_path / "a.pth", official("stargan"))
+    out = str(path / "out")
+    assert main(["stargan", str(path), "--out", out, *options("stargan")]) == 1
+    assert "out: cannot be written, its folder is a file" in capsys.readouterr().err
+
+
+def test_an_interrupt(tmp_path, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "read", interrupt)
+    assert main(["stargan", "a.pth", "--out", str(tmp_path / "out")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_without_torch(monkeypatch, capsys):
+    true_import = builtins.__import__
+
+    def no_torch(name, *args, **kwargs):
+        if name == "converters" and "conversion" in (args[2] or ()):
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return true_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_torch)
+    assert main(["stargan", "a.pth", "--out", "out"]) == 1
+    assert "torch is not installed; pip install 'cdmaa-jax[convert]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "the following arguments are required: ARCH, FILE"),
+    (["gan", "a.pth", "--out", "out"], "invalid choice: 'gan'"),
+    (["stargan", "a.pth"], "give --out DIR, or --to-torch FILE"),
+    (["stargan", "a.pth", "--out", "o", "--to-torch", "f"], "give --out DIR, or --to-torch FILE"),
+    (["stargan", "a.pth", "--out", "o", "--attributes", "a,,b"], "give different names"),
+    (["stargan", "a.pth", "--out", "o", "--attributes", "a,a"], "give different names"),
+])  # fmt: skip
+def test_usage(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "cdmaa-convert stargan 200000-G.ckpt" in capsys.readouterr().out

@@ -1,0 +1,205 @@
+"""Files in every format, parts of files, and files that are something else."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from cdmaa_jax.generators.checkpoint import load_generator, load_params
+from converters import conversion, files
+from converters.__main__ import main
+from converters.tables import ConversionError, Given
+from tests.generators.test_registry import TINY
+from tests.parity.torch_models import random_model
+
+GIVEN = {arch: Given(16, getattr(config, "attributes", None)) for arch, config in TINY.items()}
+
+
+def options(arch):
+    names = getattr(TINY[arch], "attributes", ())
+    return ["--image-size", "16", *(["--attributes", ",".join(names)] if names else [])]
+
+
+def official(arch, seed=0):
+    return dict(random_model(arch, TINY[arch], seed).state_dict())
+
+
+def write(path, content, form="zip"):
+    if form == "safetensors":
+        path = path.with_suffix(".safetensors")
+        safetensors.torch.save_file(content, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    return path
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("arch", TINY)
+def test_file_to_checkpoint(tmp_path, capsys, arch, form):
+    path = write(tmp_path / "200000-G.ckpt", official(arch), form)
+    out = tmp_path / "out" / arch
+    assert main([arch, str(path), "--out", str(out), *options(arch)]) == 0
+    record, params = load_params(out)
+    assert record.config == TINY[arch] and record.source_sha256 == files.sha256(path)
+    same(params, conversion.from_state_dict(arch, official(arch), GIVEN[arch])[1])
+    printed = capsys.readouterr()
+    assert f"wrote {out}" in printed.out and f"--ensemble {out}" in printed.out
+    assert printed.err == "" and os.listdir(tmp_path / "out") == [arch]
+
+
+def test_parts(tmp_path):
+    """As each official code saves: beside the discriminator and the optimizers."""
+    rest = {"optimizer": {"state": {}, "param_groups": [{"lr": 1e-4, "params": [0]}]}}
+    attgan = write(tmp_path / "a.pth", {"G": official("attgan"), "D": official("stgan"), **rest})
+    assert conversion.read("attgan", attgan, GIVEN["attgan"]).part == "G"
+    stgan = write(tmp_path / "s.pth.tar", {"state_dict": official("stgan"), **rest})
+    assert conversion.read("stgan", stgan, GIVEN["stgan"]).part == "state_dict"
+    both = {"genA2B": official("ugatit", 1), "genB2A": official("ugatit", 2), "disGA": {}}
+    ugatit = write(tmp_path / "u.pt", both)
+    with pytest.raises(ConversionError, match="has genA2B and genB2A; choose one with --part"):
+        conversion.read("ugatit", ugatit, GIVEN["ugatit"])
+    for seed, part in ((1, "genA2B"), (2, "genB2A")):
+        found = conversion.read("ugatit", ugatit, GIVEN["ugatit"], part)
+        assert found.config.domain == part[3:]
+        want = conversion.from_state_dict("ugatit", official("ugatit", seed), GIVEN["ugatit"])
+        same(found.params, want[1])
+    named = conversion.read("ugatit", ugatit, Given(16, ("selfie2anime",)), "genA2B")
+    assert named.config.domain == "selfie2anime"
+    with pytest.raises(ConversionError, match="has no part ema; it has genA2B, genB2A, disGA"):
+        conversion.read("ugatit", ugatit, GIVEN["ugatit"], "ema")
+
+
+@pytest.mark.parametrize("content, message", [
+    ([1, 2], "holds list, not a state dict"),
+    ({}, "holds no state dict"),
+    ({"netG": {"a": torch.zeros(1)}}, "it has netG, choose with --part"),
+    ({"epoch": 3}, "tensor|key epoch holds int, not a tensor"),
+])  # fmt: skip
+def test_content_that_is_no_state_dict(tmp_path, content, message):
+    path = write(tmp_path / "file.pth", content)
+    with pytest.raises(ConversionError, match=message):
+        conversion.read("stargan", path, GIVEN["stargan"])
+
+
+class Malice:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_code_in_a_file_is_never_run(tmp_path, capsys, form):
+    trap = tmp_path / "trap"
+    content = {**official("stargan"), "extra": Malice(trap)}
+    path = tmp_path / "file.pth"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"extra": Malice(trap)}))
+    else:
+        write(path, content, form)
+    assert main(["stargan", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert not trap.exists() and os.listdir(tmp_path) == ["file.pth"]
+    error = capsys.readouterr().err
+    assert error.startswith(f"cdmaa-convert: error: {path}: ") and error.count("\n") == 1
+    if form != "pickle":
+        assert "holds code or objects, not only tensors; nothing in it was run" in error
+
+
+def test_a_whole_module_is_refused(tmp_path):
+    path = tmp_path / "file.pth"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(random_model("stargan", TINY["stargan"]), path)
+    with pytest.raises(ConversionError, match="holds code or objects"):
+        conversion.read("stargan", path, GIVEN["stargan"])
+
+
+def test_truncated_files(tmp_path):
+    for form in ("zip", "legacy", "safetensors"):
+        path = write(tmp_path / f"{form}.pth", official("stargan"), form)
+        whole = path.read_bytes()
+        for kept in (0, 1, 10, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:kept])
+            with pytest.raises(ConversionError, match=r"truncated|not a PyTorch file") as caught:
+                conversion.read("stargan", path, GIVEN["stargan"])
+            assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_are_something_else(tmp_path):
+    def refused(path, message):
+        with pytest.raises(ConversionError, match=message):
+            conversion.read("stargan", path, GIVEN["stargan"])
+
+    refused(tmp_path / "none.pth", "the file is missing")
+    refused(tmp_path, "the file is a directory")
+    for name, content in {
+        "a.pth": b"<html>not found</html>",
+        "b.pth": b"\x00\x01\x02" * 50,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name, "not a PyTorch file")
+    (tmp_path / "c.safetensors").write_bytes(b"<html>")
+    refused(tmp_path / "c.safetensors", "not a safetensors file")
+    archive = io.BytesIO()
+    np.savez(archive, a=np.zeros(3))
+    (tmp_path / "d.pth").write_bytes(archive.getvalue())
+    refused(tmp_path / "d.pth", "a damaged or truncated PyTorch file")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("arch", TINY)
+def test_the_way_back(tmp_path, capsys, arch, suffix):
+    source, back = write(tmp_path / "a.pth", official(arch)), tmp_path / f"back{suffix}"
+    out = str(tmp_path / "out")
+    assert main([arch, str(source), "--out", out, *options(arch)]) == 0
+    assert main([arch, out, "--to-torch", str(back)]) == 0
+    found = conversion.read(arch, back, GIVEN[arch])
+    parts = {"stargan": "", "attgan": "G", "stgan": "state_dict", "ugatit": "genA2B"}
+    assert found.part == ("" if suffix == ".safetensors" else parts[arch])
+    same(found.params, load_params(out)[1])
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.pth", back.name, "out"])
+    assert main([arch, out, "--to-torch", str(back)]) == 1
+    assert "exists; choose another file" in capsys.readouterr().err
+    assert main([arch, out, "--to-torch", str(back), "--force"]) == 0
+
+
+def test_the_way_back_refuses(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    path = write(tmp_path / "a.pth", official("stgan"))
+    assert main(["stgan", str(path), "--out", out, *options("stgan")]) == 0
+    assert main(["attgan", out, "--to-torch", str(tmp_path / "b.pth")]) == 1
+    assert "holds stgan, not attgan" in capsys.readouterr().err
+    assert main(["stgan", str(tmp_path), "--to-torch", str(tmp_path / "b.pth")]) == 1
+    assert "not a generator's directory" in capsys.readouterr().err
+    assert main(["stgan", out, "--to-torch", str(path / "b.pth")]) == 1
+    assert "cannot be written, its folder is a file" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["a.pth", "out"]
+
+
+def test_existing_output(tmp_path, capsys):
+    path = write(tmp_path / "a.pth", official("stargan"))
+    command = ["stargan", str(path), "--out", str(tmp_path / "out"), *options("stargan")]
+    assert main(command) == 0
+    assert main(command) == 1
+    assert "out: exists; choose another directory, or ask" in capsys.readouterr().err
+    assert main([*command, "--force", "--name", "other", "--dtype", "float16"]) == 0
+    assert load_generator(tmp_path / "out").name == "other"
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("x")
+    command[3] = str(tmp_path / "photos")
+    assert main([*command, "--force"]) == 1
+    assert "exists and is not a generator" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "photos") == ["a.jpg"]
