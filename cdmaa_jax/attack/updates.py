@@ -100,7 +100,7 @@ def apgd(
     intervals[times] = np.diff(times, prepend=0)
 
     def init(images: Array) -> ApgdState:
-        zero = jnp.zeros(len(images), images.dtype)
+        zero = jnp.zeros_like(images[:, 0, 0, 0])  # of the images' sharding too
         low, high = zero - jnp.inf, zero + jnp.inf
         return ApgdState(
             time=jnp.zeros((), jnp.int32),
@@ -112,7 +112,7 @@ def apgd(
             last_value=high,
             successes=zero,
             value_at_check=low,
-            halved=jnp.zeros(len(images), bool),
+            halved=jnp.zeros_like(zero, bool),
         )
 
     def update(direction, state, images, *, value, **_):

@@ -1,5 +1,6 @@
 """What holds of every attack, whatever its options and its batch."""
 
+import functools
 import itertools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
-from cdmaa_jax.attack.algorithm import box, start_noise
+from cdmaa_jax.attack.algorithm import attack_batch, box, start_noise
 from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
 
 OPTIONS = {name: choices()[name] for name in choices() if name not in ("loss", "start")}
@@ -60,6 +61,17 @@ def test_options_run(options):
 @pytest.mark.parametrize("update", OPTIONS["update"])
 def test_updates_run_from_a_uniform_start(update):
     check_options({"update": update}, "uniform")
+
+
+def test_every_combination_traces():
+    ensemble = (toy(0, size=4), toy(1, size=4))
+    batch, keys = toy_batch(photos(1, size=4), ensemble), jax.random.split(jax.random.key(0), 1)
+    for options in EVERY:
+        if options["update"] in ("fgsm", "pgd"):  # these resolve to i-fgsm
+            continue
+        config = Config(steps=2, **options)
+        result = jax.eval_shape(functools.partial(attack_batch, config), ensemble, batch, keys)
+        assert result.images.shape == (1, 4, 4, 3) and result.losses.shape == (2, 1, 2)
 
 
 @pytest.mark.slow
@@ -206,18 +218,14 @@ def assert_equal_runs(a, some, b, others):
     np.testing.assert_allclose(a.weights[:, some], b.weights[:, others], rtol=0, atol=1e-7)
 
 
-def test_devices_hold_their_own_images():
-    ensemble = [toy(0)]
-    result = run(
-        Config(steps=1), ensemble, toy_batch(photos(4), ensemble), jax.random.key(0),
-        devices=jax.devices()[:2],
-    )  # fmt: skip
+@pytest.mark.parametrize("models", ["uniform", "iterative"])
+def test_devices_hold_their_own_images(models):
+    ensemble, key, devices = [toy(0)], jax.random.key(0), jax.devices()[:2]
+    config = Config(steps=1, across_models=models)
+    result = run(config, ensemble, toy_batch(photos(4), ensemble), key, devices=devices)
     assert len(result.images.sharding.device_set) == 2
     with pytest.raises(ValueError, match="batch of 3 cannot be shared by 2 devices"):
-        run(
-            Config(), ensemble, toy_batch(photos(3), ensemble), jax.random.key(0),
-            devices=jax.devices()[:2],
-        )  # fmt: skip
+        run(config, ensemble, toy_batch(photos(3), ensemble), key, devices=devices)
 
 
 # Views
