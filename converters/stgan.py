@@ -67,9 +67,16 @@ def table(config: Config) -> Table:
 
 def _shortcuts(shapes: Shapes, width: int, depth: int) -> int:
     """How many decoder layers have an input of three widths of their level instead of two."""
-    widths = [width * 2 ** (depth - 1 - i) for i in range(depth)]
-    inputs = [shape(shapes, f"decoder.{i}.0.weight")[0] for i in range(depth)]
-    return sum(inputs[i] == 3 * widths[i] for i in range(1, depth))
+    joined = 0
+    for i in range(1, depth):
+        key, level = f"decoder.{i}.0.weight", width * 2 ** (depth - 1 - i)
+        inputs = shape(shapes, key)[0]
+        if inputs not in (2 * level, 3 * level):
+            raise ConversionError(
+                f"tensor {key} takes {inputs} channels, not {2 * level} or {3 * level}"
+            )
+        joined += inputs == 3 * level
+    return joined
 
 
 def _kernel_size(shapes: Shapes) -> int:
