@@ -361,10 +361,8 @@ def _watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome
             seen.append(outcome)
             bar.update()
             if outcome.error is not None:
-                bar.clear()
                 _fail(outcome.error)
             for note in (outcome.entry or {}).get("notes", ()):
-                bar.clear()
                 _say(f"{outcome.source}: {note}")
     _say(_count(seen, time.monotonic() - start))
     return seen
@@ -585,13 +583,23 @@ def _terminable() -> Iterator[None]:
 
 
 def _say(text: object) -> None:
-    print(f"cdmaa: {text}", file=sys.stderr, flush=True)
+    _to_stderr(f"cdmaa: {text}")
 
 
 def _fail(error: object) -> int:
-    text = " ".join(str(error).split())
-    print(f"cdmaa: error: {text}", file=sys.stderr, flush=True)
+    _to_stderr(f"cdmaa: error: {' '.join(str(error).split())}")
     return 1
+
+
+def _to_stderr(line: str) -> None:
+    """Prints a line, above the progress bar where there is one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 class _Terminated(KeyboardInterrupt):

@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from cdmaa_jax.attack.config import Config
@@ -27,7 +26,7 @@ from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.generators.registry import architecture
 from cdmaa_jax.images import files
-from cdmaa_jax.images.files import PhotoError, Staged, read_photo
+from cdmaa_jax.images.files import Photo, PhotoError, Staged, read_photo
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.images.squares import GREY_LEVEL, Look, look, see, write_back
 from cdmaa_jax.protection import protect
@@ -376,7 +375,6 @@ def _seen(task: _Task, job: Job) -> _Seen:
 def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
     """What to add to the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
     images = np.stack([one.canonical for one in seen])
-    devices = _devices(size)
     result = protect(
         images,
         job.ensemble.generators,
@@ -384,15 +382,8 @@ def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
         job.seed,
         labels=_labels([one.task.source for one in seen], job.labels),
         batch_size=size,
-        devices=devices if len(devices) > 1 else None,
     )
     return np.asarray(result.images) - images
-
-
-def _devices(size: int) -> list[jax.Device]:
-    """As many of this machine's devices as share a batch of ``size`` evenly."""
-    devices = jax.local_devices()
-    return devices[: max(n for n in range(1, len(devices) + 1) if size % n == 0)]
 
 
 def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:
@@ -401,19 +392,22 @@ def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:
 
 def _made(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
     """Writes a protected photo beside its place, and reads it back."""
-    photo = read_photo(seen.task.source, job.max_pixels)
+    source, target = seen.task.source, seen.task.target
+    photo = read_photo(source, job.max_pixels)
     if photo.sha256 != seen.sha256:
-        raise PhotoError(seen.task.source, "it was changed meanwhile", "run again")
-    pixels = write_back(photo.pixels, seen.look.square, perturbation, job.config.epsilon)
-    data = files.encode_png(dataclasses.replace(photo, pixels=pixels))
-    staged = files.stage(seen.task.target, data)
+        raise PhotoError(source, "it was changed meanwhile", "run again")
+    staged = files.stage(target, _protected_png(photo, seen, perturbation, job))
     saved = read_photo(staged.temporary, job.max_pixels)
     pair = see_pair(photo.pixels, saved.pixels, seen.look, job.ensemble.generators)
-    source, target = seen.task.source, seen.task.target
     entry = report.photo_entry(
         source.name, target.name, photo, saved.sha256, seen.look, pair, seen.task.labels
     )
     return _Made(source, entry, pair, staged)
+
+
+def _protected_png(photo: Photo, seen: _Seen, perturbation: np.ndarray, job: Job) -> bytes:
+    pixels = write_back(photo.pixels, seen.look.square, perturbation, job.config.epsilon)
+    return files.encode_png(dataclasses.replace(photo, pixels=pixels))
 
 
 def _compared(

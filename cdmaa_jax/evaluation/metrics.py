@@ -7,6 +7,7 @@ generator makes of the original and of the protected photo, per image and domain
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from cdmaa_jax.types import Array, Generator
 
 THRESHOLD = 0.05
 _WINDOW = 7  # side of SSIM's window, in pixels
-_STRIP = 512  # rows of SSIM at a time: it needs some forty times the memory of its input
+_STRIP = 512  # rows at a time: SSIM needs some forty times the memory of its input
 
 
 def edits(generator: Generator, images: Array | np.ndarray, conditions: np.ndarray) -> Array:
@@ -54,14 +55,16 @@ def attack_rate(values: np.ndarray, threshold: float = THRESHOLD) -> float:
 
 def linf(original: np.ndarray, protected: np.ndarray) -> float:
     """The largest change of a channel between uint8 photos, in units of [-1, 1]."""
-    return float(np.max(_distance(original, protected))) / 127.5
+    return max(int(_distance(*strip).max()) for strip in _strips(original, protected)) / 127.5
 
 
 def psnr(original: np.ndarray, protected: np.ndarray) -> float:
     """Peak signal-to-noise ratio of uint8 photos ``[H, W, 3]``, in dB; infinite if equal."""
-    distance = _distance(original, protected)
-    error = float(np.mean(np.square(distance, dtype=np.uint32), dtype=np.float64))
-    return 10 * math.log10(255**2 / error) if error else math.inf
+    total = sum(
+        int(np.sum(np.square(_distance(*strip), dtype=np.uint32), dtype=np.uint64))
+        for strip in _strips(original, protected)
+    )
+    return 10 * math.log10(255**2 * original.size / total) if total else math.inf
 
 
 def ssim(original: np.ndarray, protected: np.ndarray) -> float:
@@ -74,18 +77,26 @@ def ssim(original: np.ndarray, protected: np.ndarray) -> float:
     if min(rows, original.shape[1] - _WINDOW + 1) < 1:
         raise ValueError(f"SSIM needs photos of at least {_WINDOW} pixels a side")
     total = 0.0
-    for top in range(0, rows, _STRIP):
-        strip = slice(top, min(top + _STRIP, rows) + _WINDOW - 1)
-        count = strip.stop - strip.start - _WINDOW + 1
-        total += count * structural_similarity(
-            original[strip], protected[strip], win_size=_WINDOW, channel_axis=2, data_range=255
+    for before, after in _strips(original, protected, overlap=_WINDOW - 1):
+        value = structural_similarity(
+            before, after, win_size=_WINDOW, channel_axis=2, data_range=255
         )
-    return float(total / rows)
+        total += float(value) * (len(before) - _WINDOW + 1)
+    return total / rows
 
 
 @jax.jit
 def _edits(generator: Generator, images: Array, conditions: Array) -> Array:
     return jax.vmap(generator, in_axes=(None, 1), out_axes=1)(images, conditions)
+
+
+def _strips(
+    original: np.ndarray, protected: np.ndarray, overlap: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both photos in strips of rows, each with ``overlap`` rows of the next."""
+    for top in range(0, len(original) - overlap, _STRIP):
+        rows = slice(top, top + _STRIP + overlap)
+        yield original[rows], protected[rows]
 
 
 def _distance(original: np.ndarray, protected: np.ndarray) -> np.ndarray:

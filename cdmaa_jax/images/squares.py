@@ -28,8 +28,9 @@ def look(photo: np.ndarray) -> Look:
 
 def see(photo: np.ndarray, square: Box, size: int) -> np.ndarray:
     """What a generator of ``size`` pixels sees: the square, resized (bilinear, antialiased)."""
-    seen = _resize(square.crop(photo), size) * np.float32(GREY_LEVEL) - np.float32(1)
-    return np.clip(seen, -1, 1)
+    crop = square.crop(photo)
+    levels = np.stack([_resize(crop[..., channel], size) for channel in range(3)], axis=-1)
+    return np.clip(levels * np.float32(GREY_LEVEL) - np.float32(1), -1, 1)
 
 
 def write_back(
@@ -44,22 +45,19 @@ def write_back(
       epsilon: no channel of the result differs from ``photo`` by more, in units of [-1, 1].
     """
     limit = math.floor(epsilon / GREY_LEVEL + 1e-6)
-    levels = np.rint(_resize(perturbation, square.size) / np.float32(GREY_LEVEL))
-    levels = np.clip(levels, -limit, limit)
     result = photo.copy()
     region = square.crop(result)
-    region[...] = np.clip(region + levels, 0, 255).astype(np.uint8)
+    for channel in range(3):  # one at a time: photos may be large
+        plane = _resize(perturbation[..., channel], square.size) / np.float32(GREY_LEVEL)
+        levels = np.clip(np.rint(plane), -limit, limit).astype(np.int16)
+        region[..., channel] = np.clip(region[..., channel] + levels, 0, 255)
     return result
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """``[h, w, 3]`` as float32 ``[size, size, 3]``, by Pillow's bilinear filter on floats."""
-    result = np.empty((size, size, 3), np.float32)
-    for channel in range(3):
-        plane = Image.fromarray(np.ascontiguousarray(image[..., channel], np.float32))
-        resized = plane.resize((size, size), Image.Resampling.BILINEAR)
-        result[..., channel] = np.asarray(resized)
-    return result
+def _resize(plane: np.ndarray, size: int) -> np.ndarray:
+    """``[h, w]`` as float32 ``[size, size]``, by Pillow's bilinear filter on floats."""
+    image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True)
