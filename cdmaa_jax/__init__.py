@@ -1,8 +1,34 @@
 """Protects photos from face-editing generators: the CDMAA attack in JAX."""
 
-from cdmaa_jax.attack import Config
-from cdmaa_jax.generators.checkpoint import load_generator, save_generator
-from cdmaa_jax.protection import protect
-from cdmaa_jax.types import Generator, Result
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cdmaa_jax.attack import Config
+    from cdmaa_jax.generators.checkpoint import load_generator, save_generator
+    from cdmaa_jax.protection import protect
+    from cdmaa_jax.types import Generator, Result
 
 __all__ = ["Config", "Generator", "Result", "load_generator", "protect", "save_generator"]
+
+_HOMES = {
+    "Config": "cdmaa_jax.attack",
+    "Generator": "cdmaa_jax.types",
+    "Result": "cdmaa_jax.types",
+    "load_generator": "cdmaa_jax.generators.checkpoint",
+    "protect": "cdmaa_jax.protection",
+    "save_generator": "cdmaa_jax.generators.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is asked for: JAX takes a second that ``--help`` spares."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

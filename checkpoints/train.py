@@ -49,7 +49,9 @@ class Recipe:
     learning_rate: float = 1e-4
     classify: float = 1.0
     reconstruct: float = 10.0
-    cyclic: bool = False
+    """Of the image from its edit and the labels back (StarGAN's cycle)."""
+    keep: float = 0.0
+    """Of the image from itself and its own labels (AttGAN's and STGAN's reconstruction)."""
     penalty: float = 10.0
     patches: bool = False
     """Whether the penalty holds the slope of the patches' sum to 1 (StarGAN) or of their mean."""
@@ -58,7 +60,7 @@ class Recipe:
 RECIPES = {
     "stargan": Recipe(
         stargan.Config(SIZE, ("Male", "Senior", "Dark_Hair"), width=16, blocks=4),
-        steps=3000, classify=3.0, cyclic=True, learning_rate=2e-4, patches=True,
+        steps=3000, classify=3.0, learning_rate=2e-4, patches=True,
     ),
     "attgan": Recipe(
         attgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Male"), 24, 24, 4, 4, 1, 1),
@@ -232,12 +234,16 @@ def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
         real, labels, target = sample(data, recipe.batch, parts[0])
         forth = condition(arch, labels, target, parts[1])
         fake, stats = call(graph, weights, stats, real, forth)
-        back = condition(arch, labels, labels)
-        again, stats = call(graph, weights, stats, fake if recipe.cyclic else real, back)
+        again, stats = call(graph, weights, stats, fake, condition(arch, target, labels))
+        cycle, kept = jnp.abs(again - real).mean(), jnp.zeros(())
+        if recipe.keep:
+            same, stats = call(graph, weights, stats, real, condition(arch, labels, labels))
+            kept = jnp.abs(same - real).mean()
         score, logits = judge(critic_weights, fake)
-        classified, kept = cross_entropy(logits, target), jnp.abs(again - real).mean()
-        loss = -score.mean() + recipe.classify * classified + recipe.reconstruct * kept
-        return loss, (stats, (classified, kept))
+        classified = cross_entropy(logits, target)
+        loss = -score.mean() + recipe.classify * classified
+        loss += recipe.reconstruct * cycle + recipe.keep * kept
+        return loss, (stats, (classified, cycle, kept))
 
     def step(state, data, key):
         keys = jax.random.split(key, recipe.critic_steps + 1)
@@ -253,7 +259,7 @@ def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
         updates, moments = optimizer.update(grads, state.optimizers[0], weights)
         generator = (optax.apply_updates(weights, updates), stats)
         average = moving_average(state.average, generator, moments)
-        names = ("gap", "critic_classify", "classify", "reconstruct")
+        names = ("gap", "critic_classify", "classify", "cycle", "kept")
         figures = dict(zip(names, (*[f[-1] for f in judged], *made), strict=True))
         return State(generator, critic, (moments, critic_moments), average), figures
 
