@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from cdmaa_jax.attack.config import Config
@@ -382,8 +383,16 @@ def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
         job.seed,
         labels=_labels([one.task.source for one in seen], job.labels),
         batch_size=size,
+        devices=_devices(size),
     )
     return np.asarray(result.images) - images
+
+
+def _devices(size: int) -> list[jax.Device] | None:
+    """As many of this machine's devices as share a batch of ``size`` evenly; None for one."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
+    return devices[:count] if count > 1 else None
 
 
 def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:

@@ -28,8 +28,8 @@ is not random ignores it."""
 class Generator:
     """A face-editing network as the attack sees it: a pure function and its parameters.
 
-    A registered pytree whose only leaves are ``params``, so that weights are arguments of a compiled
-    program and everything else is part of its identity.
+    A registered pytree whose only leaves are ``params``, so that weights are arguments of a
+    compiled program and everything else is part of its identity.
 
     Attributes:
       name: what reports call it.
