@@ -1,5 +1,6 @@
 """The bundled ensemble is what its manifest says."""
 
+import itertools
 import json
 
 import jax
@@ -34,5 +35,5 @@ def test_every_edit_is_an_image_of_its_own(name):
     edits = [np.asarray(generator(x, conditions[:, k])) for k in range(len(generator.domains))]
     for edit in edits:
         assert edit.shape == x.shape and np.isfinite(edit).all() and np.abs(edit).max() <= 1
-    for first, second in zip(edits, edits[1:], strict=False):
+    for first, second in itertools.pairwise(edits):
         assert np.abs(first - second).mean() > 1e-3
