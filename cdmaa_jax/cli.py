@@ -95,8 +95,10 @@ def _add_protect(commands: Any) -> None:
     protect.add_argument("--seed", type=int, default=0, help="of the attack's start; default: 0")
     protect.add_argument(
         "--canonical-size", type=int, metavar="PIXELS",
-        help="size of the face at which the change is found; default: twice the generators'",
+        help="size of the face at which the change is found; default: twice the generators', "
+        "the generators' with --aligned",
     )  # fmt: skip
+    _add_aligned(protect)
     _add_max_pixels(protect)
     _add_force(protect)
     _add_common(protect)
@@ -117,8 +119,16 @@ def _add_evaluate(commands: Any) -> None:
     _add_labels(evaluate)
     _add_batch_size(evaluate)
     _add_threshold(evaluate)
+    _add_aligned(evaluate)
     _add_max_pixels(evaluate)
     _add_common(evaluate)
+
+
+def _add_aligned(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--aligned", action="store_true",
+        help="the photos are face crops already, as data sets have them: look at all of each",
+    )  # fmt: skip
 
 
 def _add_info(commands: Any) -> None:
@@ -282,13 +292,15 @@ def _protect(args: argparse.Namespace) -> int:
 
     found = photos.find_photos(args.photos, args.out)
     ensemble = _load(args.ensemble)
-    canonical = args.canonical_size
+    canonical, aligned = args.canonical_size, args.aligned
+    default = photos.default_canonical_size(ensemble, aligned)
     job = photos.Job(
         ensemble=ensemble,
         out=args.out,
         config=_config(args),
-        canonical_size=photos.default_canonical_size(ensemble) if canonical is None else canonical,
+        canonical_size=default if canonical is None else canonical,
         seed=args.seed,
+        aligned=aligned,
         labels=_labels(args, ensemble),
         batch_size=args.batch_size,
         max_pixels=args.max_pixels,
@@ -305,7 +317,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     pairs = photos.match_photos(args.originals, args.protected)
     ensemble = _load(args.ensemble)
     labels = _labels(args, ensemble)
-    steps = photos.evaluate_photos(pairs, ensemble, labels, args.batch_size, args.max_pixels)
+    steps = photos.evaluate_photos(
+        pairs, ensemble, labels, args.batch_size, args.max_pixels, args.aligned
+    )
     outcomes = _watched(steps, len(pairs), "measuring")
     made_with = {"ensemble": report.describe(ensemble)}
     entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]

@@ -87,9 +87,13 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
     return pairs
 
 
-def default_canonical_size(ensemble: Ensemble) -> int:
-    """Twice the largest native size of the ensemble's generators, in pixels."""
-    return 2 * max(generator.image_size for generator in ensemble.generators)
+def default_canonical_size(ensemble: Ensemble, aligned: bool = False) -> int:
+    """Twice the largest native size of the ensemble's generators, in pixels; of crops just that.
+
+    Twice, since the change is to outlive the resizing of a photo to the generators' size.
+    """
+    native = max(generator.image_size for generator in ensemble.generators)
+    return native if aligned else 2 * native
 
 
 def protect_photos(
@@ -133,6 +137,7 @@ def evaluate_photos(
     labels: LabelTable | None = None,
     batch_size: int = BATCH_SIZE,
     max_pixels: int = files.MAX_PIXELS,
+    aligned: bool = False,
 ) -> Iterator[Outcome]:
     """Measures protected copies that exist, and tells of each.
 
@@ -142,13 +147,14 @@ def evaluate_photos(
       labels: of the originals.
       batch_size: pairs that are measured at once.
       max_pixels: larger photos are refused.
+      aligned: whether the photos are face crops already.
     """
     size = min(batch_size, max(1, len(pairs)))
     for first in range(0, len(pairs), size):
         made: list[_Made] = []
         for original, copy in pairs[first : first + size]:
             try:
-                made.append(_compared(original, copy, ensemble, labels, max_pixels))
+                made.append(_compared(original, copy, ensemble, labels, max_pixels, aligned))
             except PhotoError as error:
                 yield Outcome(original, "failed", error=str(error))
         entries = _measured(made, ensemble, labels, size)
@@ -243,7 +249,7 @@ def check_labels(table: LabelTable, ensemble: Ensemble) -> None:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    return report.settings(job.ensemble, job.config, job.seed, job.canonical_size)
+    return report.settings(job.ensemble, job.config, job.seed, job.canonical_size, job.aligned)
 
 
 def _open_ledger(job: Job) -> _Ledger:
@@ -369,7 +375,7 @@ def _protect_batch(
 
 def _seen(task: _Task, job: Job) -> _Seen:
     photo = read_photo(task.source, job.max_pixels)
-    where = look(photo.pixels)
+    where = look(photo.pixels, job.aligned)
     return _Seen(task, photo.sha256, where, see(photo.pixels, where.square, job.canonical_size))
 
 
@@ -425,6 +431,7 @@ def _compared(
     ensemble: Ensemble,
     labels: LabelTable | None,
     max_pixels: int,
+    aligned: bool,
 ) -> _Made:
     if copy is None:
         raise PhotoError(original, "there is no protected copy of it", "protect it first")
@@ -433,7 +440,7 @@ def _compared(
         (h, w), (height, width) = before.size, after.size
         what = f"it has {width} x {height} pixels, {original.name} has {w} x {h}"
         raise PhotoError(copy, what, "only copies of the same size can be compared")
-    where = look(before.pixels)
+    where = look(before.pixels, aligned)
     pair = see_pair(before.pixels, after.pixels, where, ensemble.generators)
     entry = report.photo_entry(
         original.name, copy.name, before, after.sha256, where, pair, _labels_of(original, labels)
@@ -518,6 +525,7 @@ class Job:
       config: the attack.
       canonical_size: side, in pixels, at which the perturbation is found.
       seed: of the attack's start.
+      aligned: whether the photos are face crops already, so that no face is looked for.
       labels: of the photos; None if unknown.
       batch_size: photos that are attacked at once.
       max_pixels: larger photos are refused.
@@ -530,6 +538,7 @@ class Job:
     config: Config
     canonical_size: int
     seed: int = 0
+    aligned: bool = False
     labels: LabelTable | None = None
     batch_size: int = BATCH_SIZE
     max_pixels: int = files.MAX_PIXELS

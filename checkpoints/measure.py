@@ -5,8 +5,9 @@
 
 ``edits`` trains a classifier of its own on the training portraits, with the drawn attributes, and
 counts the edited test portraits in which it finds the attribute; it also writes a picture of every
-edit. ``attacks`` protects the test portraits as files, each generator alone by PGD and all together
-by the default settings and by uniform weights, and measures the files.
+edit. ``attacks`` protects the test portraits, cropped to what the generators take as in the paper,
+each generator alone by PGD and all together by the default settings and by uniform weights; then
+the whole photos by the default settings. What is measured are the saved 8-bit files.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from checkpoints.train import SIZE, augment, draw, to_unit
 ENSEMBLE = Path(__file__).parent / "demo"
 NAMES = ("stargan", "attgan", "stgan", "ugatit")
 COMIC = "Comic"
+WHOLE = "together, default, whole photos"
 STEPS, BATCH = 1500, 48
 
 
@@ -161,40 +163,57 @@ def picture_of_edits(portraits: Portraits, ensemble: Path, count: int = 6) -> Im
 
 
 def attacks(ensemble: Path) -> dict[str, list[str]]:
-    """The options of ``cdmaa protect`` for every column of the table."""
-    alone = {f"{name} alone, PGD": [str(ensemble / name)] for name in NAMES}
+    """The options of ``cdmaa protect`` for every row of the table."""
     everyone = [str(ensemble / name) for name in NAMES]
-    columns = {title: ["--update", "pgd", "--ensemble", *dirs] for title, dirs in alone.items()}
-    columns["together, uniform"] = ["--across-models", "uniform", "--ensemble", *everyone]
-    columns["together, default"] = ["--ensemble", *everyone]
-    return columns
+    alone = {
+        f"{name} alone, PGD": ["--update", "pgd", "--ensemble", path]
+        for name, path in zip(NAMES, everyone, strict=True)
+    }
+    return {
+        **{title: [*options, "--aligned"] for title, options in alone.items()},
+        "together, uniform": ["--across-models", "uniform", "--ensemble", *everyone, "--aligned"],
+        "together, default": ["--ensemble", *everyone, "--aligned"],
+        WHOLE: ["--ensemble", *everyone],
+    }
 
 
-def measure_attacks(photos: list[Path], ensemble: Path, out: Path, seed: int) -> dict[str, Any]:
-    """Protects the photos once per column; per column and model avg_l and attack_rate of files.
+def save_crops(portraits: Portraits, folder: Path, count: int | None) -> list[Path]:
+    """The aligned test portraits as 64×64 PNG files: what the generators take, 8 bits a value."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = np.flatnonzero(portraits.test)[:count]
+    paths = [folder / Path(portraits.files[i]).with_suffix(".png").name for i in chosen]
+    for i, path in zip(chosen, paths, strict=True):
+        Image.fromarray(portraits.images[i]).save(path)
+    return paths
+
+
+def measure_attacks(
+    crops: list[Path], photos: list[Path], ensemble: Path, out: Path, seed: int
+) -> dict[str, Any]:
+    """Protects once per row; per row and model avg_l and attack_rate of the saved files.
 
     Raises:
       RuntimeError: a photo could not be protected.
     """
-    columns = {}
+    rows = {}
     for number, (title, options) in enumerate(attacks(ensemble).items()):
-        folder = out / f"attack{number}"
-        arguments = ["protect", *map(str, photos), "--out", str(folder), "--seed", str(seed)]
+        folder, files = out / f"attack{number}", photos if title == WHOLE else crops
+        arguments = ["protect", *map(str, files), "--out", str(folder), "--seed", str(seed)]
         if cli.main([*arguments, *options]):
             raise RuntimeError(f"{title}: not every photo could be protected, see above")
         report = json.loads((folder / "report.json").read_text())
-        columns[title] = {
+        rows[title] = {
             name: {key: figures[key] for key in ("avg_l", "attack_rate")}
             for name, figures in report["models"].items()
         }
-    return {"portraits": len(photos), "seed": seed, "columns": columns}
+    return {"portraits": len(photos), "seed": seed, "rows": rows}
 
 
 def print_attacks(result: dict[str, Any]) -> None:
     """A Markdown table of ``measure_attacks``."""
     print("| attack | " + " | ".join(NAMES) + " | mean |")
     print("|---|" + "---|" * (len(NAMES) + 1))
-    for title, models in result["columns"].items():
+    for title, models in result["rows"].items():
         cells = [
             f"{100 * models[name]['attack_rate']:.1f} % ({models[name]['avg_l']:.3f})"
             if name in models
@@ -242,7 +261,8 @@ def main() -> None:
     else:
         files = [file for file, test in zip(portraits.files, portraits.test, strict=True) if test]
         photos = [args.portraits / "photos" / file for file in files[: args.images]]
-        result = measure_attacks(photos, args.ensemble, args.out, args.seed)
+        crops = save_crops(portraits, args.out / "crops", args.images)
+        result = measure_attacks(crops, photos, args.ensemble, args.out, args.seed)
         (args.out / "attacks.json").write_text(json.dumps(result, indent=1) + "\n")
         print_attacks(result)
 

@@ -64,7 +64,7 @@ RECIPES = {
     ),
     "attgan": Recipe(
         attgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Male"), 24, 24, 4, 4, 1, 1),
-        steps=4000, classify=10.0, reconstruct=20.0, keep=40.0, learning_rate=2e-4,
+        steps=4000, classify=20.0, reconstruct=40.0, learning_rate=2e-4,
     ),
     "stgan": Recipe(
         stgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Pale_Skin"), 20, 4, 2),

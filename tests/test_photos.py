@@ -301,3 +301,15 @@ def test_only_copies_of_the_same_size_are_compared(tmp_path, ensemble):
     pairs.append((tmp_path / "a.png", None))
     outcomes = list(photos.evaluate_photos(pairs, ensemble))
     assert "same size" in outcomes[0].error and "no protected copy" in outcomes[1].error
+
+
+def test_aligned_photos_are_taken_whole(ensemble, tmp_path):
+    source = save_photo(tmp_path / "crop.png", 0, 32, 32)
+    canonical = photos.default_canonical_size(ensemble, aligned=True)
+    assert 2 * canonical == photos.default_canonical_size(ensemble)
+    job = photos.Job(ensemble, tmp_path / "out", Config(steps=1), canonical, aligned=True)
+    (outcome,) = run([source], job)
+    assert outcome.entry["square"] == {"top": 0, "left": 0, "size": 32}
+    (measured,) = photos.evaluate_photos([(source, job.out / "crop.png")], ensemble, aligned=True)
+    assert measured.entry["models"] == outcome.entry["models"]
+    assert photos.make_report(job, [outcome.entry])["aligned"] is True

@@ -90,7 +90,9 @@ def summary(photos: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, 
     return {name: _summary_of([p["models"][name] for p in photos], threshold) for name in names}
 
 
-def settings(ensemble: Ensemble, config: Any, seed: int, canonical_size: int) -> dict[str, Any]:
+def settings(
+    ensemble: Ensemble, config: Any, seed: int, canonical_size: int, aligned: bool = False
+) -> dict[str, Any]:
     """All that a protected photo depends on, besides the photo and its labels.
 
     Args:
@@ -98,12 +100,14 @@ def settings(ensemble: Ensemble, config: Any, seed: int, canonical_size: int) ->
       config: the attack's ``Config``.
       seed: of the attack's start.
       canonical_size: side, in pixels, at which the perturbation was found.
+      aligned: whether the photos were taken as face crops.
     """
     return {
         "ensemble": describe(ensemble),
         "config": dataclasses.asdict(config),
         "seed": seed,
         "canonical_size": canonical_size,
+        "aligned": aligned,
     }
 
 

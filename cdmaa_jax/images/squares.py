@@ -17,9 +17,12 @@ GREY_LEVEL = 1 / 127.5
 """One step of an 8-bit channel in units of [-1, 1]."""
 
 
-def look(photo: np.ndarray) -> Look:
-    """Finds the face of ``photo`` and the square around it; without one, the centre square."""
-    face = find_face(photo)
+def look(photo: np.ndarray, aligned: bool = False) -> Look:
+    """Finds the face of ``photo`` and the square around it; without one, the centre square.
+
+    What is ``aligned`` is a face crop already, and its centre square is what generators look at.
+    """
+    face = None if aligned else find_face(photo)
     square = (
         centre_square(*photo.shape[:2]) if face is None else face_square(face, *photo.shape[:2])
     )
