@@ -24,6 +24,30 @@ SOURCE = {
     "split": "by SHA-256 of the file name, see checkpoints/portraits.py",
 }
 
+OFFICIAL = {
+    "stargan": {
+        "repository": "yunjey/stargan",
+        "weights": "bash download.sh pretrained-celeba-128x128 (or 256x256), 200000-G.ckpt",
+        "licence": "MIT",
+    },
+    "attgan": {
+        "repository": "elvisyjlin/AttGAN-PyTorch",
+        "weights": "'Pretrained models' in its README: bit.ly/attgan-pretrain",
+        "licence": "MIT",
+    },
+    "stgan": {
+        "repository": "csmliu/STGAN (official, TensorFlow)",
+        "weights": "'pre-trained model' in its README; the layout ported here is that of "
+        "bluestyle97/STGAN-pytorch, which publishes none and states no licence",
+        "licence": "MIT",
+    },
+    "ugatit": {
+        "repository": "znxlwm/UGATIT-pytorch",
+        "weights": "none in its README",
+        "licence": "MIT",
+    },
+}
+
 
 def describe() -> dict[str, Any]:
     """What the manifest should say of the files as they are."""
@@ -32,6 +56,7 @@ def describe() -> dict[str, Any]:
         "against other generators",
         "data": SOURCE,
         "script": "checkpoints/train.py",
+        "official_weights": OFFICIAL,
         "generators": {path.name: _generator(path) for path in sorted(ENSEMBLE.iterdir())},
     }
 

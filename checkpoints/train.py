@@ -60,19 +60,19 @@ class Recipe:
 RECIPES = {
     "stargan": Recipe(
         stargan.Config(SIZE, ("Male", "Senior", "Dark_Hair"), width=16, blocks=4),
-        steps=3000, classify=3.0, learning_rate=2e-4, patches=True,
+        steps=1000, classify=3.0, learning_rate=2e-4, patches=True,
     ),
     "attgan": Recipe(
         attgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Male"), 24, 24, 4, 4, 1, 1),
-        steps=4000, classify=20.0, reconstruct=40.0, learning_rate=2e-4,
+        steps=2800, classify=20.0, reconstruct=40.0, learning_rate=2e-4,
     ),
     "stgan": Recipe(
         stgan.Config(SIZE, ("Bangs", "Beard", "Eyeglasses", "Pale_Skin"), 20, 4, 2),
-        steps=4000, classify=10.0, reconstruct=40.0, learning_rate=2e-4,
+        steps=1800, classify=10.0, reconstruct=40.0, learning_rate=2e-4,
     ),
     "ugatit": Recipe(
         ugatit.Config(SIZE, width=16, blocks=4, light=True, domain="Comic"),
-        steps=3000, batch=2, reconstruct=10.0, critic_width=32,
+        steps=2000, batch=2, reconstruct=10.0, critic_width=32,
     ),
 }  # fmt: skip
 

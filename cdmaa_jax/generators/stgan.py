@@ -18,7 +18,6 @@ OFFICIAL_ATTRIBUTES = (
     "Bangs", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses", "Male",
     "Mouth_Slightly_Open", "Mustache", "Pale_Skin", "Young",
 )  # fmt: skip
-PAPER_ATTRIBUTES = ("Bangs", "Eyeglasses", "Mustache", "Mouth_Slightly_Open", "Pale_Skin")
 
 
 @dataclasses.dataclass(frozen=True)
