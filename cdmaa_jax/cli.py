@@ -321,7 +321,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         pairs, ensemble, labels, args.batch_size, args.max_pixels, args.aligned
     )
     outcomes = _watched(steps, len(pairs), "measuring")
-    made_with = {"ensemble": report.describe(ensemble)}
+    made_with = {"ensemble": report.describe(ensemble), "aligned": args.aligned}
     entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
     _print_report(report.build(entries, args.threshold, made_with, _failures(outcomes)), args.json)
     return _status(outcomes)
@@ -427,13 +427,14 @@ def _model_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _photo_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield "photo", "face", "edits spoiled", "largest change", "PSNR", "SSIM"
+    without = "aligned" if report.get("aligned") else "none: centre"
     for photo in report["photos"]:
         values = [loss for model in photo["models"].values() for loss in model.values()]
         spoiled = sum(loss > report["threshold"] for loss in values)
         psnr = "equal" if photo["psnr"] is None else f"{photo['psnr']:.1f} dB"
         yield (
             photo["protected"],
-            "found" if photo["face"] else "none: centre",
+            "found" if photo["face"] else without,
             f"{spoiled} of {len(values)}",
             f"{round(photo['linf'] * 127.5)} of 255",
             psnr,

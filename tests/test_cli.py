@@ -103,6 +103,15 @@ def test_evaluate_gives_the_same_figures(protect, call, ensemble, tmp_path):
     assert status == 0 and "stargan" in table
 
 
+def test_crops_are_taken_as_they_are(protect, call, ensemble, tmp_path):
+    photo = save_photo(tmp_path / "crop.png")
+    status, table, _ = protect(photo, "--aligned")
+    assert status == 0 and "aligned" in table
+    copy = tmp_path / "out" / "crop.png"
+    status, table, _ = call("evaluate", photo, copy, "--ensemble", ensemble, "--aligned")
+    assert status == 0 and "aligned" in table
+
+
 def test_evaluate_says_what_is_missing(call, ensemble, tmp_path):
     save_photo(tmp_path / "in" / "a.png"), save_photo(tmp_path / "in" / "b.png")
     save_photo(tmp_path / "out" / "a.png")
