@@ -30,7 +30,7 @@ class Critic(nnx.Module):
 
     def __call__(self, x: Any) -> tuple[jax.Array, jax.Array]:
         for conv in self.convs:
-            x = layers.leaky_relu(conv(x), SLOPE)
+            x = jax.nn.leaky_relu(conv(x), SLOPE)
         return self.realness(x), self.attributes(x)[:, 0, 0]
 
 
@@ -85,10 +85,10 @@ class AttentionCritic(nnx.Module):
 
     def __call__(self, x: Any) -> tuple[jax.Array, jax.Array]:
         for conv in self.convs:
-            x = layers.leaky_relu(conv(layers.reflect_pad(x, 1)), SLOPE)
+            x = jax.nn.leaky_relu(conv(layers.reflect_pad(x, 1)), SLOPE)
         logits = jnp.concatenate([self.gap(x.mean((1, 2))), self.gmp(x.max((1, 2)))], axis=-1)
         maps = [x * pool.layer.kernel[...][:, 0] for pool in (self.gap, self.gmp)]
-        x = layers.leaky_relu(self.attention(jnp.concatenate(maps, axis=-1)), SLOPE)
+        x = jax.nn.leaky_relu(self.attention(jnp.concatenate(maps, axis=-1)), SLOPE)
         return self.realness(layers.reflect_pad(x, 1)), logits
 
 

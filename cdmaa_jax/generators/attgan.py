@@ -53,7 +53,7 @@ class _Encoder(nnx.Module):
         self.norm = layers.BatchNorm(outputs)
 
     def __call__(self, x):
-        return layers.leaky_relu(self.norm(self.conv(x)), SLOPE)
+        return jax.nn.leaky_relu(self.norm(self.conv(x)), SLOPE)
 
 
 class _Decoder(nnx.Module):

@@ -74,11 +74,6 @@ def upsample_nearest(x: Any) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def leaky_relu(x: Any, slope: float) -> jax.Array:
-    """``torch.nn.functional.leaky_relu``."""
-    return jax.nn.leaky_relu(x, slope)
-
-
 def standardize(x: Any, axes: tuple[int, ...], unbiased: bool = False) -> jax.Array:
     """(x - mean) / sqrt(var + 1e-5) over ``axes``; the variance as PyTorch's ``var(unbiased=)``."""
     mean = x.mean(axes, keepdims=True)
@@ -100,12 +95,6 @@ def layer_instance_norm(x: Any, rho: Any) -> jax.Array:
 def per_channel(v: Any) -> jax.Array:
     """A vector [C] made ready to meet features [B,H,W,C]."""
     return v[None, None, None, :]
-
-
-def join_planes(x: Any, c: Any) -> jax.Array:
-    """Joins labels c [B,n], as constant planes, to the channels of x [B,H,W,C]."""
-    planes = jnp.broadcast_to(c[:, None, None, :], (*x.shape[:3], c.shape[1]))
-    return jnp.concatenate([x, planes], axis=-1)
 
 
 class Conv(nnx.Module):
