@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cdmaa_jax.generators.checkpoint import DTYPES, CheckpointError, Metadata, read_metadata
+from cdmaa_jax.generators.cyclegan import PADDINGS
+from cdmaa_jax.generators.norms import STATISTICS
 from cdmaa_jax.generators.registry import ARCHITECTURES
 from converters.tables import ConversionError, Given
 
@@ -18,6 +20,7 @@ EPILOG = """examples:
   %(prog)s stargan 200000-G.ckpt --image-size 256 --out stargan
   %(prog)s attgan weights.149.pth --image-size 384 --out attgan
   %(prog)s ugatit selfie2anime_params_latest.pt --part genA2B --out selfie2anime
+  %(prog)s cyclegan latest_net_G.pth --image-size 256 --attributes horse2zebra --out horse2zebra
   %(prog)s stargan stargan --to-torch 200000-G.ckpt
 """
 
@@ -54,9 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--to-torch", metavar="FILE", help="the PyTorch or .safetensors file to write, from a DIR")
     add("--part", metavar="KEY", help="where in the file the state dict is, such as genA2B")
     add("--image-size", type=int, metavar="PIXELS", help="what the generator was trained at")
-    add("--attributes", type=_names, metavar="A,B,...", help="names of its attributes, in order")
+    add("--attributes", type=_names, metavar="A,B,...", help="its attributes, or its one edit")
     add("--shortcut-layers", type=int, metavar="N", help="if the tensors leave it open")
     add("--inject-layers", type=int, metavar="N", help="if the tensors leave it open")
+    add("--padding", choices=PADDINGS, help="if the tensors leave it open (default: reflect)")
+    add("--statistics", choices=STATISTICS, help="of a batch norm (default: instance)")
     add("--name", help="what reports call the generator (default: ARCH)")
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="how arrays are stored")
     add("--force", action="store_true", help="replace what an earlier conversion wrote")
@@ -74,7 +79,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _convert(args: argparse.Namespace) -> dict[str, Any]:
     from converters import conversion
 
-    given = Given(args.image_size, args.attributes, args.shortcut_layers, args.inject_layers)
+    given = Given(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Given)})
     options = {"name": args.name, "dtype": args.dtype, "overwrite": args.force}
     found, record = conversion.convert(args.arch, args.file, args.out, given, args.part, **options)
     return {**_summary(record, args.out), "part": found.part, "ignored": list(found.ignored)}

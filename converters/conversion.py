@@ -14,7 +14,7 @@ import torch
 from cdmaa_jax.generators.checkpoint import Metadata, load_params, save_generator
 from cdmaa_jax.generators.registry import architecture, graph_of
 from cdmaa_jax.types import Params
-from converters import attgan, engine, files, stargan, stgan, ugatit
+from converters import attgan, cyclegan, engine, files, pix2pix, stargan, stgan, ugatit
 from converters.tables import ConversionError, Given, Ignored
 
 TABLES: dict[str, ModuleType] = {
@@ -22,6 +22,8 @@ TABLES: dict[str, ModuleType] = {
     "attgan": attgan,
     "stgan": stgan,
     "ugatit": ugatit,
+    "cyclegan": cyclegan,
+    "pix2pix": pix2pix,
 }
 
 
@@ -177,7 +179,7 @@ def _check_signature(arch: str, shapes: Mapping[str, Any]) -> None:
 
 def _check_given(config: Any, given: Given) -> None:
     """What was given and is also told by the tensors must agree."""
-    for field in ("image_size", "shortcut_layers", "inject_layers"):
+    for field in ("image_size", "shortcut_layers", "inject_layers", "padding", "statistics"):
         value = getattr(given, field)
         option = "--" + field.replace("_", "-")
         if value is None:

@@ -79,7 +79,8 @@ def from_torch(
 
 def to_torch(table: Table, params: Params) -> dict[str, torch.Tensor]:
     """The state dict of the parameters, with the ignored tensors at a module's initial values."""
-    return {row.key: _fill(row, params) for row in table}
+    written = (row for row in table if isinstance(row, Tensor) or row.written)
+    return {row.key: _fill(row, params) for row in written}
 
 
 def _by_key(table: Table) -> dict[str, Tensor | Ignored]:

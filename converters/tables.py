@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -47,11 +47,15 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Ignored:
-    """A tensor that files may carry and no output depends on; its shape is that of ``like``."""
+    """A tensor that files may carry and no output depends on; its shape is that of ``like``.
+
+    One that only old files carry is not ``written``: a module of today has no such tensor.
+    """
 
     key: str
     fill: Fill
     like: str
+    written: bool = True
 
 
 Table: TypeAlias = tuple[Tensor | Ignored, ...]
@@ -65,6 +69,8 @@ class Given:
     attributes: tuple[str, ...] | None = None
     shortcut_layers: int | None = None
     inject_layers: int | None = None
+    padding: str | None = None
+    statistics: str | None = None
 
 
 def conv(key: str, path: str, bias: bool = False) -> Table:
@@ -103,6 +109,26 @@ def instance_norm(key: str, path: str) -> Table:
         Ignored(f"{key}.running_mean", Fill.ZEROS, f"{path}.scale"),
         Ignored(f"{key}.running_var", Fill.ONES, f"{path}.scale"),
         Ignored(f"{key}.num_batches_tracked", Fill.COUNT, f"{path}.scale"),
+    )
+
+
+def norm_of_kind(kind: str, key: str, path: str, like: str) -> Table:
+    """A normalization of a kind in ``norms.KINDS``; ``like`` is a parameter of as many channels.
+
+    The non-affine instance normalization has no tensors. It recorded statistics once, which old
+    files carry; they were not used, and the official code drops them too.
+    """
+    if kind == "batch":
+        return batch_norm(key, path)
+    if kind == "none":
+        return ()
+    fills = {
+        "running_mean": Fill.ZEROS,
+        "running_var": Fill.ONES,
+        "num_batches_tracked": Fill.COUNT,
+    }
+    return tuple(
+        Ignored(f"{key}.{name}", fill, like, written=False) for name, fill in fills.items()
     )
 
 
@@ -176,6 +202,36 @@ def ask_attributes(
         f"the network takes {number} attributes, by {source}, and {reason}; "
         f"give all {number} in their order, --attributes A,B,..."
     )
+
+
+def ask_domain(given: Given, default: str) -> str:
+    """The name of a network's one domain: the one attribute that was given, or ``default``.
+
+    Raises:
+      ConversionError: several were given.
+    """
+    names = given.attributes or (default,)
+    if len(names) != 1:
+        raise ConversionError("the network has one domain; give --attributes one name for it")
+    return names[0]
+
+
+def closest(configs: Iterable[Any], table: Callable[[Any], Table], shapes: Shapes) -> Any:
+    """The first of the configurations whose table has the fewest keys missing and unexpected."""
+
+    def misfits(config: Any) -> int:
+        rows = table(config)
+        wanted = {row.key for row in rows if isinstance(row, Tensor)}
+        return len(wanted - shapes.keys()) + len(shapes.keys() - {row.key for row in rows})
+
+    return min(configs, key=misfits)
+
+
+def with_statistics(config: Any, given: Given) -> Any:
+    """The configuration with the statistics that were given for its batch norms, if it has any."""
+    if given.statistics is None or config.norm != "batch":
+        return config
+    return build(type(config), **{**vars(config), "statistics": given.statistics})
 
 
 def build(config: type, **fields: Any) -> Any:

@@ -15,6 +15,7 @@ from converters.tables import (
     Shapes,
     Table,
     Tensor,
+    ask_domain,
     ask_image_size,
     build,
     channels,
@@ -36,16 +37,13 @@ def infer(shapes: Shapes, given: Given) -> Config:
     """
     width = channels(shapes, SIGNATURE, 0, "DownBlock.5.weight", 1)
     flat = shape(shapes, "FC.0.weight", 2)[1]
-    names = given.attributes or (Config.domain,)
-    if len(names) != 1:
-        raise ConversionError("the network has one domain; give --attributes one name for it")
     return build(
         Config,
         image_size=_image_size(flat, 4 * width) or ask_image_size(given, (256,)),
         width=width,
         blocks=max(count(shapes, "DownBlock.*.conv_block."), count(shapes, "UpBlock1_*.")),
         light=flat == 4 * width,
-        domain=names[0],
+        domain=ask_domain(given, Config.domain),
     )
 
 

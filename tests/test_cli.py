@@ -247,7 +247,8 @@ def test_info(call, monkeypatch, tmp_path):
     status, out, _ = call("info")
     assert status == 0 and "stargan, 16 px: Male, Young" in out and "cpu" in out
     facts = json.loads(call("info", "--json")[1])
-    assert set(facts["architectures"]) == {"stargan", "attgan", "stgan", "ugatit"}
+    names = {"stargan", "attgan", "stgan", "ugatit", "cyclegan", "pix2pix"}
+    assert set(facts["architectures"]) == names
     assert facts["ensembles"]["little"]["generators"][1]["domains"] == ["comic"]
     monkeypatch.setattr(ensembles, "_FOLDERS", ())
     assert "none in this installation" in call("info")[1]

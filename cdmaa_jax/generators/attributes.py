@@ -43,6 +43,20 @@ def source_vectors(labels: Labels | None, attributes: Sequence[str]) -> np.ndarr
     return vectors
 
 
+def no_conditions(labels: Labels | None) -> np.ndarray:
+    """Empty condition vectors [B,1,0] of a network with one domain; [1,1,0] without labels.
+
+    Raises:
+      ValueError: the labels do not tell how many images there are.
+    """
+    if labels is None:
+        return np.zeros((1, 1, 0), np.float32)
+    lengths = {len(np.atleast_1d(column)) for column in labels.values()}
+    if len(lengths) != 1:
+        raise ValueError("the labels of the attributes differ in length")
+    return np.zeros((lengths.pop(), 1, 0), np.float32)
+
+
 def flip_exclusive_hair(source: np.ndarray, attributes: Sequence[str], index: int) -> np.ndarray:
     """StarGAN's and STGAN's target of edit ``index``: a hair colour is set, all else is flipped.
 

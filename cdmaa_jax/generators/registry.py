@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
+from cdmaa_jax.generators import attgan, cyclegan, pix2pix, stargan, stgan, ugatit
 from cdmaa_jax.types import Array, Generator, Labels, Params
 
 
@@ -38,6 +38,8 @@ ARCHITECTURES = {
         Architecture("attgan", "AttGAN", attgan.Config, attgan.AttGAN, attgan),
         Architecture("stgan", "STGAN", stgan.Config, stgan.STGAN, stgan),
         Architecture("ugatit", "U-GAT-IT", ugatit.Config, ugatit.UGATIT, ugatit),
+        Architecture("cyclegan", "CycleGAN", cyclegan.Config, cyclegan.CycleGAN, cyclegan),
+        Architecture("pix2pix", "pix2pix", pix2pix.Config, pix2pix.Pix2Pix, pix2pix),
     )
 }
 

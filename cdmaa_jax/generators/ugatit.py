@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from cdmaa_jax.generators import layers
+from cdmaa_jax.generators.attributes import no_conditions
 from cdmaa_jax.types import Labels
 
 
@@ -128,9 +129,4 @@ def _flatten(x):
 
 def conditions(config: Config, labels: Labels | None) -> np.ndarray:
     """Empty condition vectors [B,1,0]: one domain, and nothing to condition on."""
-    if labels is None:
-        return np.zeros((1, 1, 0), np.float32)
-    lengths = {len(np.atleast_1d(column)) for column in labels.values()}
-    if len(lengths) != 1:
-        raise ValueError("the labels of the attributes differ in length")
-    return np.zeros((lengths.pop(), 1, 0), np.float32)
+    return no_conditions(labels)

@@ -31,6 +31,18 @@ def test_in_a_process_of_its_own(tmp_path):
     assert load_generator(tmp_path / "out").image_size == 16
 
 
+@pytest.mark.parametrize("arch, option, answer", [
+    ("cyclegan", "padding", "replicate"),
+    ("pix2pix", "statistics", "running"),
+])  # fmt: skip
+def test_answers_that_only_the_caller_has(tmp_path, capsys, arch, option, answer):
+    path = write(tmp_path / "a.pth", official(arch))
+    command = [arch, str(path), "--out", str(tmp_path / "out"), "--image-size", "16", "--json"]
+    assert main([*command, f"--{option}", answer, "--attributes", "horse2zebra"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"][option] == answer and found["domains"] == ["horse2zebra"]
+
+
 def test_an_error_is_one_line_and_leaves_nothing(tmp_path, capsys):
     tensors = official("stargan")
     del tensors["main.1.weight"]

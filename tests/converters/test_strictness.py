@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from converters.conversion import from_state_dict
+from converters.conversion import from_state_dict, to_state_dict
 from converters.tables import ConversionError, Given
 from tests.generators.test_registry import TINY
 from tests.parity.torch_models import random_model
@@ -17,6 +17,7 @@ NORM = {
     "stargan": "main.4.running_mean",
     "attgan": "dec_layers.0.layers.1.num_batches_tracked",
     "stgan": "decoder.0.1.num_batches_tracked",
+    "pix2pix": "model.model.1.model.2.num_batches_tracked",
 }
 
 
@@ -110,9 +111,54 @@ def test_other_float_types_are_read():
 @pytest.mark.parametrize("arch", NORM)
 def test_ignored_tensors_are_reported_and_have_a_shape(arch):
     whole, config = official(arch), TINY[arch]
-    ignored = from_state_dict(arch, whole, Given(config.image_size, config.attributes))[2]
+    attributes = getattr(config, "attributes", None)
+    ignored = from_state_dict(arch, whole, Given(config.image_size, attributes))[2]
     assert NORM[arch] in ignored
     assert NORM[arch] in refusal(arch, {**whole, NORM[arch]: torch.zeros(9)})
+
+
+@pytest.mark.parametrize("arch", ["cyclegan", "pix2pix"])
+def test_old_files_carry_statistics_of_instance_norms(arch):
+    """As released: recorded by every norm, and of no use."""
+    config = dataclasses.replace(TINY[arch], norm="instance")
+    model = random_model(arch, config)
+    old = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.InstanceNorm2d):
+            old[f"{name}.running_mean"] = torch.ones(module.num_features)
+            old[f"{name}.running_var"] = torch.ones(module.num_features)
+            old[f"{name}.num_batches_tracked"] = torch.tensor(7)
+    found, params, ignored = from_state_dict(arch, {**model.state_dict(), **old}, Given(16))
+    assert found == config and old and set(ignored) == old.keys()
+    assert to_state_dict(arch, found, params).keys() == model.state_dict().keys()
+    for key in old:
+        wrong = {**model.state_dict(), **old, key: torch.zeros(9)}
+        assert f"{key} [9] instead of" in refusal(arch, wrong)
+
+
+def test_options_of_the_official_networks():
+    """What the keys tell is checked against what is given; what they leave open is taken."""
+    plain, batch = official("cyclegan"), official("pix2pix")
+    assert from_state_dict("cyclegan", plain, Given(16, padding="replicate"))[0].padding == (
+        "replicate"
+    )
+    message = refusal("cyclegan", plain, padding="zero")
+    assert message == "--padding is zero, but the tensors say reflect"
+    zero = random_model("cyclegan", dataclasses.replace(TINY["cyclegan"], padding="zero"))
+    message = refusal("cyclegan", dict(zero.state_dict()), padding="replicate")
+    assert message == "--padding is replicate, but the tensors say zero"
+    message = refusal("cyclegan", plain, statistics="running")
+    assert message == "--statistics is running, but the tensors say instance"
+    assert from_state_dict("pix2pix", batch, Given(16))[0].statistics == "instance"
+    running = from_state_dict("pix2pix", batch, Given(16, statistics="running"))[0]
+    assert running.statistics == "running"
+    assert "does not apply" in refusal("pix2pix", batch, padding="zero")
+    assert "one domain" in refusal("pix2pix", batch, attributes=("a", "b"))
+
+
+def test_biases_beside_a_batch_norm_are_unexpected():
+    tensors = {**official("pix2pix"), "model.model.0.bias": torch.zeros(4)}
+    assert refusal("pix2pix", tensors) == "tensor model.model.0.bias is unexpected"
 
 
 def test_a_file_of_another_architecture():

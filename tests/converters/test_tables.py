@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
+from cdmaa_jax.generators import attgan, cyclegan, norms, pix2pix, stargan, stgan, ugatit
 from cdmaa_jax.generators.registry import ARCHITECTURES
 from converters.conversion import TABLES, from_state_dict, to_state_dict
 from converters.tables import ConversionError, Given
@@ -51,6 +51,28 @@ def ugatit_configs(draw):
     return ugatit.Config(4 * draw(st.integers(2, 5)), width, blocks, draw(st.booleans()), "x")
 
 
+NORMS = [
+    ("instance", "instance"),
+    ("batch", "instance"),
+    ("batch", "running"),
+    ("none", "instance"),
+]
+
+
+@st.composite
+def cyclegan_configs(draw):
+    width, blocks = draw(st.integers(1, 5)), draw(st.integers(1, 10))
+    size, norm = 4 * draw(st.integers(2, 5)), draw(st.sampled_from(NORMS))
+    padding = draw(st.sampled_from(list(cyclegan.PADDINGS)))
+    return cyclegan.Config(size, width, blocks, *norm, padding, draw(st.booleans()), "x")
+
+
+@st.composite
+def pix2pix_configs(draw):
+    width, depth = draw(st.integers(1, 3)), draw(st.integers(2, 8))
+    return pix2pix.Config(2**depth, width, depth, *draw(st.sampled_from(NORMS)), "x")
+
+
 def check_round_trip(arch, config):
     """Through the parameters and back, bit for bit; nothing but what a caller must say is asked."""
     official = random_model(arch, config).state_dict()
@@ -59,6 +81,8 @@ def check_round_trip(arch, config):
         getattr(config, "attributes", None) or (config.domain,),
         getattr(config, "shortcut_layers", None),
         getattr(config, "inject_layers", None),
+        getattr(config, "padding", None),
+        getattr(config, "statistics", None),
     )
     found, params, ignored = from_state_dict(arch, official, asked)
     assert found == config
@@ -97,6 +121,18 @@ def test_ugatit(config):
     check_round_trip("ugatit", config)
 
 
+@few
+@given(cyclegan_configs())
+def test_cyclegan(config):
+    check_round_trip("cyclegan", config)
+
+
+@few
+@given(pix2pix_configs())
+def test_pix2pix(config):
+    check_round_trip("pix2pix", config)
+
+
 OFFICIAL = [
     ("stargan", stargan.Config(256)),
     *(("attgan", attgan.Config(384, shortcut_layers=s, inject_layers=i))
@@ -105,6 +141,9 @@ OFFICIAL = [
       for s in range(1, 5) for u in (True, False) for m in (True, False)),
     *(("ugatit", ugatit.Config(256, blocks=b, light=light))
       for b in (4, 6) for light in (True, False)),
+    *(("cyclegan", cyclegan.Config(256, blocks=b, norm=n, dropout=d))
+      for b in (6, 9) for n in norms.KINDS for d in (True, False)),
+    *(("pix2pix", pix2pix.Config(2**i, layers=i, norm=n)) for i in (7, 8) for n in norms.KINDS),
 ]  # fmt: skip
 
 

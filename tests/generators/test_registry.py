@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
+from cdmaa_jax.generators import attgan, cyclegan, pix2pix, stargan, stgan, ugatit
 from cdmaa_jax.generators.registry import ARCHITECTURES, architecture, graph_of, make_generator
 
 TINY = {
@@ -16,6 +16,8 @@ TINY = {
     "attgan": attgan.Config(16, ("Male", "Bangs"), 4, 4, 2, 2),
     "stgan": stgan.Config(16, ("Male",), 4, 2, shortcut_layers=1),
     "ugatit": ugatit.Config(16, width=4, blocks=1),
+    "cyclegan": cyclegan.Config(16, width=4, blocks=1),
+    "pix2pix": pix2pix.Config(16, width=4, layers=3),
 }
 
 
@@ -49,6 +51,18 @@ def test_other_sizes_than_the_native_pass_through(arch):
     assert jax.eval_shape(generator, x, c).shape == x.shape
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_an_image_does_not_depend_on_its_neighbour(arch):
+    config = TINY[arch]
+    generator = make_generator(arch, config, random_params(arch, config))
+    c = np.repeat(generator.conditions(None)[:, 0], 2, 0)
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
+    apply = jax.jit(generator.apply, compiler_options={"xla_backend_optimization_level": 0})
+    one, other = (np.asarray(apply(generator.params, images[[0, i]], c)) for i in (1, 2))
+    np.testing.assert_array_equal(one[0], other[0])
+    assert one[0].std() > 0 and not np.array_equal(one[1], other[1])
+
+
 def test_equal_generators_share_one_program():
     traces = []
 
@@ -73,6 +87,8 @@ def test_latent():
         ("attgan", (1, 4, 4, 8)),
         ("stgan", (1, 4, 4, 8)),
         ("ugatit", (1, 4, 4, 16)),
+        ("cyclegan", (1, 4, 4, 16)),
+        ("pix2pix", (1, 2, 2, 16)),
     ):
         generator = make_generator(arch, TINY[arch], random_params(arch, TINY[arch]))
         x = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
@@ -113,6 +129,13 @@ def test_parameters_that_do_not_fit():
     (lambda: stgan.Config(layers=1, shortcut_layers=0), "layers must be at least 2"),
     (lambda: stgan.Config(stu_kernel_size=4), "stu_kernel_size must be odd"),
     (lambda: ugatit.Config(4), "at least 8"),
+    (lambda: cyclegan.Config(4), "at least 8"),
+    (lambda: cyclegan.Config(padding="same"), "padding must be one of reflect, replicate, zero"),
+    (lambda: cyclegan.Config(norm="layer"), "norm must be one of instance, batch, none"),
+    (lambda: cyclegan.Config(statistics="running"), "only a batch norm has running statistics"),
+    (lambda: pix2pix.Config(statistics="mean"), "statistics must be one of instance, running"),
+    (lambda: pix2pix.Config(layers=1), "layers must be at least 2"),
+    (lambda: pix2pix.Config(128), "multiple of 256"),
 ])  # fmt: skip
 def test_configurations_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Every option of the four generators against PyTorch, through the real converter."""
+"""Every option of the six generators against PyTorch, through the real converter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
+from cdmaa_jax.generators import attgan, cyclegan, pix2pix, stargan, stgan, ugatit
 from cdmaa_jax.generators.registry import make_generator
 from converters.conversion import from_state_dict
 from converters.tables import Given
@@ -46,24 +46,43 @@ SMALL = {
         ugatit.Config(16, width=4, blocks=1, light=True),
         ugatit.Config(16, width=4, blocks=1, light=False),
     ],
+    "cyclegan": [
+        cyclegan.Config(16, 4, 2),
+        cyclegan.Config(16, 4, 1, "batch", "instance", "replicate"),
+        cyclegan.Config(16, 4, 1, "batch", "running", "zero", dropout=True),
+        cyclegan.Config(16, 4, 1, "none", dropout=True),
+    ],
+    "pix2pix": [
+        pix2pix.Config(64, 4, 6),
+        pix2pix.Config(32, 4, 5, statistics="running"),
+        pix2pix.Config(32, 4, 5, norm="instance"),
+        pix2pix.Config(32, 4, 5, norm="none"),
+    ],
 }
 OFFICIAL = {  # at sizes with so few units that some seed puts none near its kink
     "stargan": stargan.Config(16),
     "attgan": attgan.Config(32, inject_layers=1),
     "stgan": stgan.Config(32),
     "ugatit": ugatit.Config(16, light=False),
+    "cyclegan": cyclegan.Config(16),
+    "pix2pix": pix2pix.Config(32, layers=5),
 }
 SLOW = {
     "stargan": stargan.Config(128),
     "attgan": attgan.Config(384),
     "stgan": stgan.Config(128),
     "ugatit": [ugatit.Config(256), ugatit.Config(64, light=False)],
+    "cyclegan": cyclegan.Config(128, blocks=6),
+    "pix2pix": [pix2pix.Config(256), pix2pix.Config(128, layers=7, statistics="running")],
 }
 MARGIN = 1e-5
+RELUS = tuple(
+    getattr(torch.ops.aten, name) for name in ("relu", "relu_", "leaky_relu", "leaky_relu_")
+)
 
 
 def describe(config) -> str:
-    return "-".join(str(v) for v in vars(config).values() if not isinstance(v, tuple | str))
+    return "-".join(str(v) for v in vars(config).values() if not isinstance(v, tuple))
 
 
 def cases(table):
@@ -85,7 +104,8 @@ def value_and_slope(apply, params, x, c, cotangent):
 
 def convert(arch, config, model):
     """The generator that the converter makes of the module; it must find the configuration."""
-    given = Given(config.image_size, getattr(config, "attributes", None))
+    names = ("attributes", "padding", "statistics")
+    given = Given(config.image_size, **{name: getattr(config, name, None) for name in names})
     found, params, _ = from_state_dict(arch, model.state_dict(), given)
     if arch == "stgan" and not config.use_stu:
         assert vars(found).items() >= {**vars(config), "stu_kernel_size": 3}.items()
@@ -130,7 +150,7 @@ class Margin(TorchDispatchMode):
     smallest = np.inf
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in (torch.ops.aten.relu.default, torch.ops.aten.leaky_relu.default):
+        if function.overloadpacket in RELUS:
             self.smallest = min(self.smallest, float(args[0].abs().min() / args[0].std()))
         return function(*args, **kwargs or {})
 
@@ -178,3 +198,28 @@ def test_official_sizes(arch, config):
     with jax.enable_x64(True):
         values, slopes = compare(arch, config, model, draw(config, np.float64, 1))
     assert values < 1e-9 and slopes < 1e-9
+
+
+def test_what_crosses_the_skips_of_a_unet():
+    """Activated features, for PyTorch activates in place; the image is the same if it did not."""
+    config = pix2pix.Config(32, 4, 5, norm="instance")
+    model = random_model("pix2pix", config)
+    generator = convert("pix2pix", config, model)
+    x = draw(config, np.float32, 1)[0]
+    crossing, outputs = [], []
+    level = model.model.model[1]
+    level.register_forward_hook(lambda module, args, y: crossing.append(y[:, :4].clone()))
+    for in_place in (True, False):
+        for module in model.modules():
+            if isinstance(module, torch.nn.LeakyReLU):
+                module.inplace = in_place
+        outputs.append(model(torch.from_numpy(x).permute(0, 3, 1, 2)))
+    want = crossing[0].permute(0, 2, 3, 1)
+    np.testing.assert_allclose(levels(generator, x)[0], want, atol=1e-5)
+    assert not torch.equal(*crossing) and torch.equal(*outputs)
+
+
+def levels(generator, x):
+    """What the module's ``encode`` gives; the generator's own gives the latent alone."""
+    encode = jax.jit(generator.encode.apply, compiler_options=QUICK)
+    return encode(generator.params, x)

@@ -1,4 +1,4 @@
-"""The four generators in PyTorch, under the state-dict keys of the official code, to compare with.
+"""The six generators in PyTorch, under the state-dict keys of the official code, to compare with.
 
 Written for these tests: one place where every option of the official modules exists. Layout NCHW.
 """
@@ -283,7 +283,111 @@ class UGATIT(nn.Module):
         return self.UpBlock2(x)
 
 
-MODELS = {"stargan": StarGAN, "attgan": AttGAN, "stgan": STGAN, "ugatit": UGATIT}
+class _BatchNorm(nn.BatchNorm2d):
+    """Stays in training mode, as in the authors' test, if ``statistics`` are the instance's.
+
+    A momentum of zero leaves the running statistics as they are.
+    """
+
+    def __init__(self, features: int, statistics: str):
+        super().__init__(features, momentum=0.0)
+        self.statistics = statistics
+
+    def train(self, mode: bool = True):
+        return super().train(mode or self.statistics == "instance")
+
+
+def _norm(config, features: int) -> nn.Module:
+    if config.norm == "batch":
+        return _BatchNorm(features, config.statistics)
+    return nn.InstanceNorm2d(features) if config.norm == "instance" else nn.Identity()
+
+
+class _OneByOne(nn.Module):
+    """Applies ``model`` to each image alone, as the authors' test does."""
+
+    model: nn.Module
+
+    def forward(self, x, c=None):
+        return torch.cat([self.model(image) for image in x.split(1)])
+
+
+class _CycleBlock(nn.Module):
+    def __init__(self, features: int, config):
+        super().__init__()
+        pads = {"reflect": [nn.ReflectionPad2d(1)], "replicate": [nn.ReplicationPad2d(1)]}
+
+        def stage() -> list[nn.Module]:
+            pad, bias = pads.get(config.padding, []), config.norm == "instance"
+            conv = nn.Conv2d(features, features, 3, padding=int(not pad), bias=bias)
+            return [*pad, conv, _norm(config, features)]
+
+        dropout = [nn.Dropout(0.5)] if config.dropout else []
+        self.conv_block = nn.Sequential(*stage(), nn.ReLU(True), *dropout, *stage())
+
+    def forward(self, x):
+        return x + self.conv_block(x)
+
+
+class CycleGAN(_OneByOne):
+    """Keys ``model.*``."""
+
+    def __init__(self, config):
+        super().__init__()
+        w, bias = config.width, config.norm == "instance"
+
+        def stage(conv: nn.Module, features: int) -> list[nn.Module]:
+            return [conv, _norm(config, features), nn.ReLU(True)]
+
+        stages = [nn.ReflectionPad2d(3), *stage(nn.Conv2d(3, w, 7, bias=bias), w)]
+        for f in (2 * w, 4 * w):
+            stages += stage(nn.Conv2d(f // 2, f, 3, 2, 1, bias=bias), f)
+        stages += [_CycleBlock(4 * w, config) for _ in range(config.blocks)]
+        for f in (2 * w, w):
+            stages += stage(nn.ConvTranspose2d(2 * f, f, 3, 2, 1, output_padding=1, bias=bias), f)
+        stages += [nn.ReflectionPad2d(3), nn.Conv2d(w, 3, 7), nn.Tanh()]
+        self.model = nn.Sequential(*stages)
+
+
+class _UnetLevel(nn.Module):
+    """A level and all those inside it; the first activation works in place, on the skip's input."""
+
+    def __init__(self, config, level: int = 0):
+        super().__init__()
+        self.level, deepest, bias = level, config.layers - 1, config.norm == "instance"
+        outer, inner = ((3, *config.features)[level], config.features[level])
+        down = [nn.LeakyReLU(0.2, inplace=True)] if level else []
+        down.append(nn.Conv2d(outer, inner, 4, 2, 1, bias=bias))
+        if 0 < level < deepest:
+            down.append(_norm(config, inner))
+        inside = [_UnetLevel(config, level + 1)] if level < deepest else []
+        joined = (1 + len(inside)) * inner
+        up = nn.ConvTranspose2d(joined, outer, 4, 2, 1, bias=bias or not level)
+        tail = [_norm(config, outer)] if level else [nn.Tanh()]
+        tail += [nn.Dropout(0.5)] if 4 <= level < deepest else []
+        self.model = nn.Sequential(*down, *inside, nn.ReLU(True), up, *tail)
+
+    def forward(self, x):
+        y = self.model(x)  # changes x
+        return torch.cat([x, y], 1) if self.level else y
+
+
+class Pix2Pix(_OneByOne):
+    """Keys ``model.model.*``, a level inside a level."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.model = _UnetLevel(config)
+
+
+MODELS = {
+    "stargan": StarGAN,
+    "attgan": AttGAN,
+    "stgan": STGAN,
+    "ugatit": UGATIT,
+    "cyclegan": CycleGAN,
+    "pix2pix": Pix2Pix,
+}
 
 
 def random_model(arch: str, config, seed: int = 0, dtype=torch.float32) -> nn.Module:
