@@ -215,7 +215,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     number("--step-size", float, 0.01, "change in one step")
     choice("--update", "i-fgsm fgsm pgd mi-fgsm apgd", "update rule")
     choice("--across-domains", "uniform single iterative mgda", "how a model's edits are joined")
-    choice("--across-models", "mgda single iterative uniform", "how the models are joined")
+    choice("--across-models", "mgda single iterative uniform weighted", "how the models are joined")
+    group.add_argument(
+        "--model-weights", type=float, nargs="+", metavar="N",
+        help="for weighted: the share of each generator, in the order of --ensemble, of any sum",
+    )  # fmt: skip
     choice("--regularization", "penalty none l2 log", "of the models' gradients")
     number("--zeta", float, 1e-8, "least loss that the regularization reckons with")
     choice("--start", "jitter uniform", "where the attack starts")

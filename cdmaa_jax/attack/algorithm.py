@@ -19,9 +19,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cdmaa_jax.attack.config import JITTER, Config
+from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
 from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
+from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of, structure_of
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
 from cdmaa_jax.attack.targets import Target, as_tuple, edit, fit_conditions
 from cdmaa_jax.attack.updates import ApgdState, make_update
@@ -68,42 +69,52 @@ class Attack(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    config: Config
+    config: Config  # of its numbers only ``steps`` is read
+    numbers: Numbers
     ensemble: Sequence[Generator]
     batch: Batch
     project: Callable[[Array], Array]
     rule: optax.GradientTransformationExtraArgs
 
 
-def build(config: Config, ensemble: Sequence[Generator], batch: Batch) -> Attack:
-    """The attack on a batch; its functions are pure, to be called under ``jit``."""
+def build(
+    config: Config, ensemble: Sequence[Generator], batch: Batch, numbers: Numbers | None = None
+) -> Attack:
+    """The attack on a batch; its functions are pure, to be called under ``jit``.
+
+    ``numbers`` stand for those of the configuration, where they are arguments of a program.
+    """
     config, batch = config.resolve(), _fit(batch)
-    lower, upper = box(batch.images, config.epsilon)
+    if numbers is None:
+        numbers = numbers_of(config, batch.images.dtype, len(ensemble))
+    lower, upper = _bounds(batch.images, numbers.radius)
     project = functools.partial(optax.projections.projection_box, lower=lower, upper=upper)
-    problem = _Problem(config, ensemble, batch, project, make_update(config, lower, upper))
+    rule = make_update(config, numbers.step_size, lower, upper)
+    problem = _Problem(config, numbers, ensemble, batch, project, rule)
     bind = functools.partial
     return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
 
 
 def _init(problem: _Problem, keys: Array) -> State:
-    config, clean = problem.config, problem.batch.images
+    clean = problem.batch.images
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     references = tuple(
         edit(generator, clean, conditions, view_keys)
         for generator, conditions in zip(problem.ensemble, problem.batch.conditions, strict=True)
     )
-    images = problem.project(clean + start_noise(config, start_keys, clean))
+    images = problem.project(clean + start_noise(problem.numbers.start, start_keys, clean))
     return State(images, jnp.zeros((), jnp.int32), view_keys, references, problem.rule.init(images))
 
 
 def _step(problem: _Problem, state: State) -> tuple[State, Info]:
-    config = problem.config
+    config, numbers = problem.config, problem.numbers
     models = _evaluate(problem, state)
     regularize = REGULARIZATIONS[config.regularization]
-    gradients = [regularize(model.gradient, model.loss, config.zeta) for model in models]
+    gradients = [regularize(model.gradient, model.loss, numbers.zeta) for model in models]
     stacked = jnp.stack(gradients, axis=1)
-    weights = MODEL_STRATEGIES[config.across_models](stacked, state.time)
-    direction, value = combine(weights, stacked), objective(config, models)
+    weigh = MODEL_STRATEGIES[config.across_models]
+    weights = weigh(stacked, state.time, numbers.model_weights)
+    direction, value = combine(weights, stacked), objective(numbers.threshold, models)
     change, update = problem.rule.update(direction, state.update, state.images, value=value)
     images = problem.project(optax.apply_updates(state.images, change))
     info = Info(jnp.stack([model.loss for model in models], axis=1), weights)
@@ -113,7 +124,7 @@ def _step(problem: _Problem, state: State) -> tuple[State, Info]:
 def _finish(problem: _Problem, state: State) -> Array:
     if not isinstance(state.update, ApgdState):
         return state.images
-    value = objective(problem.config, _evaluate(problem, state))
+    value = objective(problem.numbers.threshold, _evaluate(problem, state))
     better = value > state.update.best_value
     return jnp.where(per_image(better), state.images, state.update.best)
 
@@ -129,9 +140,9 @@ def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
     ]
 
 
-def objective(config: Config, models: Sequence[Evaluation]) -> Array:
+def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:
     """What APGD maximizes, [B]: the mean over models and their domains of min(L, τ)."""
-    capped = [jnp.minimum(model.domain_losses, config.threshold).mean(1) for model in models]
+    capped = [jnp.minimum(model.domain_losses, threshold).mean(1) for model in models]
     return jnp.stack(capped).mean(0)
 
 
@@ -141,17 +152,17 @@ def box(clean: Array, epsilon: float) -> tuple[Array, Array]:
     They are rounded inwards: the distance of a bound to the clean value, in exact arithmetic, is at
     most epsilon.
     """
-    radius = np.asarray(epsilon, clean.dtype)
-    if float(radius) > epsilon:
-        radius = np.nextafter(radius, np.zeros_like(radius))
+    return _bounds(clean, inner_radius(epsilon, clean.dtype))
+
+
+def _bounds(clean: Array, radius: Any) -> tuple[Array, Array]:
     lower = jnp.nextafter(clean - radius, jnp.ones_like(clean))
     upper = jnp.nextafter(clean + radius, -jnp.ones_like(clean))
     return jnp.clip(lower, -1, clean), jnp.clip(upper, clean, 1)
 
 
-def start_noise(config: Config, keys: Array, like: Array) -> Array:
+def start_noise(radius: float | Array, keys: Array, like: Array) -> Array:
     """What is added to the clean images [B,H,W,3] at first; a field depends on its key alone."""
-    radius = JITTER if config.start == "jitter" else config.epsilon
     draw = functools.partial(
         jax.random.uniform, shape=like.shape[1:], dtype=like.dtype, minval=-radius, maxval=radius
     )
@@ -169,32 +180,38 @@ def run(
     """All steps of an attack, one compiled program around one ``lax.scan``.
 
     Args:
-      config: the options; static.
+      config: the options; but for ``steps`` its numbers are arguments of the program.
       ensemble: one generator or J of them; their parameters are arguments of the program.
       batch: the clean images and, for each generator, the condition vectors.
       key: one typed PRNG key, whose start noise every image gets, or [B] of them.
       devices: the devices that share the batch, equally; the default device if None.
 
     Raises:
-      ValueError: the batch does not fit the ensemble or the devices, or a generator's outputs have
-        another shape than its inputs.
+      ValueError: the batch or the weights do not fit the ensemble, or the batch the devices; or a
+        generator's outputs have another shape than its inputs.
     """
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
     batch, keys = _fit(batch), jnp.broadcast_to(key, (len(batch.images),))
+    numbers = numbers_of(config, batch.images.dtype, len(models))
+    config = structure_of(config)
     if devices is None:
-        return _run(config, models, batch, keys)
+        return _run(config, models, batch, keys, numbers)
     mesh = Mesh(np.asarray(devices), ("batch",))
-    models = jax.device_put(models, NamedSharding(mesh, P()))
+    models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return _run_sharded(config, mesh, models, batch, keys)
+    return _run_sharded(config, mesh, models, batch, keys, numbers)
 
 
 def attack_batch(
-    config: Config, ensemble: tuple[Generator, ...], batch: Batch, keys: Array
+    config: Config,
+    ensemble: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    numbers: Numbers | None = None,
 ) -> Result:
     """``run`` without its checks and its compilation: a pure function, to trace."""
-    attack = build(config, ensemble, batch)
+    attack = build(config, ensemble, batch, numbers)
     state, info = lax.scan(
         lambda state, _: attack.step(state), attack.init(keys), length=config.resolve().steps
     )
@@ -206,17 +223,22 @@ _run = jax.jit(attack_batch, static_argnames="config")
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"))
 def _run_sharded(
-    config: Config, mesh: Mesh, ensemble: tuple[Generator, ...], batch: Batch, keys: Array
+    config: Config,
+    mesh: Mesh,
+    ensemble: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    numbers: Numbers,
 ) -> Result:
     """Each device attacks its own images; nothing is communicated."""
     attack = jax.shard_map(
         functools.partial(attack_batch, config),
         mesh=mesh,
-        in_specs=(P(), P("batch"), P("batch")),
+        in_specs=(P(), P("batch"), P("batch"), P()),
         out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch")),  # type: ignore[arg-type]
         check_vma=False,  # the generators' own gradient rules do not say what varies
     )
-    return attack(ensemble, batch, keys)
+    return attack(ensemble, batch, keys, numbers)
 
 
 def _fit(batch: Batch) -> Batch:

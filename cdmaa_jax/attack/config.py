@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
+from collections.abc import Iterable
 
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.losses import LOSSES
@@ -30,8 +32,8 @@ class Config:
       across_domains: which gradient stands for the K domains of a model: that of the ``uniform``
         mean; of the first (``single``); of domain t mod K (``iterative``); or the shortest convex
         combination (``mgda``).
-      across_models: the same for the J models; one that is left out by ``single`` or in a step of
-        ``iterative`` has the weight zero.
+      across_models: the same for the J models, or the sum ``weighted`` by ``model_weights``; one
+        that is left out by ``single`` or in a step of ``iterative`` has the weight zero.
       regularization: what a model's gradient is divided by, equation (23): ``penalty``, ``none``,
         ``l2`` or ``log``.
       zeta: the least loss that regularization reckons with, in units of L.
@@ -39,6 +41,7 @@ class Config:
         over models and domains of min(L, τ), a scalar that the paper leaves open.
       start: ``jitter``, uniform in ±0.001 around the image, or ``uniform``, in ±epsilon.
       loss: a name in ``LOSSES``.
+      model_weights: for ``weighted`` the share of each of the J models, of any sum; None otherwise.
 
     Raises:
       ValueError: an option has a value outside its choices or its range.
@@ -55,6 +58,7 @@ class Config:
     threshold: float = 0.05
     start: str = "jitter"
     loss: str = "mse"
+    model_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in choices().items():
@@ -64,6 +68,8 @@ class Config:
         object.__setattr__(self, "steps", int(self.steps))
         for name, largest in (("epsilon", 2), ("step_size", 2), ("zeta", 4), ("threshold", 4)):
             object.__setattr__(self, name, _checked_number(name, getattr(self, name), largest))
+        weights = _checked_weights(self.model_weights, self.across_models)
+        object.__setattr__(self, "model_weights", weights)
 
     def resolve(self) -> Config:
         """The same attack with ``fgsm`` and ``pgd`` written out as the ``i-fgsm`` that they are."""
@@ -102,3 +108,28 @@ def _checked_number(name: str, value: object, largest: float) -> float:
     if not 0 < number <= largest:  # also false for NaN
         raise ValueError(f"{name} must be above 0 and at most {largest}, not {number!r}")
     return number
+
+
+def _checked_weights(given: object, across_models: str) -> tuple[float, ...] | None:
+    if given is None and across_models == "weighted":
+        raise ValueError("across_models weighted needs model_weights, a number for each generator")
+    if given is None:
+        return None
+    if across_models != "weighted":
+        raise ValueError(f"model_weights need across_models weighted, not {across_models}")
+    weights = _as_floats(given)
+    if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:  # also false for NaN
+        raise ValueError(
+            f"model_weights must be numbers of at least 0, not all of them 0, not {given!r}"
+        )
+    return weights
+
+
+def _as_floats(values: object) -> tuple[float, ...]:
+    """The values as numbers; none of them where one is not a number."""
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        return ()
+    values = tuple(values)
+    if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
+        return ()
+    return tuple(float(v) for v in values)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cdmaa_jax.types import Array
 
 
-def penalty(gradient: Array, loss: Array, zeta: float) -> Array:
+def penalty(gradient: Array, loss: Array, zeta: float | Array) -> Array:
     """S = 1 / max(L, zeta), equation (25): models that are not yet disrupted get small gradients.
 
     The combination of least norm then leans on those.
@@ -20,13 +20,13 @@ def penalty(gradient: Array, loss: Array, zeta: float) -> Array:
     return gradient * per_image(jnp.maximum(loss, zeta))
 
 
-def none(gradient: Array, loss: Array, zeta: float) -> Array:
+def none(gradient: Array, loss: Array, zeta: float | Array) -> Array:
     """S = 1."""
     del loss, zeta
     return gradient
 
 
-def l2(gradient: Array, loss: Array, zeta: float) -> Array:
+def l2(gradient: Array, loss: Array, zeta: float | Array) -> Array:
     """S = ‖grad‖₂; a gradient of zero stays zero."""
     del loss, zeta
     largest = jnp.abs(gradient).max((1, 2, 3))
@@ -35,7 +35,7 @@ def l2(gradient: Array, loss: Array, zeta: float) -> Array:
     return scaled / per_image(jnp.maximum(norm, 1))
 
 
-def log(gradient: Array, loss: Array, zeta: float) -> Array:
+def log(gradient: Array, loss: Array, zeta: float | Array) -> Array:
     """S = max(L, zeta): the gradient of log L."""
     return gradient / per_image(jnp.maximum(loss, zeta))
 
@@ -45,7 +45,7 @@ def per_image(v: Array) -> Array:
     return v[:, None, None, None]
 
 
-REGULARIZATIONS: dict[str, Callable[[Array, Array, float], Array]] = {
+REGULARIZATIONS: dict[str, Callable[[Array, Array, float | Array], Array]] = {
     "penalty": penalty,
     "none": none,
     "l2": l2,

@@ -23,21 +23,24 @@ RHO, ALPHA = 0.75, 0.75
 
 
 def make_update(
-    config: Config, lower: Array, upper: Array
+    config: Config, step_size: float | Array, lower: Array, upper: Array
 ) -> optax.GradientTransformationExtraArgs:
-    """The update rule of a resolved configuration inside the box [lower, upper], each [B,H,W,3]."""
+    """The update rule of a resolved configuration inside the box [lower, upper], each [B,H,W,3].
+
+    The step size, for APGD the first, is apart because it may be an argument of a program.
+    """
     if config.update == "apgd":
-        return apgd(config.steps, 2 * config.epsilon, lower, upper)
+        return apgd(config.steps, step_size, lower, upper)
     make = mi_fgsm if config.update == "mi-fgsm" else i_fgsm
-    return optax.with_extra_args_support(make(config.step_size))
+    return optax.with_extra_args_support(make(step_size))
 
 
-def i_fgsm(step_size: float) -> optax.GradientTransformation:
+def i_fgsm(step_size: float | Array) -> optax.GradientTransformation:
     """a · sign(w), equation (2)."""
     return optax.chain(optax.scale_by_sign(), optax.scale(step_size))
 
 
-def mi_fgsm(step_size: float) -> optax.GradientTransformation:
+def mi_fgsm(step_size: float | Array) -> optax.GradientTransformation:
     """a · sign(m) of the momentum m = Σ w / ‖w‖₁, per image (Dong et al. 2018, with μ = 1)."""
     normalize = optax.stateless(lambda w, params: _unit_l1(w))
     return optax.chain(normalize, optax.trace(MOMENTUM), i_fgsm(step_size))
@@ -89,7 +92,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def apgd(
-    steps: int, step_size: float, lower: Array, upper: Array
+    steps: int, step_size: float | Array, lower: Array, upper: Array
 ) -> optax.GradientTransformationExtraArgs:
     """Auto-PGD (Croce and Hein 2020, Algorithm 1) in a box, with the step size at first.
 

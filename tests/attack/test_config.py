@@ -61,3 +61,33 @@ def test_fgsm_is_one_step_of_size_epsilon():
 
 def test_pgd_is_i_fgsm_from_a_uniform_start():
     assert Config(update="pgd").resolve() == Config(update="i-fgsm", start="uniform")
+
+
+def test_model_weights_belong_to_weighted_models():
+    config = Config(across_models="weighted", model_weights=np.array([1, 3]))
+    assert config.model_weights == (1.0, 3.0)
+    assert hash(config) == hash(Config(across_models="weighted", model_weights=[1, 3]))
+    with pytest.raises(ValueError, match="weighted needs model_weights"):
+        Config(across_models="weighted")
+    with pytest.raises(ValueError, match="need across_models weighted, not mgda"):
+        Config(model_weights=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        (),
+        (0, 0),
+        (1, -1),
+        (1, float("nan")),
+        (float("nan"), 1),
+        (1, float("inf")),
+        ("1", 2),
+        3,
+        "12",
+    ],
+)
+def test_model_weights_are_checked(weights):
+    with pytest.raises(ValueError, match="model_weights") as error:
+        Config(across_models="weighted", model_weights=weights)
+    assert "\n" not in str(error.value)

@@ -116,7 +116,7 @@ def test_apgd_finds_a_maximum_that_the_fixed_step_jumps_over():
 @pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm", "apgd"])
 def test_zero_direction_gives_no_change(update):
     lower, upper = box_around(directions(0, 0), 0.05)
-    rule = make_update(Config(update=update), lower, upper)
+    rule = make_update(Config(update=update), 0.01, lower, upper)
     zero = directions(0, 0)
     change, _ = rule.update(zero, rule.init(zero), zero, value=jnp.zeros(2))
     np.testing.assert_array_equal(change, zero)

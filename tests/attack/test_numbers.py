@@ -1,0 +1,86 @@
+"""The numbers of an attack: their types, and that programs do not depend on them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdmaa_jax.attack import Config, algorithm, run
+from cdmaa_jax.attack.numbers import inner_radius, numbers_of, structure_of
+from tests.attack.toys import photos, quick_run, toy, toy_batch
+
+OTHERS = (
+    {"epsilon": 0.06, "step_size": 0.02, "zeta": 1e-3, "threshold": 0.1},
+    {"start": "uniform"},
+    {"update": "pgd"},
+)
+
+
+@given(st.floats(1e-30, 2), st.sampled_from([np.float32, np.float64]))
+def test_the_radius_is_rounded_inwards(epsilon, dtype):
+    radius = inner_radius(epsilon, dtype)
+    assert radius.dtype == dtype
+    assert float(radius) <= epsilon < float(np.nextafter(radius, np.asarray(3, dtype)))
+
+
+def test_numbers_are_those_of_the_resolved_configuration():
+    numbers = numbers_of(Config(update="fgsm", epsilon=0.25, start="uniform"), np.float32, 2)
+    assert numbers.step_size == 0.25 and numbers.start == 0.25
+    assert numbers_of(Config(update="apgd", epsilon=0.25), np.float64, 2).step_size == 0.5
+    assert {v.dtype for v in numbers[:-1]} == {np.dtype(np.float32)}
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=5).filter(lambda w: sum(w) > 1e-3))
+def test_weights_are_shares(weights):
+    config = Config(across_models="weighted", model_weights=weights)
+    shares = numbers_of(config, np.float64, len(weights)).model_weights
+    assert (shares >= 0).all()
+    np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
+    np.testing.assert_allclose(shares * sum(weights), weights, rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize("options", OTHERS)
+def test_structure_leaves_numbers_out(options):
+    assert structure_of(Config(**options)) == structure_of(Config())
+    assert structure_of(Config(steps=3)) != structure_of(Config())
+
+
+def test_numbers_are_arguments_of_one_program():
+    """Each run gives what it gives with its numbers as constants."""
+    ensemble, key = [toy(0, size=4), toy(1, size=4)], jax.random.key(0)
+    batch = toy_batch(photos(1, size=4), ensemble)
+    config = Config(steps=4, update="apgd")
+    other = dataclasses.replace(config, **OTHERS[0], start="uniform")
+    run(config, ensemble, batch, key)
+    before = algorithm._run._cache_size()
+    result = run(other, ensemble, batch, key)
+    assert algorithm._run._cache_size() == before
+    expected = quick_run(other, ensemble, batch, key)
+    np.testing.assert_allclose(result.images, expected.images, atol=1e-6)
+    np.testing.assert_allclose(result.losses, expected.losses, rtol=1e-4)
+
+
+def test_model_weights_are_arguments_of_one_program():
+    ensemble, key = [toy(0, size=4), toy(1, size=4)], jax.random.key(0)
+    batch = toy_batch(photos(1, size=4), ensemble)
+    config = Config(steps=4, across_models="weighted", model_weights=(1, 1), regularization="none")
+    before = algorithm._run._cache_size()
+    equal, first, mixed = (
+        run(dataclasses.replace(config, model_weights=w), ensemble, batch, key)
+        for w in ((1, 1), (2, 0), (1, 3))
+    )
+    assert algorithm._run._cache_size() == before + 1
+    np.testing.assert_array_equal(mixed.weights, np.broadcast_to([0.25, 0.75], (4, 1, 2)))
+    for result, models in ((equal, "uniform"), (first, "single")):
+        alike = Config(steps=4, regularization="none", across_models=models)
+        expected = quick_run(alike, ensemble, batch, key)
+        np.testing.assert_allclose(result.images, expected.images, atol=1e-6)
+
+
+def test_weights_are_one_for_each_generator():
+    config = Config(across_models="weighted", model_weights=(1, 1, 1))
+    with pytest.raises(ValueError, match="3 model_weights, but 2 generators"):
+        run(config, [toy(0), toy(1)], toy_batch(photos(1), [toy(0)] * 2), jax.random.key(0))
