@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_protect, _add_evaluate, _add_info):
+    for add in (_add_demo, _add_protect, _add_evaluate, _add_reproduce, _add_info):
         add(commands)
     return parser
 
@@ -122,6 +122,53 @@ def _add_evaluate(commands: Any) -> None:
     _add_aligned(evaluate)
     _add_max_pixels(evaluate)
     _add_common(evaluate)
+
+
+_RESULTS = ("table1", "table2", "table3", "table4")
+
+
+def _add_reproduce(commands: Any) -> None:
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="measure the paper's tables and figures",
+        description="Protects photos in every way that a table of the paper compares, measures "
+        "the saved files, and writes JSON, Markdown and pictures, with intervals and beside the "
+        "paper's own figures. Running again goes on where it was.",
+    )
+    reproduce.set_defaults(run=_reproduce)
+    reproduce.add_argument(
+        "what", nargs="+", choices=(*_RESULTS, "all"), metavar="WHAT",
+        help=f"one or more of {', '.join(_RESULTS)}; or all",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--photos", type=Path, required=True, metavar="DIR",
+        help="a folder of portraits, CelebA's img_align_celeba or any other",
+    )  # fmt: skip
+    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    _add_ensemble(reproduce)
+    reproduce.add_argument(
+        "--attributes", type=Path, metavar="FILE",
+        help="labels of the photos: a CSV with a column 'file', or list_attr_celeba.txt; that is "
+        "found by itself beside CelebA's photos",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--partition", type=Path, metavar="FILE",
+        help="CelebA's list_eval_partition.txt, found by itself beside the photos: only the test "
+        "photos are used",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--images", type=int, default=100, metavar="N",
+        help="how many photos, the first by name; default: 100",
+    )  # fmt: skip
+    reproduce.add_argument("--steps", type=int, default=80, metavar="N", help="T; default: 80")
+    reproduce.add_argument(
+        "--seed", type=int, default=0, help="of the attacks' start and the intervals; default: 0"
+    )
+    reproduce.add_argument(
+        "--batch-size", type=int, default=10, metavar="N", help="photos at once; default: 10"
+    )
+    _add_aligned(reproduce)
+    _add_common(reproduce)
 
 
 def _add_aligned(command: argparse.ArgumentParser) -> None:
@@ -329,6 +376,25 @@ def _evaluate(args: argparse.Namespace) -> int:
     entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
     _print_report(report.build(entries, args.threshold, made_with, _failures(outcomes)), args.json)
     return _status(outcomes)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from cdmaa_jax.experiments.reproduce import Request, reproduce
+
+    what = _RESULTS if "all" in args.what else tuple(dict.fromkeys(args.what))
+    names = ("photos", "out", "images", "seed", "steps", "batch_size", "attributes", "partition",
+             "aligned")  # fmt: skip
+    options = {name: getattr(args, name) for name in names}
+    request = Request(what=what, ensemble=_load(args.ensemble), **options)
+    watch = _Watch(request)
+    try:
+        written = list(reproduce(request, watch.listener()))
+    finally:
+        watch.close()
+    for path, text in written:
+        print(path.with_suffix(".json").read_text() if args.json else text)
+    _say(f"look at {', '.join(str(path) for path, _ in written)}")
+    return 0
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -619,6 +685,78 @@ def _to_stderr(line: str) -> None:
     else:
         print(line, file=sys.stderr)
     sys.stderr.flush()
+
+
+class _Watch:
+    """Progress bars of ``cdmaa reproduce``: first of photos, then of columns of crops."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._bar = self._new_bar(request.images, "cropping", "photo")
+        self._column: Any = None
+        self._start = time.monotonic()
+
+    def listener(self) -> Any:
+        """What ``reproduce`` tells its progress to."""
+        from cdmaa_jax.experiments.reproduce import Listener
+
+        return Listener(_say, self._photo, self._plan, self._begin, self._crops)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _photo(self, error: Exception | None) -> None:
+        if error is None:
+            self._bar.update()
+        else:
+            _fail(error)
+
+    def _plan(self, done: Any, count: int) -> None:
+        from cdmaa_jax.experiments.forecast import Forecast
+
+        self._bar.close()
+        self._forecast = Forecast(done, count, self._request.ensemble.generators)
+        self._known, self._count = dict(done), count
+        self._bar = self._new_bar(
+            len(done) * count, "measuring", "photo",
+            "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} photos, {elapsed}{postfix}",
+        )  # fmt: skip
+        if any(number < count for number in done.values()):
+            _say(
+                f"{len(done)} columns of {count} photos; each new kind of column is compiled for "
+                "this machine first, which takes a while"
+            )
+        self._start = time.monotonic()
+
+    def _begin(self, column: Any) -> None:
+        self._column = column
+        self._bar.set_description(column.slug)
+
+    def _crops(self, count: int) -> None:
+        """Crops of a column are done, the first of them perhaps in an earlier run."""
+        self._bar.update(count)
+        before = min(count, self._known[self._column])
+        self._known[self._column] -= before
+        self._forecast.record(self._column, count - before)
+        left = self._forecast.seconds_left(time.monotonic() - self._start)
+        if left is not None:
+            self._bar.set_postfix_str(f"about {_duration(left)} left")
+
+    @staticmethod
+    def _new_bar(total: int, what: str, unit: str, form: str | None = None) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=total, desc=what, unit=unit, file=sys.stderr, disable=None, bar_format=form
+        )
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people: 40 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 class _Terminated(KeyboardInterrupt):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ from cdmaa_jax.types import Generator, Labels
 REPORT = "report.json"
 BATCH_SIZE = 8
 Entry = dict[str, Any]
+Perturb = Callable[["Job", np.ndarray, Labels | None, int], np.ndarray]
+"""``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images, within epsilon."""
 
 
 def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
@@ -121,7 +124,7 @@ def protect_photos(
             todo.append(outcome)
         else:
             yield _noted(outcome, ledger)
-    size = min(job.batch_size, max(1, len(todo)))
+    size = min(job.batch_size, max(1, len(photos if job.same_batches else todo)))
     waiting = iter(todo)
     if todo and starting is not None:
         starting(len(todo))
@@ -262,7 +265,9 @@ def _open_ledger(job: Job) -> _Ledger:
         found = None
     if found is None:
         return _Ledger()
-    if different := [key for key, value in _settings(job).items() if found.get(key) != value]:
+    found["config"] = {**dataclasses.asdict(Config()), **(found.get("config") or {})}
+    expected = json.loads(json.dumps(_settings(job)))
+    if different := [key for key, value in expected.items() if found.get(key) != value]:
         if job.force:
             return _Ledger()
         what = f"it tells of photos made with {_difference(found, job, different[0])}"
@@ -382,19 +387,25 @@ def _seen(task: _Task, job: Job) -> _Seen:
 def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
     """What to add to the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
     images = np.stack([one.canonical for one in seen])
+    labels = _labels([one.task.source for one in seen], job.labels)
+    return np.asarray((job.attack or _together)(job, images, labels, size)) - images
+
+
+def _together(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
+    """The images protected from all generators at once, by the job's configuration."""
     result = protect(
         images,
         job.ensemble.generators,
         job.config,
         job.seed,
-        labels=_labels([one.task.source for one in seen], job.labels),
+        labels=labels,
         batch_size=size,
-        devices=_devices(size),
+        devices=devices_for(size),
     )
-    return np.asarray(result.images) - images
+    return np.asarray(result.images)
 
 
-def _devices(size: int) -> list[jax.Device] | None:
+def devices_for(size: int) -> list[jax.Device] | None:
     """As many of this machine's devices as share a batch of ``size`` evenly; None for one."""
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
@@ -531,6 +542,9 @@ class Job:
       max_pixels: larger photos are refused.
       force: whether files that are in the way are overwritten; never an input.
       names: of the outputs, without the suffix, where not the input's own.
+      same_batches: whether batches keep their size and shape even where photos are done already, so
+        that a stopped job ends in the very bits of one that was not.
+      attack: another attack on the canonical images; see ``Perturb``.
     """
 
     ensemble: Ensemble
@@ -544,6 +558,8 @@ class Job:
     max_pixels: int = files.MAX_PIXELS
     force: bool = False
     names: Mapping[Path, str] = field(default_factory=dict)
+    same_batches: bool = False
+    attack: Perturb | None = None
 
 
 @dataclass(frozen=True)

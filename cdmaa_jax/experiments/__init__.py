@@ -1,0 +1,1 @@
+"""The paper's tables and figures, measured again: photos in, tables with intervals out."""

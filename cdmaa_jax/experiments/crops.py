@@ -1,0 +1,154 @@
+"""Photos as the generators take them: face crops of 8 bits, the paper's protocol.
+
+What is attacked and measured are these crops, files themselves, so that no resizing comes between
+the change and a generator of the largest size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdmaa_jax.images import files
+from cdmaa_jax.images.files import Photo, PhotoError
+from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.images.squares import GREY_LEVEL, look, see
+
+INDEX = "crops.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A photo's face crop, a PNG file.
+
+    Attributes:
+      file: the photo's name.
+      sha256: of the photo's file.
+      path: of the crop.
+      crop_sha256: of its file.
+      face: whether a face was found, or None where none was looked for.
+      labels: the photo's attributes; None if unknown.
+    """
+
+    file: str
+    sha256: str
+    path: Path
+    crop_sha256: str
+    face: bool | None
+    labels: tuple[int, ...] | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """What results tell of it."""
+        return {
+            "file": self.file,
+            "sha256": self.sha256,
+            "crop_sha256": self.crop_sha256,
+            "face": self.face,
+        }
+
+
+def make_crops(
+    photos: Iterable[Path],
+    count: int | None,
+    folder: Path,
+    size: int,
+    aligned: bool = False,
+    labels: LabelTable | None = None,
+    made: Callable[[PhotoError | None], None] = lambda error: None,
+) -> list[Crop]:
+    """The crops of the first ``count`` photos that can be used; those made before are kept.
+
+    Args:
+      photos: in the order in which they are wanted.
+      count: how many; all if None.
+      folder: where they go.
+      size: their side, in pixels: the largest native size of the generators.
+      aligned: whether the photos are aligned, so that their centre square is the crop.
+      labels: of the photos.
+      made: called for each photo, with the error of one that is skipped.
+
+    Raises:
+      PhotoError: the folder cannot be written into.
+    """
+    files.make_folder(folder)
+    known = _read_index(folder, size, aligned)
+    crops: list[Crop] = []
+    for photo in photos:
+        if len(crops) == count:
+            break
+        try:
+            row = None if labels is None else labels.row(photo)
+            crop = _crop(photo, folder, size, aligned, known)
+        except PhotoError as error:
+            if error.path == folder or error.path.parent == folder:
+                raise
+            made(error)
+            continue
+        crops.append(dataclasses.replace(crop, labels=row))
+        made(None)
+    _write_index(folder, size, aligned, known, crops)
+    return crops
+
+
+def crop_labels(crops: Sequence[Crop], table: LabelTable | None) -> LabelTable | None:
+    """The labels of crops, by the crops' names."""
+    if table is None:
+        return None
+    values = {crop.path.name: crop.labels for crop in crops if crop.labels is not None}
+    return LabelTable(table.path, table.attributes, values)
+
+
+def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop]) -> Crop:
+    """The crop of a photo, named by the photo's content too."""
+    sha256 = hashlib.sha256(files.read_bytes(photo)).hexdigest()
+    name = f"{photo.stem}-{sha256[:12]}.png"
+    before = known.get(name)
+    if before is not None and before.sha256 == sha256 and _is_whole(before):
+        return dataclasses.replace(before, file=photo.name)
+    pixels = files.read_photo(photo).pixels
+    where = look(pixels, aligned)
+    levels = np.rint((see(pixels, where.square, size) + 1) / GREY_LEVEL)
+    data = files.encode_png(Photo(np.clip(levels, 0, 255).astype(np.uint8)))
+    files.write_whole(folder / name, data)
+    face = None if aligned else where.face is not None
+    return Crop(photo.name, sha256, folder / name, hashlib.sha256(data).hexdigest(), face)
+
+
+def _is_whole(crop: Crop) -> bool:
+    try:
+        return hashlib.sha256(files.read_bytes(crop.path)).hexdigest() == crop.crop_sha256
+    except PhotoError:
+        return False
+
+
+def _settings(size: int, aligned: bool) -> dict[str, Any]:
+    return {"format": _FORMAT, "size": size, "aligned": aligned}
+
+
+def _read_index(folder: Path, size: int, aligned: bool) -> dict[str, Crop]:
+    """The crops that were made before in the same way, by name."""
+    try:
+        found = json.loads((folder / INDEX).read_text())
+        if found["settings"] != _settings(size, aligned):
+            return {}
+        return {name: Crop(path=folder / name, **entry) for name, entry in found["crops"].items()}
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: they are made again
+        return {}
+
+
+def _write_index(
+    folder: Path, size: int, aligned: bool, known: Mapping[str, Crop], crops: Sequence[Crop]
+) -> None:
+    """Tells of these crops and of those known before, for the next run."""
+    everything = {**known, **{crop.path.name: crop for crop in crops}}
+    entries = {name: crop.entry() for name, crop in everything.items()}
+    text = json.dumps({"settings": _settings(size, aligned), "crops": entries}, indent=1)
+    files.write_whole(folder / INDEX, text.encode())

@@ -1,0 +1,217 @@
+"""Measures columns: attacks the crops, saves them, measures the saved files, goes on where it was.
+
+Every column has a folder of its own, named by a hash of all that decides its figures. So changed
+photos, weights or options are never mixed with what was measured before them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdmaa_jax import photos
+from cdmaa_jax.evaluation import report
+from cdmaa_jax.experiments.columns import Column, options
+from cdmaa_jax.experiments.crops import Crop, crop_labels
+from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.images import files
+from cdmaa_jax.images.files import PhotoError
+from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.photos import Job, Perturb
+
+COLUMNS = "columns"
+ABOUT = "column.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all columns have in common.
+
+    Attributes:
+      ensemble: the generators, which are attacked and measured.
+      crops: the images, in order.
+      out: the folder to write into.
+      seed: of the attacks' start.
+      batch_size: the most crops that are attacked at once.
+      labels: of the photos; None if unknown.
+      tuning: crops that are not among ``crops``, for what is fitted before it is tested.
+    """
+
+    ensemble: Ensemble
+    crops: tuple[Crop, ...]
+    out: Path
+    seed: int = 0
+    batch_size: int = 10
+    labels: LabelTable | None = None
+    tuning: tuple[Crop, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The side of the crops, in pixels."""
+        return photos.default_canonical_size(self.ensemble, aligned=True)
+
+    @property
+    def batch(self) -> int:
+        """The size of every batch: the fewest that are needed, of equal size."""
+        count = len(self.crops)
+        return -(-count // -(-count // self.batch_size))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one column.
+
+    Attributes:
+      column: what was done.
+      losses: model name to L of the saved files, float64 [N,K], in the order of the crops.
+      psnr: [N], of the crops, in dB; infinite where nothing changed.
+      linf: [N], the largest change, in units of [-1, 1].
+      seconds: that it took, all runs together.
+      folder: of the protected files.
+      files: names of the protected files, in the order of the crops.
+      facts: what the method found out on its way, to be told with the figures.
+    """
+
+    column: Column
+    losses: dict[str, np.ndarray] = field(repr=False)
+    psnr: np.ndarray = field(repr=False)
+    linf: np.ndarray = field(repr=False)
+    seconds: float
+    folder: Path
+    files: tuple[str, ...] = field(repr=False)
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[str, Any]:
+    """All that decides a column's figures; defaults are left out, so that new options change none.
+
+    The size of batches is not in it: it moves a figure by no more than rounding does.
+    """
+    known = {
+        "format": _FORMAT,
+        "options": options(column.config),
+        "method": column.method,
+        "model": column.model,
+        "seed": study.seed,
+        "ensemble": report.describe(study.ensemble)["generators"],
+        "crops": [[crop.crop_sha256, crop.labels] for crop in study.crops],
+        "attributes": None if study.labels is None else study.labels.attributes,
+    }
+    if uses_tuning:
+        known["tuning"] = [[crop.crop_sha256, crop.labels] for crop in study.tuning]
+    return json.loads(json.dumps(known))
+
+
+def column_folder(column: Column, study: Study, uses_tuning: bool = False) -> Path:
+    """Where a column's files are."""
+    text = json.dumps(identity(column, study, uses_tuning), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return study.out / COLUMNS / f"{column.slug}-{digest}"
+
+
+def measure_column(
+    column: Column,
+    study: Study,
+    progress: Callable[[int], None] = lambda count: None,
+    attack: Perturb | None = None,
+    facts: dict[str, Any] | None = None,
+    uses_tuning: bool = False,
+) -> Measured:
+    """Protects every crop and measures the saved files; what is done already is not done again.
+
+    Args:
+      column: what to do.
+      study: to what.
+      progress: called with the number of crops that were done, as they are.
+      attack: how the canonical images are protected, where not by the column's options alone.
+      facts: kept with the figures.
+      uses_tuning: whether the figures depend on the tuning crops.
+
+    Raises:
+      PhotoError: the folder cannot be used, or the disk is full.
+      RuntimeError: a crop could not be protected.
+    """
+    folder = column_folder(column, study, uses_tuning)
+    about = _read_about(folder)
+    job = _job(column, study, folder, attack)
+    start, spent = time.monotonic(), about.get("seconds", 0.0)
+    about |= {"identity": identity(column, study, uses_tuning)}
+    if facts is not None:
+        about |= {"facts": facts}
+    for outcome in photos.protect_photos([crop.path for crop in study.crops], job):
+        if outcome.error is not None:
+            raise RuntimeError(outcome.error)
+        if outcome.status == "done":
+            about["seconds"] = spent + time.monotonic() - start
+            _write_about(folder, about)
+        progress(1)
+    return _measured(column, study, job, about)
+
+
+def is_done(column: Column, study: Study, uses_tuning: bool = False) -> int:
+    """How many of a column's crops are done, by its report."""
+    try:
+        found = report.read_report(column_folder(column, study, uses_tuning) / photos.REPORT)
+    except PhotoError:
+        return 0
+    return len(found["photos"]) if found else 0
+
+
+def _job(column: Column, study: Study, folder: Path, attack: Perturb | None) -> Job:
+    return Job(
+        ensemble=study.ensemble,
+        out=folder,
+        config=column.config,
+        canonical_size=study.size,
+        seed=study.seed,
+        aligned=True,
+        labels=crop_labels(study.crops, study.labels),
+        batch_size=study.batch,
+        same_batches=True,
+        attack=attack,
+    )
+
+
+def _measured(column: Column, study: Study, job: Job, about: dict[str, Any]) -> Measured:
+    """The figures in a column's report, in the order of the crops."""
+    found = photos.read_job_report(job)
+    entries = {entry["file"]: entry for entry in (found or {"photos": ()})["photos"]}
+    rows = [entries[crop.path.name] for crop in study.crops]
+    losses = {
+        generator.name: np.array(
+            [
+                [row["models"][generator.name][domain] for domain in generator.domains]
+                for row in rows
+            ]
+        )
+        for generator in study.ensemble.generators
+    }
+    return Measured(
+        column=column,
+        losses=losses,
+        psnr=np.array([np.inf if row["psnr"] is None else row["psnr"] for row in rows]),
+        linf=np.array([row["linf"] for row in rows]),
+        seconds=about.get("seconds", 0.0),
+        folder=job.out,
+        files=tuple(row["protected"] for row in rows),
+        facts=about.get("facts", {}),
+    )
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / ABOUT).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
+    files.write_whole(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())

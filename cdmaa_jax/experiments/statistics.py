@@ -1,0 +1,90 @@
+"""Intervals by resampling images: what another draw of as many photos could have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cdmaa_jax.evaluation.metrics import THRESHOLD
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+MEAN = "mean"
+Losses = Mapping[str, np.ndarray]
+"""Model name to L, [N,K]: image by domain."""
+
+
+def resampling(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """How often each of N images is drawn in each bootstrap sample, float64 [R,N], by seed."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+
+
+def interval(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Percentile bootstrap intervals, 95 %, of means over images.
+
+    Args:
+      values: [N,...], what each image contributes.
+      draws: [R,N], as ``resampling`` gives them; the same draws make differences paired.
+
+    Returns:
+      [2,...], the lower and the upper ends.
+    """
+    flat = values.reshape(len(values), -1)
+    means = draws @ flat / draws.sum(1, keepdims=True)
+    tail = 100 * (1 - LEVEL) / 2
+    return np.percentile(means, (tail, 100 - tail), axis=0).reshape(2, *values.shape[1:])
+
+
+def per_image(losses: Losses, threshold: float = THRESHOLD) -> dict[str, np.ndarray]:
+    """What each image contributes to avg_L and attack_rate: metric to [N,J+1], the mean last.
+
+    The mean is over models, each of them counting the same however many domains it has.
+    """
+    average = np.stack([values.mean(1) for values in losses.values()], axis=1)
+    rate = np.stack([(values > threshold).mean(1) for values in losses.values()], axis=1)
+    return {"avg_l": _with_mean(average), "attack_rate": _with_mean(rate)}
+
+
+def summarize(
+    losses: Losses, default: Losses, draws: np.ndarray, threshold: float = THRESHOLD
+) -> dict[str, dict[str, Any]]:
+    """The figures of a column: of each model and of their mean, with intervals.
+
+    Args:
+      losses: of the column.
+      default: of the column that it is compared with, of the same images in the same order.
+      draws: as ``resampling`` gives them.
+      threshold: τ.
+
+    Returns:
+      Model name, or ``mean``, to avg_l, attack_rate, their intervals, and the same of the paired
+      difference: this column less the default.
+    """
+    ours, theirs = per_image(losses, threshold), per_image(default, threshold)
+    figures = {name: _figures(ours[name], draws) for name in ours}
+    differences = {name: _figures(ours[name] - theirs[name], draws) for name in ours}
+    return {
+        model: {**_entry(figures, j), "difference": _entry(differences, j)}
+        for j, model in enumerate((*losses, MEAN))
+    }
+
+
+def _with_mean(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values, values.mean(1, keepdims=True)], axis=1)
+
+
+def _figures(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return values.mean(0), interval(values, draws)
+
+
+def _entry(figures: Mapping[str, tuple[np.ndarray, np.ndarray]], j: int) -> dict[str, Any]:
+    average, rate = figures["avg_l"], figures["attack_rate"]
+    return {
+        "avg_l": float(average[0][j]),
+        "attack_rate": float(rate[0][j]),
+        "interval": rate[1][:, j].tolist(),
+        "avg_l_interval": average[1][:, j].tolist(),
+    }

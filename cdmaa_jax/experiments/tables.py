@@ -1,0 +1,178 @@
+"""Tables of measured columns: as records for programs, as Markdown and as bars for people."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cdmaa_jax.evaluation import report
+from cdmaa_jax.experiments import paper
+from cdmaa_jax.experiments.columns import Table
+from cdmaa_jax.experiments.crops import Crop
+from cdmaa_jax.experiments.runner import Measured, Study
+from cdmaa_jax.experiments.statistics import LEVEL, MEAN, RESAMPLES, resampling, summarize
+
+FORMAT = "cdmaa-jax table"
+FORMAT_VERSION = 1
+
+
+def build_table(
+    table: Table, measured: Mapping[str, Measured], study: Study, skipped: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The record of a table.
+
+    Args:
+      table: what it shows.
+      measured: name in the table to figures.
+      study: what was measured.
+      skipped: photos that could not be used, and why.
+    """
+    threshold = measured[table.default].column.config.threshold
+    draws = resampling(len(study.crops), study.seed)
+    default = measured[table.default].losses
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "table": table.name,
+        "title": table.title,
+        "columns": {
+            name: summarize(one.losses, default, draws, threshold) for name, one in measured.items()
+        },
+        "default": table.default,
+        "headings": table.headings,
+        "quality": {name: _quality(one) for name, one in measured.items()},
+        "paper": _printed(table.name),
+        "configuration": {name: _configuration(one) for name, one in measured.items()},
+        "facts": {name: one.facts for name, one in measured.items() if one.facts},
+        "threshold": threshold,
+        "seconds": {name: round(one.seconds, 1) for name, one in measured.items()},
+        **about(study, skipped),
+    }
+
+
+def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
+    """What every result tells of how it was made."""
+    return {
+        "seed": study.seed,
+        "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "seed": study.seed},
+        "images": [crop.entry() for crop in study.crops],
+        "skipped": list(skipped),
+        "labelled": study.labels is not None,
+        "image_size": study.size,
+        "ensemble": report.describe(study.ensemble)["generators"],
+        "versions": report.versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def to_markdown(record: Mapping[str, Any]) -> str:
+    """A table for people: measured figures with intervals, and the paper's in columns of theirs."""
+    lines = [f"## {record['title']}", "", _protocol(record), ""]
+    lines += _markdown_table(_figure_rows(record))
+    lines += ["", f"Less the default ({record['headings'][record['default']]}), paired:", ""]
+    lines += _markdown_table(_difference_rows(record))
+    return "\n".join(lines) + "\n"
+
+
+def describe_crops(crops: Sequence[Crop]) -> str:
+    """How many photos, and in how many a face was found where one was looked for."""
+    lost = sum(crop.face is False for crop in crops)
+    text = f"{len(crops)} photos"
+    return text if not lost else f"{text}, {lost} of them without a face found (centre square)"
+
+
+def _quality(measured: Measured) -> dict[str, float | None]:
+    """How little the crops were changed: mean PSNR of those that were, and the largest change."""
+    changed = measured.psnr[np.isfinite(measured.psnr)]
+    return {
+        "psnr": float(changed.mean()) if len(changed) else None,
+        "linf": float(measured.linf.max()),
+    }
+
+
+def _configuration(measured: Measured) -> dict[str, Any]:
+    column = measured.column
+    named = {"method": column.method} | ({"model": column.model} if column.model else {})
+    return {**named, **dataclasses.asdict(column.config)}
+
+
+def _printed(name: str) -> dict[str, Any] | None:
+    """The paper's own figures of a table, and what they are."""
+    if name not in paper.TABLES:
+        return None
+    columns = {
+        column: {model: printed._asdict() for model, printed in models.items()}
+        for column, models in paper.TABLES[name].items()
+    }
+    return {"source": paper.SOURCE, "columns": columns}
+
+
+def _protocol(record: Mapping[str, Any]) -> str:
+    images = record["images"]
+    lost = sum(image["face"] is False for image in images)
+    faces = f" ({lost} without a face found: centre square)" if lost else ""
+    text = (
+        f"attack_rate, the share of image and edit pairs with L > {record['threshold']:g}, with "
+        f"its 95 % interval over images, and avg_L in brackets; {len(images)} photos{faces} as "
+        f"crops of {record['image_size']} px, saved as 8-bit files and read back, "
+        f"seed {record['seed']}."
+    )
+    if record["paper"]:
+        text += f" Columns marked “paper” are of {record['paper']['source']}."
+    return text
+
+
+def _figure_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    printed = (record["paper"] or {"columns": {}})["columns"]
+    head = ["model"]
+    for name in record["columns"]:
+        head.append(record["headings"][name])
+        head += ["paper"] if name in printed else []
+    rows = [head]
+    for model in _models(record):
+        row = [model]
+        for name, column in record["columns"].items():
+            row.append(_cell(column[model]))
+            row += [_printed_cell(printed[name].get(model))] if name in printed else []
+        rows.append(row)
+    return rows
+
+
+def _difference_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    others = [name for name in record["columns"] if name != record["default"]]
+    rows = [["model", *(record["headings"][name] for name in others)]]
+    for model in _models(record):
+        cells = [record["columns"][name][model]["difference"] for name in others]
+        rows.append([model, *(_cell(cell, signed=True) for cell in cells)])
+    return rows
+
+
+def _models(record: Mapping[str, Any]) -> list[str]:
+    return list(record["columns"][record["default"]])
+
+
+def _cell(figures: Mapping[str, Any], signed: bool = False) -> str:
+    """``97.6 % [95.9, 99.0] (0.236)``; differences in points and with their sign."""
+    low, high = (100 * end for end in figures["interval"])
+    rate, average = 100 * figures["attack_rate"], figures["avg_l"]
+    if signed:
+        return f"{rate:+.1f} [{low:+.1f}, {high:+.1f}] ({average:+.3f})"
+    return f"{rate:.1f} % [{low:.1f}, {high:.1f}] ({average:.3f})"
+
+
+def _printed_cell(figures: Mapping[str, float] | None) -> str:
+    if figures is None:
+        return ""
+    return f"{100 * figures['attack_rate']:.1f} % ({figures['avg_l']:.3f})"
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+__all__ = ["MEAN", "about", "build_table", "describe_crops", "to_markdown"]

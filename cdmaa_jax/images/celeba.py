@@ -1,0 +1,67 @@
+"""CelebA as it is distributed: the aligned photos, their attributes and their split.
+
+``img_align_celeba/`` holds photos of 178 x 218 pixels in which the face has its place, so that no
+face is looked for. ``list_eval_partition.txt`` has a line of a file name and 0 (training),
+1 (validation) or 2 (test) for each; ``labels.read_labels`` reads ``list_attr_celeba.txt``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cdmaa_jax.images.files import PhotoError, read_bytes
+
+FOLDER = "img_align_celeba"
+ATTRIBUTES = "list_attr_celeba.txt"
+PARTITION = "list_eval_partition.txt"
+TEST = 2
+_SUBFOLDERS = (".", "Anno", "Eval")  # where the archive keeps its lists
+_REMEDY = f"give the {PARTITION} that comes with CelebA"
+
+
+def find_list(photos: Path, name: str) -> Path | None:
+    """One of CelebA's lists: in the folder of photos, beside it or above, or in Anno or Eval there.
+
+    Args:
+      photos: the folder of photos.
+      name: ``ATTRIBUTES`` or ``PARTITION``.
+    """
+    folder = photos.resolve()
+    places = (folder, *folder.parents[:2])
+    candidates = [place / sub / name for place in places for sub in _SUBFOLDERS]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_partition(path: Path) -> dict[str, int]:
+    """The split of each photo: file name to 0 (training), 1 (validation) or 2 (test).
+
+    Raises:
+      PhotoError: the file cannot be read or is something else; the message names the line.
+    """
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise PhotoError(path, "it is not a text file", _REMEDY) from None
+    splits: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 2 or words[1] not in ("0", "1", "2"):
+            what = f"line {number} is not a file name and 0, 1 or 2"
+            raise PhotoError(path, what, _REMEDY)
+        splits[words[0]] = int(words[1])
+    if not splits:
+        raise PhotoError(path, "it is empty", _REMEDY)
+    return splits
+
+
+def choose_split(
+    photos: Sequence[Path], splits: Mapping[str, int], split: int = TEST
+) -> tuple[list[Path], list[str]]:
+    """The photos of a split, and the names in it of which there is no photo."""
+    chosen = [photo for photo in photos if splits.get(photo.name) == split]
+    there = {photo.name for photo in chosen}
+    missing = [name for name, value in splits.items() if value == split and name not in there]
+    return chosen, missing

@@ -1,0 +1,318 @@
+"""Tables from photos, on disk, with a tiny ensemble and two steps."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdmaa_jax import photos
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.evaluation import metrics
+from cdmaa_jax.experiments import paper
+from cdmaa_jax.experiments.columns import Column, distinct, options, paper_tables
+from cdmaa_jax.experiments.crops import make_crops
+from cdmaa_jax.experiments.reproduce import Listener, Request, find_source, reproduce
+from cdmaa_jax.experiments.runner import Study, column_folder, measure_column
+from cdmaa_jax.generators.ensembles import load_ensemble
+from cdmaa_jax.images import celeba
+from cdmaa_jax.images.files import PhotoError, read_photo
+from tests.tiny import SIZE, save_ensemble, save_photo
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five photos without a face."""
+    for i in range(5):
+        save_photo(tmp_path / "in" / f"{i}.png", i)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def study(ensemble, folder, tmp_path):
+    crops = make_crops(sorted(folder.iterdir()), None, tmp_path / "crops", SIZE, aligned=True)
+    return Study(ensemble, tuple(crops), tmp_path / "out", batch_size=2)
+
+
+def request_of(folder, ensemble, out, *what, **options):
+    return Request(what or ("table3",), folder, out, ensemble, steps=2, **options)
+
+
+def run(request, listener=None):
+    return dict(reproduce(request, listener or Listener()))
+
+
+def read(out, name):
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def without_times(record):
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+# What is measured
+
+
+def test_the_columns_are_those_of_the_paper():
+    tables = paper_tables()
+    assert {name: list(table.columns) for name, table in tables.items()} == {
+        name: list(columns) for name, columns in paper.TABLES.items()
+    }
+    for table in tables.values():
+        assert table.columns[table.default] == Column(Config())
+        assert set(table.headings) == set(table.columns)
+    assert len(distinct(tables.values())) == 5 + 3 + 3 + 3
+    assert options(tables["table1"].columns["more-steps"].config) == {"steps": 100}
+
+
+def test_the_default_is_measured_once_and_shown_in_every_table(ensemble, folder, tmp_path):
+    begun = []
+    listener = Listener(column=lambda column: begun.append(column.slug))
+    run(request_of(folder, ensemble, tmp_path / "out", "table3", "table4", images=2), listener)
+    assert len(begun) == len(set(begun)) == 7
+    third, fourth = read(tmp_path / "out", "table3"), read(tmp_path / "out", "table4")
+    assert third["columns"]["mgda"] == fourth["columns"]["penalty"]
+
+
+def test_a_table_has_what_reproduces_it(ensemble, folder, tmp_path):
+    out = tmp_path / "out"
+    written = run(request_of(folder, ensemble, out, seed=3))
+    record = read(out, "table3")
+    assert list(record["columns"]) == ["single", "iterative", "uniform", "mgda"]
+    for column in record["columns"].values():
+        assert list(column) == ["stargan", "ugatit", "mean"]
+        for figures in (*column.values(), *(one["difference"] for one in column.values())):
+            low, high = figures["interval"]
+            assert low <= figures["attack_rate"] <= high
+            low, high = figures["avg_l_interval"]
+            assert low <= figures["avg_l"] <= high
+    assert record["configuration"]["uniform"]["across_models"] == "uniform"
+    assert record["configuration"]["mgda"]["steps"] == 2 and record["seed"] == 3
+    assert [image["file"] for image in record["images"]] == [f"{i}.png" for i in range(5)]
+    assert record["images"][0]["sha256"] == read_photo(folder / "0.png").sha256
+    assert [model["name"] for model in record["ensemble"]] == ["stargan", "ugatit"]
+    assert {"jax", "python"} <= set(record["versions"])
+    assert all(seconds > 0 for seconds in record["seconds"].values())
+    (text,) = written.values()
+    assert text == (out / "table3.md").read_text() and paper.SOURCE in text
+    with Image.open(out / "table3.png") as chart:
+        assert chart.size[0] > 500
+
+
+def test_the_papers_figures_stand_in_columns_of_their_own(ensemble, folder, tmp_path):
+    run(request_of(folder, ensemble, tmp_path / "out", images=2))
+    record = read(tmp_path / "out", "table3")
+    assert record["paper"]["columns"]["mgda"]["stgan"] == {"avg_l": 0.068, "attack_rate": 0.572}
+    assert record["paper"]["source"] == paper.SOURCE
+    table = (tmp_path / "out" / "table3.md").read_text().split("\n| ")
+    assert table[1].split(" | ")[1:5] == ["single gradient", "paper", "iterative gradient", "paper"]
+
+
+def test_the_figures_are_those_of_the_saved_files(study):
+    """And no channel of a file differs by more than epsilon from the crop's."""
+    column = Column(Config(steps=2))
+    measured = measure_column(column, study)
+    for i, (crop, name) in enumerate(zip(study.crops, measured.files, strict=True)):
+        before, after = read_photo(crop.path).pixels, read_photo(measured.folder / name).pixels
+        change = np.abs(before.astype(int) - after).max()
+        assert 0 < change <= 0.05 * 127.5
+        assert measured.linf[i] == pytest.approx(change / 127.5)
+        for generator in study.ensemble.generators:
+            edits = [
+                metrics.edits(generator, to_unit(pixels)[None], generator.conditions(None))
+                for pixels in (before, after)
+            ]
+            expected = metrics.losses(*edits)[0]
+            np.testing.assert_allclose(measured.losses[generator.name][i], expected, rtol=1e-4)
+
+
+def to_unit(pixels):
+    return (pixels / np.float32(127.5) - np.float32(1)).astype(np.float32)
+
+
+# Stopping, starting again, changes
+
+
+class Stop(Exception):
+    """What stands for the end of the process."""
+
+
+def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, monkeypatch):
+    column = Column(Config(steps=2))
+    whole = measure_column(column, dataclasses.replace(study, out=study.out.parent / "whole"))
+
+    def stop_in_the_second_batch(count, seen=[]):  # noqa: B006
+        seen.append(count)
+        if len(seen) == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        measure_column(column, study, stop_in_the_second_batch)
+    kept = json.loads((column_folder(column, study) / photos.REPORT).read_text())["photos"]
+    assert 0 < len(kept) < 5
+
+    sizes = []
+    protect = photos.protect
+    monkeypatch.setattr(
+        photos,
+        "protect",
+        lambda images, *a, **k: sizes.append(len(images)) or protect(images, *a, **k),
+    )
+    resumed = measure_column(column, study)
+    assert sum(sizes) == 5 - len(kept)
+    for name in whole.losses:
+        assert (whole.losses[name] == resumed.losses[name]).all()
+    for name in whole.files:
+        assert (whole.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
+    sizes.clear()
+    assert (
+        measure_column(column, study).losses["ugatit"].tolist() == whole.losses["ugatit"].tolist()
+    )
+    assert not sizes
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_seed_others(ensemble, folder, tmp_path):
+    first, second, other = (
+        read_after(request_of(folder, ensemble, tmp_path / name, seed=seed, images=2))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert without_times(first) == without_times(second)
+    assert first["columns"] != other["columns"]
+
+
+def read_after(request):
+    run(request)
+    return read(request.out, "table3")
+
+
+def test_whatever_decides_the_figures_has_a_folder_of_its_own(study, folder, tmp_path):
+    column = Column(Config(steps=2))
+    same = dataclasses.replace(study, batch_size=1, out=study.out)
+    assert column_folder(column, same) == column_folder(column, study)
+    fewer = dataclasses.replace(study, crops=study.crops[:4])
+    save_photo(folder / "0.png", 99)
+    changed = make_crops(sorted(folder.iterdir()), None, tmp_path / "crops", SIZE, aligned=True)
+    generators = study.ensemble.metadata
+    weights = (dataclasses.replace(generators[0], arrays_sha256="0" * 64), *generators[1:])
+    others = {
+        column_folder(column, study),
+        column_folder(Column(Config(steps=3)), study),
+        column_folder(Column(Config(steps=2), "alone", "ugatit"), study),
+        column_folder(column, fewer),
+        column_folder(column, dataclasses.replace(study, seed=1)),
+        column_folder(column, dataclasses.replace(study, crops=tuple(changed))),
+        column_folder(
+            column,
+            dataclasses.replace(
+                study, ensemble=dataclasses.replace(study.ensemble, metadata=weights)
+            ),
+        ),
+    }
+    assert len(others) == 7
+
+
+def test_a_photo_that_changed_is_noticed(ensemble, folder, tmp_path):
+    request = request_of(folder, ensemble, tmp_path / "out", images=2)
+    before = read_after(request)
+    save_photo(folder / "1.png", 99)
+    after = read_after(request)
+    assert before["images"][0] == after["images"][0]
+    assert before["images"][1]["sha256"] != after["images"][1]["sha256"]
+    assert before["columns"] != after["columns"]
+
+
+# Photos
+
+
+def test_bad_photos_are_said_and_others_take_their_place(ensemble, folder, tmp_path):
+    (folder / "1.png").write_text("no photo")
+    errors = []
+    request = request_of(folder, ensemble, tmp_path / "out", images=4)
+    run(request, Listener(photo=lambda error: errors.append(error)))
+    record = read(tmp_path / "out", "table3")
+    assert [image["file"] for image in record["images"]] == ["0.png", "2.png", "3.png", "4.png"]
+    (error,) = filter(None, errors)
+    assert "1.png" in str(error) and record["skipped"] == [str(error)]
+
+
+def test_without_a_usable_photo_there_is_one_error(ensemble, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_text("no photo")
+    with pytest.raises(PhotoError, match="none of its photos"):
+        run(request_of(tmp_path / "in", ensemble, tmp_path / "out"))
+
+
+def test_crops_are_made_once(folder, tmp_path, monkeypatch):
+    paths = sorted(folder.iterdir())
+    first = make_crops(paths[:3], None, tmp_path / "crops", SIZE)
+    monkeypatch.setattr("cdmaa_jax.experiments.crops.look", lambda *_: pytest.fail("looked again"))
+    assert make_crops(paths, 3, tmp_path / "crops", SIZE) == first
+    first[0].path.write_bytes(b"damaged")
+    monkeypatch.undo()
+    assert make_crops(paths, 3, tmp_path / "crops", SIZE) == first
+    with Image.open(first[0].path) as crop:
+        assert crop.size == (SIZE, SIZE)
+    assert make_crops(paths, 3, tmp_path / "crops", SIZE + 1) != first
+
+
+# CelebA
+
+
+@pytest.fixture
+def celeba_folder(tmp_path):
+    """Six photos in CelebA's format, the even ones of the test split, and one that is missing."""
+    root = tmp_path / "celeba"
+    names = [f"{i:06}.jpg" for i in range(1, 8)]
+    for i, name in enumerate(names[:6]):
+        save_photo(root / celeba.FOLDER / name, i, height=218, width=178)
+    values = [("-1", " 1")[i % 2] for i in range(7)]
+    rows = "".join(f"{name} {v} {v}\n" for name, v in zip(names, values, strict=True))
+    (root / celeba.ATTRIBUTES).write_text(f"7\nMale Young\n{rows}")
+    splits = "".join(f"{name} {(0, 2)[i % 2]}\n" for i, name in enumerate(names[:6]))
+    (root / celeba.PARTITION).write_text(f"{splits}{names[6]} 2\n")
+    return root / celeba.FOLDER
+
+
+def test_celeba_as_it_is_distributed(celeba_folder, ensemble, tmp_path):
+    source = find_source(request_of(celeba_folder, ensemble, tmp_path / "out"))
+    assert [photo.name for photo in source.photos] == ["000002.jpg", "000004.jpg", "000006.jpg"]
+    assert source.aligned and source.labels.row(source.photos[0]) == (1, 1)
+    assert any("000007.jpg" in notice for notice in source.notices)
+    assert any("labels are those" in notice for notice in source.notices)
+
+
+def test_the_crops_of_celeba_are_the_middle_of_its_photos(celeba_folder, tmp_path):
+    (crop,) = make_crops(sorted(celeba_folder.iterdir()), 1, tmp_path / "crops", 178, aligned=True)
+    middle = read_photo(celeba_folder / "000001.jpg").pixels[20:198]
+    assert (read_photo(crop.path).pixels == middle).all() and crop.face is None
+
+
+def test_a_table_of_celeba(celeba_folder, ensemble, tmp_path):
+    run(request_of(celeba_folder, ensemble, tmp_path / "out", images=2))
+    record = read(tmp_path / "out", "table3")
+    assert [image["file"] for image in record["images"]] == ["000002.jpg", "000004.jpg"]
+    assert record["labelled"]
+
+
+def test_labels_that_do_not_fit_are_left_out_unless_asked_for(celeba_folder, ensemble, tmp_path):
+    path = celeba_folder.parent / celeba.ATTRIBUTES
+    path.write_text("1\nSmiling\n000001.jpg 1\n")
+    request = request_of(celeba_folder, ensemble, tmp_path / "out")
+    source = find_source(request)
+    assert source.labels is None
+    assert any("without labels" in notice for notice in source.notices)
+    with pytest.raises(PhotoError, match="leave out --labels"):
+        find_source(dataclasses.replace(request, attributes=path))
+
+
+def test_a_split_of_other_photos_is_one_error(ensemble, folder, tmp_path):
+    path = tmp_path / celeba.PARTITION
+    path.write_text("000001.jpg 2\n")
+    with pytest.raises(PhotoError, match="none of its photos is in the test split"):
+        find_source(request_of(folder, ensemble, tmp_path / "out", partition=path))
