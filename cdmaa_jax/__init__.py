@@ -9,9 +9,18 @@ if TYPE_CHECKING:
     from cdmaa_jax.attack import Config
     from cdmaa_jax.generators.checkpoint import load_generator, save_generator
     from cdmaa_jax.protection import protect
+    from cdmaa_jax.search import search_weights
     from cdmaa_jax.types import Generator, Result
 
-__all__ = ["Config", "Generator", "Result", "load_generator", "protect", "save_generator"]
+__all__ = [
+    "Config",
+    "Generator",
+    "Result",
+    "load_generator",
+    "protect",
+    "save_generator",
+    "search_weights",
+]
 
 _HOMES = {
     "Config": "cdmaa_jax.attack",
@@ -20,6 +29,7 @@ _HOMES = {
     "load_generator": "cdmaa_jax.generators.checkpoint",
     "protect": "cdmaa_jax.protection",
     "save_generator": "cdmaa_jax.generators.checkpoint",
+    "search_weights": "cdmaa_jax.search",
 }
 
 

@@ -75,14 +75,14 @@ def protect(
       >>> result.images.shape, result.losses.shape
       ((1, 32, 32, 3), (10, 1, 1))
     """
-    clean = _checked_images(images)
+    clean = checked_images(images)
     count, height, width, _ = clean.shape
     models = fit_views(ensemble, height, width)
-    conditions = tuple(_conditions(model, labels, count) for model in models)
+    conditions = tuple(conditions_of(model, labels, count) for model in models)
     keys = _keys(key, count)
-    size = _batch_size(batch_size, count, len(devices) if devices is not None else 1)
+    size = chosen_batch_size(batch_size, count, len(devices) if devices is not None else 1)
     parts = []
-    for rows in _batches(count, size):
+    for rows in batches(count, size):
         batch = _batch(clean, conditions, rows)
         result = run(config, models, batch, keys[rows], devices=devices)
         parts.append(_unpad(result, batch.mask))
@@ -106,7 +106,12 @@ def fit_views(
     return tuple(fit(model) for model in as_tuple(ensemble))
 
 
-def _checked_images(images: Any) -> np.ndarray:
+def checked_images(images: Any) -> np.ndarray:
+    """Images [N,H,W,3] in the float type that is computed with.
+
+    Raises:
+      ValueError: they are not finite floats in [-1, 1] of that shape.
+    """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise ValueError(f"images must be an array [B,H,W,3], not {list(images.shape)}")
@@ -120,7 +125,13 @@ def _checked_images(images: Any) -> np.ndarray:
     return images.astype(np.float64 if wide else np.float32, copy=False)
 
 
-def _conditions(model: Generator, labels: Labels | None, count: int) -> np.ndarray:
+def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.ndarray:
+    """The condition vectors [N,K,n] of a generator for N images.
+
+    Raises:
+      ValueError: there are labels of another number of images, or the generator's vectors are not
+        one for each of its domains.
+    """
     vectors = np.asarray(model.conditions(labels))
     if vectors.ndim != 3 or vectors.shape[1] != len(model.domains):
         raise ValueError(
@@ -142,8 +153,12 @@ def _keys(key: int | Array, count: int) -> Array:
     return jnp.broadcast_to(key, (count,))
 
 
-def _batch_size(size: int | None, count: int, devices: int) -> int:
-    """The images per batch, which the number of devices divides."""
+def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
+    """The images per batch, which the number of devices divides.
+
+    Raises:
+      ValueError: the size that was asked for is not such a number.
+    """
     if size is None:
         per_device = min(DEFAULT_BATCH, -(-count // max(devices, 1)))
         return per_device * max(devices, 1)
@@ -154,17 +169,20 @@ def _batch_size(size: int | None, count: int, devices: int) -> int:
     return size
 
 
-def _batches(count: int, size: int) -> Iterator[np.ndarray]:
+def batches(count: int, size: int) -> Iterator[np.ndarray]:
     """Which image each row of a batch is; padding repeats the last one."""
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
 
 
+def padding_mask(rows: np.ndarray) -> np.ndarray:
+    """Which rows of ``batches`` are images, [B]; the others repeat the last one."""
+    return np.diff(rows, prepend=-1) > 0
+
+
 def _batch(clean: np.ndarray, conditions: tuple[np.ndarray, ...], rows: np.ndarray) -> Batch:
-    mask = np.diff(rows, prepend=-1) > 0
-    return Batch(
-        jnp.asarray(clean[rows]), tuple(jnp.asarray(c[rows]) for c in conditions), jnp.asarray(mask)
-    )
+    vectors = tuple(jnp.asarray(c[rows]) for c in conditions)
+    return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(padding_mask(rows)))
 
 
 def _unpad(result: Result, mask: Any) -> Result:
