@@ -98,7 +98,7 @@ class AttGAN(nnx.Module):
         for i, block in enumerate(self.decoder):
             x = block(x, c)
             if i < self.shortcut_layers:
-                x = jnp.concatenate([x, levels[len(self.decoder) - 1 - i]], axis=-1)
+                x = (x, levels[len(self.decoder) - 1 - i])
         return jnp.tanh(self.head(x, c))
 
     def __call__(self, x, c):

@@ -7,7 +7,7 @@ throughout, as in every network ported here.
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 from typing import Any
 
@@ -17,30 +17,23 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from cdmaa_jax.generators.convolutions import gather, scatter
+
 EPSILON = 1e-5
-_NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def conv2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> jax.Array:
     """``torch.nn.functional.conv2d`` of x [B,H,W,I] with a kernel [k,k,I,O]."""
-    if stride == 1:
-        return _conv(x, kernel, padding)
-    if stride == 2:
-        return _halving_conv(x, kernel, padding)
-    return _plain_conv(x, kernel, stride, padding)
+    return gather(x, kernel, stride, padding)
 
 
-def conv_transpose2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> jax.Array:
+def conv_transpose2d(
+    x: Any, kernel: Any, stride: int = 1, padding: int = 0, output_padding: int = 0
+) -> jax.Array:
     """``torch.nn.functional.conv_transpose2d`` of x [B,H,W,I] with a kernel [k,k,O,I]."""
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    if stride == 2 and kernel.shape[0] == 4:
-        return _unpad(_depth_to_space(_conv(x, _phase_kernel(flipped), 1)), padding)
-    reach = kernel.shape[0] - 1 - padding
-    if stride == 1:
-        return _conv(x, flipped, reach)
-    return lax.conv_general_dilated(
-        x, flipped, (1, 1), [(reach, reach)] * 2, (stride, stride), dimension_numbers=_NHWC
-    )
+    extent = kernel.shape[0] - 2 * padding + output_padding
+    height, width = ((n - 1) * stride + extent for n in x.shape[1:3])
+    return scatter(x, kernel, stride, padding, (height, width))
 
 
 def planes_conv2d(c: Any, kernel: Any, size: tuple[int, int], padding: int) -> jax.Array:
@@ -100,7 +93,9 @@ def per_channel(v: Any) -> jax.Array:
 class Conv(nnx.Module):
     """``torch.nn.Conv2d`` with a square kernel and zero padding.
 
-    ``planes`` of the input's last channels are label planes, given as vectors to ``__call__``.
+    ``planes`` of the input's last channels are label planes, given as vectors to ``__call__``. An
+    input that is joined from several is given as a tuple: of those that the labels do not reach,
+    the share is then computed once for all domains.
     """
 
     def __init__(self, inputs, outputs, size, stride=1, padding=0, *, bias=False, planes=0, rngs):
@@ -110,17 +105,19 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.planes = stride, padding, planes
 
     def __call__(self, x, c=None):
-        kernel = self.kernel[...]
-        if not self.planes:
-            y = conv2d(x, kernel, self.stride, self.padding)
-        else:
-            y = conv2d(x, kernel[:, :, : -self.planes], self.stride, self.padding)
-            y = y + planes_conv2d(c, kernel[:, :, -self.planes :], x.shape[1:3], self.padding)
+        kernel, parts = self.kernel[...], x if isinstance(x, tuple) else (x,)
+        if self.planes:
+            labels = planes_conv2d(c, kernel[:, :, -self.planes :], x.shape[1:3], self.padding)
+            kernel = kernel[:, :, : -self.planes]
+        shares = jnp.split(kernel, _joints(parts), axis=2)
+        pairs = zip(parts, shares, strict=True)
+        y = sum(conv2d(part, share, self.stride, self.padding) for part, share in pairs)
+        y = y + labels if self.planes else y
         return y if self.bias is None else y + per_channel(self.bias[...])
 
 
 class ConvTranspose(nnx.Module):
-    """``torch.nn.ConvTranspose2d`` with a square kernel; ``planes`` as in ``Conv``."""
+    """``torch.nn.ConvTranspose2d`` with a square kernel; ``planes`` and tuples as in ``Conv``."""
 
     def __init__(self, inputs, outputs, size, stride=1, padding=0, *, bias=False, planes=0, rngs):
         fan_in = outputs * size * size  # PyTorch takes the fan from the axis of the outputs
@@ -129,12 +126,15 @@ class ConvTranspose(nnx.Module):
         self.stride, self.padding, self.planes = stride, padding, planes
 
     def __call__(self, x, c=None):
-        kernel, shape = self.kernel[...], x.shape[1:3]
-        if not self.planes:
-            y = conv_transpose2d(x, kernel, self.stride, self.padding)
-        else:
-            share, labels = kernel[..., : -self.planes], kernel[..., -self.planes :]
-            y = conv_transpose2d(x, share, self.stride, self.padding)
+        kernel, *parts = self.kernel[...], *(x if isinstance(x, tuple) else (x,))
+        shape = parts[0].shape[1:3]
+        # Zeros in place of the planes: cheaper than to cut a large kernel.
+        parts[-1] = jnp.pad(parts[-1], [(0, 0)] * 3 + [(0, self.planes)])
+        shares = jnp.split(kernel, _joints(parts), axis=3)
+        pairs = zip(parts, shares, strict=True)
+        y = sum(conv_transpose2d(part, share, self.stride, self.padding) for part, share in pairs)
+        if self.planes:
+            labels = kernel[..., -self.planes :]
             y = y + planes_conv_transpose2d(c, labels, shape, self.stride, self.padding)
         return y if self.bias is None else y + per_channel(self.bias[...])
 
@@ -213,53 +213,9 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
     return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x: Any, kernel: Any, padding: int) -> jax.Array:
-    """A stride-1 convolution whose gradients, of any order, are forward convolutions and matmuls.
-
-    XLA's CPU backend is fast for those, and for input channels in fours; it is tens of times slower
-    for others.
-    """
-    spare = -x.shape[3] % 4
-    x = jnp.pad(x, [(0, 0)] * 3 + [(0, spare)])
-    return _plain_conv(x, jnp.pad(kernel, [(0, 0), (0, 0), (0, spare), (0, 0)]), 1, padding)
-
-
-def _conv_forward(x: Any, kernel: Any, padding: int) -> tuple[jax.Array, tuple[Any, Any]]:
-    return _conv(x, kernel, padding), (x, kernel)
-
-
-def _conv_backward(padding: int, saved: tuple[Any, Any], slope: Any) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    reach = kernel.shape[0] - 1 - padding
-    return _conv(slope, turned, reach), _kernel_slope(x, kernel, slope, padding)
-
-
-def _kernel_slope(x: Any, kernel: Any, slope: Any, padding: int) -> jax.Array:
-    """The gradient [k,k,I,O] of a stride-1 convolution's kernel.
-
-    A matmul for each tap; for many taps and few channels XLA's own transposition is faster.
-    """
-    size = kernel.shape[0]
-    if size > 4:
-        return jax.vjp(lambda w: _plain_conv(x, w, 1, padding), kernel)[1](slope)[0]
-    x = _pad(x, padding)
-    height, width = slope.shape[1:3]
-    taps = [
-        jnp.einsum("bhwi,bhwo->io", x[:, i : i + height, j : j + width], slope)
-        for i in range(size)
-        for j in range(size)
-    ]
-    return jnp.stack(taps).reshape(kernel.shape)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _plain_conv(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
-    pad = [(padding, padding)] * 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=_NHWC)
+def _joints(parts: Any) -> list[int]:
+    """Where the channels of joined parts meet."""
+    return list(itertools.accumulate(part.shape[-1] for part in parts))[:-1]
 
 
 def _separable(kernel: Any, rows: Any, columns: Any, subscripts: str) -> jax.Array:
@@ -283,53 +239,3 @@ def _taps_reaching(size: int, taps: int, stride: int, padding: int) -> np.ndarra
 
 def _margins(padding: int) -> list[tuple[int, int]]:
     return [(0, 0), (padding, padding), (padding, padding), (0, 0)]
-
-
-def _pad(x: Any, padding: int) -> jax.Array:
-    return jnp.pad(x, _margins(padding))
-
-
-def _unpad(x: Any, padding: int) -> jax.Array:
-    return x[:, padding : x.shape[1] - padding, padding : x.shape[2] - padding]
-
-
-def _halving_conv(x: Any, kernel: Any, padding: int) -> jax.Array:
-    """A stride-2 convolution as a stride-1 convolution of 2×2 blocks."""
-    size = kernel.shape[0]
-    even = size + size % 2
-    sides = [(n + 2 * padding - size) // 2 for n in x.shape[1:3]]
-    ends = [2 * side + even - n - padding for side, n in zip(sides, x.shape[1:3], strict=True)]
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, [(0, 0, 0), *((padding, end, 0) for end in ends), (0, 0, 0)])
-    kernel = jnp.pad(kernel, [(0, even - size)] * 2 + [(0, 0)] * 2)
-    return _conv(_space_to_depth(x), _fold_kernel(kernel), 0)
-
-
-def _space_to_depth(x: Any) -> jax.Array:
-    b, h, w, c = x.shape
-    blocks = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return blocks.reshape(b, h // 2, w // 2, 4 * c)
-
-
-def _depth_to_space(x: Any) -> jax.Array:
-    b, h, w, c = x.shape
-    blocks = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return blocks.reshape(b, 2 * h, 2 * w, c // 4)
-
-
-def _fold_kernel(kernel: Any) -> jax.Array:
-    """A stride-2 kernel [2m,2m,I,O] as the stride-1 kernel [m,m,4I,O] on 2×2 blocks."""
-    m, (inputs, outputs) = kernel.shape[0] // 2, kernel.shape[2:]
-    folded = kernel.reshape(m, 2, m, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
-    return folded.reshape(m, m, 4 * inputs, outputs)
-
-
-def _phase_kernel(flipped: Any) -> jax.Array:
-    """A transposed 4×4 stride-2 convolution as one 2×2 convolution onto 2×2 blocks [2,2,I,4O].
-
-    ``flipped`` is [4,4,I,O]. Output row 2i + r of the padded result gathers input row i - 1 + d
-    through row 2(1 - d) + r of the kernel, that is row 3 - that of the flipped one.
-    """
-    _, _, inputs, outputs = flipped.shape
-    rows = flipped.reshape(2, 2, 2, 2, inputs, outputs)[:, ::-1, :, ::-1]
-    return rows.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, 4 * outputs)

@@ -68,7 +68,7 @@ class _Gate(nnx.Module):
         self.norm = layers.BatchNorm(features)
 
     def __call__(self, x, state):
-        return self.norm(self.conv(jnp.concatenate([x, state], axis=-1)))
+        return self.norm(self.conv((x, state)))
 
 
 class _SelectiveTransferUnit(nnx.Module):
@@ -149,7 +149,9 @@ class STGAN(nnx.Module):
                 shortcut = levels[-1 - i]
                 if self.stu:
                     shortcut, state = self.stu[i - 1](shortcut, state, c)
-                out = jnp.concatenate([out, shortcut], axis=-1)
+                    out = jnp.concatenate([out, shortcut], axis=-1)
+                else:
+                    out = (out, shortcut)
             out = stage(out)
         return out
 

@@ -1,0 +1,269 @@
+"""Convolutions and their transposes, in NHWC, in the form that is fastest on the backend.
+
+Two functions, each the transpose of the other in the images, so that gradients of any order are
+the same two again: ``gather`` is a convolution, from large images to small, and ``scatter`` a
+transposed one. Both take the kernel as [k,k,L,S], of the large and the small images' channels.
+
+GPU and TPU get XLA's own convolutions. XLA's CPU backend is near the machine's limit only for
+stride 1, input channels in fours and some padding, and falls to a tenth of it elsewhere. There,
+convolutions of stride 2 become such of 2×2 blocks; where kernels are larger than images, matrix
+products; and 3×3 convolutions of many channels Winograd's.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cdmaa_jax.generators import winograd
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
+_FEW_CHANNELS = 16
+_LARGE_TILES = 96  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
+    """``torch.nn.functional.conv2d`` of x [B,H,W,L] with a kernel [k,k,L,S]."""
+    options = {"stride": stride, "padding": padding}
+    return _on_backend(_gather_on_cpu, _plain, options)(x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def scatter(y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
+    """``torch.nn.functional.conv_transpose2d`` of y [B,h,w,S], kernel [k,k,L,S]: [B,*size,L].
+
+    The transpose of ``gather`` from images of ``size`` pixels to such of h × w.
+    """
+    options = {"stride": stride, "padding": padding, "size": size}
+    return _on_backend(_scatter_on_cpu, _plain_transposed, options)(y, kernel)
+
+
+def _gather_forward(x, kernel, stride, padding):
+    return gather(x, kernel, stride, padding), (x, kernel)
+
+
+def _gather_backward(stride, padding, saved, slope):
+    x, kernel = saved
+    back = scatter(slope, kernel, stride, padding, x.shape[1:3])
+    return back, _kernel_slope(x, slope, stride, padding, kernel.shape[0])
+
+
+def _scatter_forward(y, kernel, stride, padding, size):
+    return scatter(y, kernel, stride, padding, size), (y, kernel)
+
+
+def _scatter_backward(stride, padding, size, saved, slope):
+    y, kernel = saved
+    back = gather(slope, kernel, stride, padding)
+    return back, _kernel_slope(slope, y, stride, padding, kernel.shape[0])
+
+
+gather.defvjp(_gather_forward, _gather_backward)
+scatter.defvjp(_scatter_forward, _scatter_backward)
+
+
+def _on_backend(on_cpu: Any, elsewhere: Any, options: Any) -> Any:
+    """The function of images and kernel for the backend; what it is mapped over joins the batch.
+
+    So the choice of a form knows how many images there are, and nothing is transposed.
+    """
+    on_cpu, elsewhere = (functools.partial(f, **options) for f in (on_cpu, elsewhere))
+
+    @jax.custom_batching.custom_vmap
+    def convolve(images: Any, kernel: Any) -> jax.Array:
+        return lax.platform_dependent(images, kernel, cpu=on_cpu, default=elsewhere)
+
+    @convolve.def_vmap
+    def join(count: int, mapped: list[bool], images: Any, kernel: Any) -> tuple[jax.Array, bool]:
+        if mapped[1]:
+            axes = [0 if m else None for m in mapped]
+            return jax.vmap(elsewhere, axes)(images, kernel), True
+        joined = convolve(images.reshape(-1, *images.shape[2:]), kernel)
+        return joined.reshape(count, -1, *joined.shape[1:]), True
+
+    return convolve
+
+
+def _kernel_slope(large: Any, small: Any, stride: int, padding: int, size: int) -> jax.Array:
+    """The gradient [k,k,L,S] of the kernel: small images are the slope of ``gather``, or its like.
+
+    A matrix product for each tap; for many taps and few channels XLA's transposition is faster.
+    """
+    if size > 4:
+        shape = (size, size, large.shape[3], small.shape[3])
+        plain = functools.partial(_plain, large, stride=stride, padding=padding)
+        return jax.linear_transpose(plain, jax.ShapeDtypeStruct(shape, large.dtype))(small)[0]
+    large = _pad(large, padding)
+    reach = [(n - 1) * stride + 1 for n in small.shape[1:3]]
+    taps = [
+        jnp.einsum(
+            "bhwl,bhws->ls",
+            large[:, i : i + reach[0] : stride, j : j + reach[1] : stride],
+            small,
+        )
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.stack(taps).reshape(size, size, *taps[0].shape)
+
+
+def _plain(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
+    pad = [(padding, padding)] * 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=_NHWC)
+
+
+def _plain_transposed(
+    y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]
+) -> jax.Array:
+    large = jax.ShapeDtypeStruct((len(y), *size, kernel.shape[2]), y.dtype)
+    return jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), large)(y)[0]
+
+
+def _gather_on_cpu(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
+    taps, small = kernel.shape[0], kernel.shape[3]
+    sides = [(n + 2 * padding - taps) // stride + 1 for n in x.shape[1:3]]
+    if stride == 1:
+        if tile := _tile(kernel, len(x), sides):
+            return winograd.convolve(x, kernel, padding, tile)
+        return _direct(x, kernel, padding)
+    if stride != 2:
+        return _plain(x, kernel, stride, padding)
+    if taps == 4 and _is_kernel_larger(sides, small):
+        x = _columns(_fit(x, padding, [2 * n + 2 for n in sides]))
+        return x @ kernel.reshape(-1, small)
+    folded = _fold(kernel)
+    x = _space_to_depth(_fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
+    if _pays_on_blocks(folded, sides):
+        return winograd.convolve(x, folded, 0, 4)
+    return _direct(x, folded, 0)
+
+
+def _scatter_on_cpu(
+    y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]
+) -> jax.Array:
+    taps, (large, small) = kernel.shape[0], kernel.shape[2:]
+    if stride == 1 and padding < taps:
+        if tile := _tile(kernel, len(y), y.shape[1:3]):
+            return winograd.convolve_transposed(y, kernel, padding, tile)
+        return _direct(y, _turn(kernel), taps - 1 - padding)
+    if stride != 2:
+        return _plain_transposed(y, kernel, stride, padding, size)
+    if taps == 4 and _is_kernel_larger(y.shape[1:3], small):
+        columns = lax.dot_general(y, kernel.reshape(-1, small), (((3,), (1,)), ((), ())))
+        return _fit(_add_columns(columns, large), -padding, size)
+    folded = _fold(kernel)
+    if _pays_on_blocks(folded, y.shape[1:3]):
+        blocks = winograd.convolve_transposed(y, folded, 0, 4)
+    else:
+        blocks = _direct(y, _turn(folded), folded.shape[0] - 1)
+    return _fit(_depth_to_space(blocks), -padding, size)
+
+
+def _tile(kernel: Any, count: int, sides: Any) -> int:
+    """The outputs a side of Winograd's tiles for so many images; 0 if it does not pay."""
+    taps, _, *channels = kernel.shape
+    if taps != 3 or min(channels) < _WINOGRAD_CHANNELS or min(sides) < 4:
+        return 0
+    tiles = count * -(-sides[0] // 4) * -(-sides[1] // 4)
+    return 4 if tiles >= _LARGE_TILES else 2
+
+
+def _pays_on_blocks(folded: Any, sides: Any) -> bool:
+    """Whether Winograd's form pays for a convolution of 2×2 blocks."""
+    return len(folded) == 2 and min(folded.shape[2:]) >= 256 and min(sides) >= 12
+
+
+def _is_kernel_larger(sides: Any, channels: int) -> bool:
+    """Whether reading the kernel weighs more than writing all patches of the small images."""
+    return 4 * sides[0] * sides[1] <= channels
+
+
+def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
+    """A stride-1 convolution for which XLA's CPU backend has a fast path.
+
+    It has one for input channels in fours and some padding; for few output channels, only if the
+    size stays. What else is asked for is cut out of that.
+    """
+    if kernel.shape[0] == 1 and padding == 0:
+        return x @ kernel[0, 0]
+    spare = -x.shape[3] % 4
+    x = jnp.pad(x, [(0, 0)] * 3 + [(0, spare)])
+    kernel = jnp.pad(kernel, [(0, 0), (0, 0), (0, spare), (0, 0)])
+    same = kernel.shape[0] // 2
+    if kernel.shape[3] < _FEW_CHANNELS and kernel.shape[0] % 2:
+        extra, margin = max(padding - same, 0), max(same - padding, 0)
+        x = lax.optimization_barrier(_pad(x, extra))  # or the padding would join the convolution's
+        y = _plain(x, kernel, 1, same)
+        return y[:, margin : y.shape[1] - margin, margin : y.shape[2] - margin]
+    if padding:
+        return _plain(x, kernel, 1, padding)
+    y = lax.conv_general_dilated(x, kernel, (1, 1), [(0, 0), (1, 1)], dimension_numbers=_NHWC)
+    return y[:, :, 1:-1]
+
+
+def _turn(kernel: Any) -> jax.Array:
+    """The kernel of the transposed stride-1 convolution."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _fold(kernel: Any) -> jax.Array:
+    """A stride-2 kernel [2m,2m,L,S], or one tap smaller, as that on 2×2 blocks, [m,m,4L,S]."""
+    odd = kernel.shape[0] % 2
+    kernel = jnp.pad(kernel, [(0, odd)] * 2 + [(0, 0)] * 2)
+    m, (large, small) = kernel.shape[0] // 2, kernel.shape[2:]
+    folded = kernel.reshape(m, 2, m, 2, large, small).transpose(0, 2, 1, 3, 4, 5)
+    return folded.reshape(m, m, 4 * large, small)
+
+
+def _space_to_depth(x: Any) -> jax.Array:
+    b, h, w, c = x.shape
+    blocks = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(b, h // 2, w // 2, 4 * c)
+
+
+def _depth_to_space(x: Any) -> jax.Array:
+    b, h, w, c = x.shape
+    blocks = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(b, 2 * h, 2 * w, c // 4)
+
+
+def _columns(x: Any) -> jax.Array:
+    """The 4×4 patches, two pixels apart, of x [B,2h+2,2w+2,L]: [B,h,w,16L]."""
+    height, width = (n - 3 for n in x.shape[1:3])
+    taps = [x[:, i : i + height : 2, j : j + width : 2] for i in range(4) for j in range(4)]
+    return jnp.concatenate(taps, axis=-1)
+
+
+def _add_columns(columns: Any, channels: int) -> jax.Array:
+    """The transpose of ``_columns``: patches [B,h,w,16L] added up, [B,2h+2,2w+2,L]."""
+    b, h, w, _ = columns.shape
+    taps = columns.reshape(b, h, w, 4, 4, channels)
+    rows = jnp.stack([_overlap(taps[..., i, :, :], taps[..., i + 2, :, :], 1) for i in (0, 1)], 2)
+    # Materialized, since fusing would add up the rows once for each of four columns.
+    rows = lax.optimization_barrier(rows.reshape(b, 2 * h + 2, w, 4, channels))
+    both = jnp.stack([_overlap(rows[..., i, :], rows[..., i + 2, :], 2) for i in (0, 1)], 3)
+    return both.reshape(b, 2 * h + 2, 2 * w + 2, channels)
+
+
+def _overlap(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
+    """The sum of two arrays, the second one place further along an axis."""
+    here, there = ([(0, 0)] * first.ndim for _ in range(2))
+    here[axis], there[axis] = (0, 1), (1, 0)
+    return jnp.pad(first, here) + jnp.pad(second, there)
+
+
+def _fit(x: Any, before: int, size: Any) -> jax.Array:
+    """x [B,H,W,C] with ``before`` zeros in front (if negative: cropped), then cut to ``size``."""
+    ends = [n - before - have for n, have in zip(size, x.shape[1:3], strict=True)]
+    edges = [(0, 0, 0), *((before, end, 0) for end in ends), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), edges)
+
+
+def _pad(x: Any, padding: int) -> jax.Array:
+    return jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])

@@ -1,0 +1,144 @@
+"""Convolutions in every form against XLA's own, in value and gradient, in float64 and float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdmaa_jax.generators import convolutions, winograd
+
+few = settings(max_examples=10, deadline=None)
+SHAPES = [  # height, width, large and small channels, taps, stride, padding
+    (9, 7, 3, 5, 7, 1, 3),
+    (8, 8, 5, 3, 3, 1, 0),
+    (6, 5, 2, 4, 1, 1, 0),
+    (8, 6, 3, 8, 4, 2, 1),
+    (4, 4, 3, 20, 4, 2, 1),  # the kernel is the larger: matrix products
+    (8, 8, 2, 64, 4, 2, 1),
+    (9, 8, 3, 4, 3, 2, 1),
+    (10, 10, 3, 4, 3, 2, 0),
+    (7, 7, 2, 3, 3, 3, 1),
+    (4, 5, 64, 64, 3, 1, 1),  # Winograd's, tiles of 2
+    (12, 13, 64, 68, 3, 1, 1),  # tiles of 4
+    (14, 16, 64, 64, 3, 1, 0),
+    (26, 24, 64, 256, 4, 2, 1),  # Winograd's on blocks
+]
+
+
+def plain(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def normal(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal(shape)) for shape in shapes]
+
+
+def images_and_kernel(shape, seed=0):
+    height, width, large, small, taps, *_ = shape
+    return normal(seed, (2, height, width, large), (taps, taps, large, small))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gather_is_a_convolution_and_scatter_its_transpose(shape):
+    stride, padding = shape[-2:]
+    with jax.enable_x64(True):
+        x, kernel = images_and_kernel(shape)
+        value, pull = jax.vjp(functools.partial(plain, stride=stride, padding=padding), x, kernel)
+        ours, pull_ours = jax.vjp(
+            lambda x, k: convolutions.gather(x, k, stride, padding), x, kernel
+        )
+        (slope,) = normal(1, value.shape)
+        np.testing.assert_allclose(ours, value, rtol=0, atol=1e-11)
+        for mine, theirs in zip(pull_ours(slope), pull(slope), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-11)
+        back = convolutions.scatter(slope, kernel, stride, padding, x.shape[1:3])
+        np.testing.assert_allclose(back, pull(slope)[0], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_scatter_has_its_own_gradients(shape):
+    stride, padding = shape[-2:]
+    with jax.enable_x64(True):
+        x, kernel = images_and_kernel(shape)
+        like = jax.eval_shape(functools.partial(plain, stride=stride, padding=padding), x, kernel)
+        y, weights = normal(2, like.shape, x.shape)
+
+        def transposed(y, kernel):
+            small = functools.partial(plain, kernel=kernel, stride=stride, padding=padding)
+            return jax.linear_transpose(small, x)(y)[0]
+
+        def ours(y, kernel):
+            return convolutions.scatter(y, kernel, stride, padding, x.shape[1:3])
+
+        value, pull = jax.vjp(transposed, y, kernel)
+        mine, pull_mine = jax.vjp(ours, y, kernel)
+        np.testing.assert_allclose(mine, value, rtol=0, atol=1e-11)
+        for a, b in zip(pull_mine(weights), pull(weights), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES[-4:], ids=str)
+def test_float32_rounds_little_more_than_a_plain_convolution(shape):
+    stride, padding = shape[-2:]
+    with jax.enable_x64(True):
+        x, kernel = images_and_kernel(shape, seed=3)
+        exact = plain(x, kernel, stride, padding)
+        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+        ours = convolutions.gather(x, kernel, stride, padding)
+        error = jnp.abs(ours.astype(jnp.float64) - exact).max() / jnp.abs(exact).max()
+    assert ours.dtype == jnp.float32
+    assert float(error) < 4e-6
+
+
+def test_second_derivatives():
+    with jax.enable_x64(True):
+        x, kernel = images_and_kernel((8, 6, 3, 8, 4, 2, 1))
+
+        def curved(convolve, x, kernel):
+            slope = jax.grad(lambda x: (convolve(x, kernel, 2, 1) ** 3).sum())(x)
+            return (slope**2).sum()
+
+        mine, theirs = (
+            jax.grad(functools.partial(curved, convolve), argnums=(0, 1))(x, kernel)
+            for convolve in (convolutions.gather, plain)
+        )
+        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+def test_domains_may_be_mapped_over():
+    x, kernel = images_and_kernel((8, 8, 3, 4, 3, 1, 1))
+    many = jnp.stack([x, 2 * x])
+    mapped = jax.vmap(lambda x: convolutions.gather(x, kernel, 1, 1))(many)
+    np.testing.assert_allclose(mapped[1], 2 * mapped[0], rtol=1e-5)
+
+
+@few
+@given(
+    form=st.sampled_from([(2, 3), (4, 3), (4, 2)]),
+    height=st.integers(3, 11),
+    width=st.integers(3, 11),
+    padding=st.integers(0, 2),
+    seed=st.integers(0, 2**16),
+)
+def test_winograd_fits_every_size(form, height, width, padding, seed):
+    with jax.enable_x64(True):
+        tile, taps = form
+        x, kernel = normal(seed, (1, height, width, 2), (taps, taps, 2, 3))
+        exact, pull = jax.vjp(lambda x: plain(x, kernel, 1, padding), x)
+        (slope,) = normal(seed + 1, exact.shape)
+        ours = winograd.convolve(x, kernel, padding, tile)
+        back = winograd.convolve_transposed(slope, kernel, padding, tile)
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(back, pull(slope)[0], rtol=0, atol=1e-11)
