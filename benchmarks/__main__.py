@@ -1,0 +1,160 @@
+"""``python -m benchmarks``: how fast this package is, beside PyTorch and by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import compare, report, work
+from benchmarks.workers import BenchmarkError, cores
+
+QUICK_SECONDS = 520
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one benchmark; 0 if it was measured, 1 with one line that says why if it was not."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options, progress())
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    add_compare(commands)
+    return top
+
+
+def add_compare(commands: Any) -> None:
+    """The options of ``compare``."""
+    command = commands.add_parser(
+        "compare",
+        help="CDMAA here and in PyTorch, eager and compiled: same weights, same work, one run",
+    )
+    command.set_defaults(run=run_compare)
+    add_work(command)
+    command.add_argument("--alone", action="store_true", help="each generator alone, too")
+    command.add_argument(
+        "--quick", action="store_true", help="under ten minutes at 128 px, batch 1, on two cores"
+    )
+    command.add_argument(
+        "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
+    )
+    command.add_argument("--rounds", type=positive, help="how often each is timed (quick: 5)")
+
+
+def add_work(command: argparse.ArgumentParser) -> None:
+    """What is attacked, and on what."""
+    command.add_argument("--size", type=positive, help="of the photos in pixels (128)")
+    command.add_argument("--batch", type=positive, default=1, help="photos (%(default)s)")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "--models",
+        nargs="+",
+        choices=work.ARCHITECTURES,
+        default=list(work.ARCHITECTURES),
+        help="generators of the official widths with random weights (all four)",
+    )
+    which.add_argument("--ensemble", nargs="+", default=[], help="named ones, or checkpoints")
+    command.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        type=change,
+        metavar="ARCH.FIELD=NUMBER",
+        help="another configuration than the official one, stargan.width=32",
+    )
+    command.add_argument(
+        "--precision",
+        choices=tuple(compare.TOLERANCE),
+        default="float32",
+        help="of both sides' generators; losses and Gram matrix are float32 (%(default)s)",
+    )
+    command.add_argument("--threads", type=positive, help="cores for either side (all)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to it")
+
+
+def run_compare(options: argparse.Namespace, say: compare.Say) -> None:
+    """Compares, prints the tables and writes the file."""
+    check_threads(options.threads)
+    found = compare.compare(compare_options(options), say)
+    print(report.text(found))
+    write_json(options.json, found)
+
+
+def compare_options(options: argparse.Namespace) -> compare.Options:
+    """The comparison that the arguments ask for."""
+    quick = {"quick": True, "rounds": 5, "seconds": QUICK_SECONDS} if options.quick else {}
+    chosen = {"rounds": options.rounds} if options.rounds else {}
+    return compare.Options(
+        size=options.size or (None if options.ensemble else 128),
+        batch=options.batch,
+        models=tuple(options.models),
+        ensemble=tuple(options.ensemble),
+        changes=gather(options.set),
+        alone=options.alone,
+        precision=options.precision,
+        threads=options.threads,
+        compile=not options.no_compile,
+        **({"rounds": 7, "long": 8} | quick | chosen),
+    )
+
+
+def gather(changes: Sequence[tuple[str, str, int]]) -> dict[str, dict[str, int]]:
+    """The changes of each architecture's configuration."""
+    found: dict[str, dict[str, int]] = {}
+    for arch, field, value in changes:
+        found.setdefault(arch, {})[field] = value
+    return found
+
+
+def change(text: str) -> tuple[str, str, int]:
+    """``stargan.width=32`` as its parts."""
+    name, _, value = text.partition("=")
+    arch, _, field = name.partition(".")
+    if arch not in work.ARCHITECTURES or not field or not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not like stargan.width=32")
+    return arch, field, int(value)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuses more cores than there are."""
+    if threads is not None and threads > cores():
+        raise BenchmarkError(f"--threads is {threads}, but this process may use {cores()} cores")
+
+
+def write_json(path: Path | None, found: Any) -> None:
+    """Writes the figures where they were asked for."""
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BenchmarkError(f"{path}: not written, {error.strerror}") from error
+
+
+def progress() -> compare.Say:
+    """Prints a line with the time since the start to stderr."""
+    begin = time.monotonic()
+    return lambda line: print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

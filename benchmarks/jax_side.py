@@ -1,0 +1,120 @@
+"""This package's side of the comparison: commands that a worker process answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import memory, peak, work
+from cdmaa_jax.attack import Config, run
+from cdmaa_jax.generators.checkpoint import load_generator
+from cdmaa_jax.types import Batch, Generator
+
+MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
+
+
+class Side:
+    """Holds the generators of one piece of work; each public method is a command."""
+
+    def open(self, folder: str, precision: str = "float32", cache: str | None = None) -> Any:
+        """Sets JAX up; tells what it runs on. ``cache`` is a folder for compiled programs."""
+        jax.config.update("jax_default_matmul_precision", MATMUL[precision])
+        if cache is not None:
+            jax.config.update("jax_compilation_cache_dir", cache)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        self._precision, self._folder = precision, folder
+        self._work, self._inputs = work.read(folder), work.read_inputs(folder)
+        self._generators: dict[int, Generator] = {}
+        self._stages: dict[str, float] = {}
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        device = jax.devices()[0]
+        return {
+            "jax": jax.__version__,
+            "device": device.device_kind,
+            "platform": device.platform,
+        }
+
+    def run(
+        self,
+        models: Sequence[str],
+        steps: int,
+        batch: int | None = None,
+        domains: int | None = None,
+    ) -> dict[str, Any]:
+        """One attack, timed: the first call with its arguments compiles.
+
+        Args:
+          models: names of the models that are attacked together.
+          steps: T.
+          batch: how many of the photos; all if None. They repeat if there are fewer.
+          domains: how many domains of each model, at most; all if None.
+        """
+        places = self._work.of(models)
+        generators = [self._generator(place) for place in places]
+        inputs = self._batch(places, batch, domains)
+        self._stages.clear()
+        begin = time.perf_counter()
+        result = run(Config(steps=steps, start=work.START), generators, inputs, jax.random.key(0))
+        jax.block_until_ready(result)
+        seconds = time.perf_counter() - begin
+        return {
+            "seconds": seconds,
+            "losses": np.asarray(result.losses).tolist(),
+            "weights": np.asarray(result.weights).tolist(),
+            "stages": dict(self._stages),
+        }
+
+    def matmul(self) -> float:
+        """The best FLOP per second of a large matrix product."""
+        return peak.jax_rate(self._precision)
+
+    def memory(self) -> dict[str, Any]:
+        """Peak bytes of this process, and of the device if it counts its own."""
+        stats = jax.devices()[0].memory_stats() or {}
+        return {"process": memory.peak_bytes(), "device": stats.get("peak_bytes_in_use")}
+
+    def _generator(self, place: int) -> Generator:
+        if place not in self._generators:
+            generator = load_generator(self._work.models[place].checkpoint)
+            self._generators[place] = as_precise(generator, self._precision)
+        return self._generators[place]
+
+    def _batch(self, places: list[int], batch: int | None, domains: int | None) -> Batch:
+        images = self._inputs["images"]
+        if batch is not None:
+            images = np.resize(images, (batch, *images.shape[1:]))
+        conditions = (jnp.asarray(self._inputs[f"conditions{place}"]) for place in places)
+        return Batch(
+            images=jnp.asarray(images),
+            conditions=tuple(c[:, :domains] for c in conditions),
+            mask=jnp.ones(len(images), bool),
+        )
+
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
+        name = event.rsplit("/", 1)[-1]
+        self._stages[name] = self._stages.get(name, 0) + duration_secs
+
+
+def as_precise(generator: Generator, precision: str) -> Generator:
+    """The generator computed in bfloat16 if asked for; losses and Gram matrix stay float32."""
+    if precision != "bfloat16":
+        return generator
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), generator.params)
+    return dataclasses.replace(generator, apply=_InHalf(generator.apply), params=half)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InHalf:
+    """A generator's function on bfloat16 inputs; equal ones share compiled programs."""
+
+    apply: Any
+
+    def __call__(self, params: Any, x: Any, c: Any) -> Any:
+        half = jnp.bfloat16
+        return self.apply(params, x.astype(half), c.astype(half)).astype(x.dtype)

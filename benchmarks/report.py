@@ -1,0 +1,113 @@
+"""The comparison's figures as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+OURS = "cdmaa-jax"
+HEADINGS = (
+    "",
+    "s per image-iteration",
+    "(min to max)",
+    "start s",
+    "images/s at T=80",
+    "compile s",
+    "peak GiB",
+    "GFLOP/s",
+    "of peak",
+)
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """All cases of a comparison, with what they were measured on."""
+    parts = [heading(report), *(case(one) for one in report["cases"]), NOTES]
+    return "\n\n".join(parts)
+
+
+NOTES = """\
+s per image-iteration: of a step, for one photo; ours from the difference of two lengths of the
+compiled program, PyTorch's timed directly. start: the clean outputs, once per photo. images/s at
+T=80 are extrapolated from both, compilation apart. compile: the first run less a later one. peak:
+resident memory of a fresh process (ours with its compiled program cached; of the device on a GPU).
+GFLOP/s: operations of the algorithm, counted by hand, over the time; of peak: over the larger of
+both frameworks' large matrix products. split: what depends on the photo alone is convolved once for
+all domains. Dropped variants (*) ran one round."""
+
+
+def heading(report: Mapping[str, Any]) -> str:
+    """What was measured, on what."""
+    s, m, v = report["settings"], report["machine"], report["versions"]
+    threads = v["torch"]["threads"]
+    peak = {side: rate / 1e9 for side, rate in report["matmul_flops_per_second"].items()}
+    return "\n".join(
+        [
+            f"CDMAA at {s['size']} px, batch {s['batch']}, {s['precision']}",
+            f"{m['processor']}, {threads} threads, {v['ours']['device']}; "
+            f"jax {v['ours']['jax']}, torch {v['torch']['torch']}, Python {m['python']}",
+            f"matmul peak: {peak['ours']:.0f} GFLOP/s in JAX, {peak['torch']:.0f} in PyTorch",
+        ]
+    )
+
+
+def case(one: Mapping[str, Any]) -> str:
+    """The table of one case and its ratios."""
+    rows = [HEADINGS, line(OURS, one["ours"])]
+    rows += [line(f"PyTorch {name}", row) for name, row in one["torch"].items()]
+    lines = [" + ".join(one["models"]), *table(rows)]
+    for kind, label in (("eager", "eager"), ("compile", "torch.compile")):
+        lines.append(ratio(one, kind, label))
+    lines.append(agreement(one))
+    lines.append(f"operations of a step: {one['flops']['step'] / 1e9:.1f} GFLOP per photo")
+    lines += [f"left out: {name} ({reason})" for name, reason in one["left_out"].items()]
+    return "\n".join(lines)
+
+
+def line(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one side or variant."""
+    seconds = row["seconds_per_image_iteration"]
+    peak = row["memory"] and (row["memory"]["device"] or row["memory"]["process"])
+    return (
+        name + (" *" if row["dropped"] else ""),
+        f"{seconds['median']:.3f}",
+        f"({seconds['min']:.3f} to {seconds['max']:.3f})",
+        f"{row['start_seconds']['median']:.3f}",
+        f"{row['images_per_second_at_80_steps']:.4f}",
+        "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
+        f"{peak / 2**30:.2f}" if peak else "",
+        f"{row['flops_per_second'] / 1e9:.0f}",
+        f"{row['share_of_matmul_peak']:.0%}",
+    )
+
+
+def ratio(one: Mapping[str, Any], kind: str, label: str) -> str:
+    """One line: how many times faster than the best variant of a kind."""
+    value, best = one[f"ratio_vs_{kind}"], one[f"best_{kind}"]
+    if value is None:
+        return f"against {label}: not measured"
+    return f"against the best {label} ({best}): {value:.2f} times as fast"
+
+
+def agreement(one: Mapping[str, Any]) -> str:
+    """How far both sides' losses agree, the worst variant."""
+    steps = one["agreement"]["steps"]
+    found = one["agreement"]["relative_difference"].values()
+    worst = max(max(each[:steps]) for each in found)
+    last = max(each[-1] for each in found)
+    count = len(next(iter(found)))
+    return (
+        f"same work: losses of the first {steps} steps agree within {worst:.0e} of their size, "
+        f"of step {count} within {last:.0e}"
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with aligned columns, the first to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,82 @@
+"""Times of repeated runs and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass
+class Samples:
+    """The runs of one side or variant.
+
+    Attributes:
+      steps: seconds per step, one for each round.
+      starts: seconds of what comes before the first step, one for each round.
+      kept: False once it has been dropped.
+      limit: seconds per step of a first run, which may hold more than a step's.
+    """
+
+    steps: list[float] = dataclasses.field(default_factory=list)
+    starts: list[float] = dataclasses.field(default_factory=list)
+    kept: bool = True
+    limit: float = float("inf")
+    _pairs: list[tuple[tuple[int, float], tuple[int, float]]] = dataclasses.field(
+        default_factory=list
+    )
+    _wholes: list[float] = dataclasses.field(default_factory=list)
+
+    def add_direct(self, start: float, steps: float, count: int) -> None:
+        """A run whose parts were timed: the start, and ``count`` steps together."""
+        self.starts.append(start)
+        self.steps.append(steps / count)
+        self._wholes.append(start + steps)
+
+    def add_pair(self, short: tuple[int, float], long: tuple[int, float]) -> None:
+        """Two whole runs as (steps, seconds): a step's time is in their difference."""
+        step, start = line(short, long)
+        self.steps.append(step)
+        self.starts.append(start)
+        self._pairs.append((short, long))
+        self._wholes.append(long[1])
+
+    def step(self) -> float:
+        """Seconds per step; of pairs, from the medians of both lengths."""
+        return self._line()[0] if self._pairs else statistics.median(self.steps)
+
+    def fastest(self) -> float:
+        """The least that a step has taken, the first run included."""
+        return min(*self.steps, self.limit)
+
+    def start(self) -> float:
+        """Seconds before the first step, by medians as ``step``."""
+        return self._line()[1] if self._pairs else statistics.median(self.starts)
+
+    def whole(self) -> float:
+        """Seconds of a whole run of the longer length, the median."""
+        return statistics.median(self._wholes)
+
+    def _line(self) -> tuple[float, float]:
+        short, long = (
+            (pairs[0][0], statistics.median(seconds for _, seconds in pairs))
+            for pairs in zip(*self._pairs, strict=True)
+        )
+        return line(short, long)
+
+
+def line(short: tuple[int, float], long: tuple[int, float]) -> tuple[float, float]:
+    """Seconds per step and before the first, of two runs as (steps, seconds)."""
+    step = (long[1] - short[1]) / (long[0] - short[0])
+    return step, short[1] - short[0] * step
+
+
+def summary(values: Sequence[float], median: float | None = None) -> dict[str, float]:
+    """Median, smallest and largest of what was measured."""
+    middle = statistics.median(values) if median is None else median
+    return {"median": middle, "min": min(values), "max": max(values)}
+
+
+def images_per_second(samples: Samples, batch: int, steps: int) -> float:
+    """Of an attack of that many steps, extrapolated from the time of a step and of the start."""
+    return batch / (samples.start() + steps * samples.step())

@@ -1,0 +1,104 @@
+"""The parent's end of the worker processes: a framework in each, one at work at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+class BenchmarkError(RuntimeError):
+    """A benchmark cannot go on; one line of text."""
+
+
+class Worker:
+    """A worker process; ``worker("command", name=value)`` waits for its answer.
+
+    Args:
+      side: "jax", "torch" or "prepare".
+      threads: how many cores it may use; all if None.
+      environment: variables for it.
+
+    Raises:
+      BenchmarkError: it does not start, a command fails, or it dies.
+    """
+
+    def __init__(
+        self, side: str, threads: int | None = None, environment: Mapping[str, str] | None = None
+    ):
+        self._side = side
+        command = [sys.executable, "-m", "benchmarks.worker", side]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment(environment or {}),
+            preexec_fn=(lambda: limit_cores(threads)) if threads else None,
+        )
+        self._read()
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        request = json.dumps({"command": command, "arguments": arguments})
+        try:
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise BenchmarkError(self._ended()) from None
+        return self._read()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError(self._ended())
+        reply = json.loads(line)
+        if "missing" in reply:
+            raise BenchmarkError(
+                f"the {self._side} side needs {reply['missing']}: pip install '.[benchmark]'"
+            )
+        if "error" in reply:
+            print(reply["trace"], file=sys.stderr)
+            raise BenchmarkError(f"the {self._side} side failed: {reply['error']}")
+        return reply["value"]
+
+    def _ended(self) -> str:
+        status = self._process.wait()
+        reason = "killed, probably out of memory" if status == -9 else f"status {status}"
+        return f"the {self._side} process ended ({reason})"
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        share = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # two frameworks share a GPU's memory
+        return {**os.environ, **share, "PYTHONPATH": path, **more}
+
+
+def limit_cores(threads: int) -> None:
+    """Lets this process use that many of its cores; both frameworks take their threads from it."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
