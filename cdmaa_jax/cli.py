@@ -270,7 +270,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     choice("--regularization", "penalty none l2 log", "of the models' gradients")
     number("--zeta", float, 1e-8, "least loss that the regularization reckons with")
     choice("--start", "jitter uniform", "where the attack starts")
-    choice("--loss", "mse", "distance between edits that is maximized")
+    choice("--loss", "mse face-weighted latent", "what is maximized, of the edits or the latent")
     _add_threshold(group)
 
 

@@ -27,6 +27,7 @@ def protect(
     key: int | Array = 0,
     *,
     labels: Labels | None = None,
+    face_weights: Any = None,
     batch_size: int | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Result:
@@ -45,6 +46,8 @@ def protect(
         depend on an image's neighbours; an array of [N] keys gives each its own.
       labels: attributes of the N images, for the condition vectors; a generator has a choice for
         images without.
+      face_weights: [N,H,W], how much each pixel counts in the loss ``face-weighted``, of any scale;
+        the face of an aligned crop if None.
       batch_size: images per batch; 8 per device or as many as there are if None.
       devices: devices that share each batch; the default device if None.
 
@@ -53,7 +56,7 @@ def protect(
       [-1, 1]; losses and weights [T,N,J].
 
     Raises:
-      ValueError: images, labels, key or batch_size are not as above; a generator's outputs have
+      ValueError: an argument is not as above; a generator's outputs have
         another shape than its inputs, or are not finite.
 
     Example:
@@ -79,11 +82,11 @@ def protect(
     count, height, width, _ = clean.shape
     models = fit_views(ensemble, height, width)
     conditions = tuple(conditions_of(model, labels, count) for model in models)
-    keys = _keys(key, count)
+    keys, weights = _keys(key, count), _checked_weights(face_weights, clean)
     size = chosen_batch_size(batch_size, count, len(devices) if devices is not None else 1)
     parts = []
     for rows in batches(count, size):
-        batch = _batch(clean, conditions, rows)
+        batch = _batch(clean, conditions, weights, rows)
         result = run(config, models, batch, keys[rows], devices=devices)
         parts.append(_unpad(result, batch.mask))
         _check_finite(models, parts[-1])
@@ -143,6 +146,19 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
     return np.broadcast_to(vectors, (count, *vectors.shape[1:]))
 
 
+def _checked_weights(weights: Any, clean: np.ndarray) -> np.ndarray | None:
+    if weights is None:
+        return None
+    weights = np.asarray(weights, clean.dtype)
+    if weights.shape != clean.shape[:3]:
+        raise ValueError(
+            f"face_weights must be [N,H,W], {list(clean.shape[:3])}, not {list(weights.shape)}"
+        )
+    if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any((1, 2)).all():
+        raise ValueError("face_weights must be finite, at least 0, and not all 0 in an image")
+    return weights
+
+
 def _keys(key: int | Array, count: int) -> Array:
     if isinstance(key, int | np.integer):
         key = jax.random.key(int(key))
@@ -180,9 +196,15 @@ def padding_mask(rows: np.ndarray) -> np.ndarray:
     return np.diff(rows, prepend=-1) > 0
 
 
-def _batch(clean: np.ndarray, conditions: tuple[np.ndarray, ...], rows: np.ndarray) -> Batch:
+def _batch(
+    clean: np.ndarray,
+    conditions: tuple[np.ndarray, ...],
+    weights: np.ndarray | None,
+    rows: np.ndarray,
+) -> Batch:
     vectors = tuple(jnp.asarray(c[rows]) for c in conditions)
-    return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(padding_mask(rows)))
+    some = None if weights is None else jnp.asarray(weights[rows])
+    return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(padding_mask(rows)), some)
 
 
 def _unpad(result: Result, mask: Any) -> Result:

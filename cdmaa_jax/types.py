@@ -73,11 +73,14 @@ class Batch:
       images: [B,H,W,3], the clean canonical images.
       conditions: one array [B,K_j,n_j] (or [1,K_j,n_j]) for each of the J models.
       mask: [B], False where an image is padding.
+      weights: [B,H,W], how much each pixel counts in a loss that weighs them, of any scale; None
+        for the loss's own choice.
     """
 
     images: jax.Array
     conditions: tuple[jax.Array, ...]
     mask: jax.Array
+    weights: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -21,10 +21,11 @@ from jax.sharding import PartitionSpec as P
 
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
+from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
 from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of, structure_of
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
-from cdmaa_jax.attack.targets import Target, as_tuple, edit, fit_conditions
+from cdmaa_jax.attack.targets import Target, as_tuple, fit_conditions, make_target
 from cdmaa_jax.attack.updates import ApgdState, make_update
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
@@ -36,8 +37,11 @@ class State(NamedTuple):
       images: x_t, [B,H,W,3].
       time: t.
       keys: [B], of the views that are random; each step derives its own.
-      references: of each model the outputs [B,K,h,w,3] for the clean images; never change.
+      references: of each model what the loss observes for the clean images, [B,K,...]; never
+        change.
       update: the state of the update rule.
+      weights: of each model those of the pixels [B,h,w], None unless the loss weighs them; never
+        change.
     """
 
     images: Array
@@ -45,6 +49,7 @@ class State(NamedTuple):
     keys: Array
     references: tuple[Array, ...]
     update: optax.OptState
+    weights: tuple[Array | None, ...]
 
 
 class Info(NamedTuple):
@@ -96,14 +101,16 @@ def build(
 
 
 def _init(problem: _Problem, keys: Array) -> State:
-    clean = problem.batch.images
+    batch, clean = problem.batch, problem.batch.images
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    references = tuple(
-        edit(generator, clean, conditions, view_keys)
-        for generator, conditions in zip(problem.ensemble, problem.batch.conditions, strict=True)
-    )
+    targets = [
+        make_target(problem.config.loss, model, clean, conditions, view_keys, batch.weights)
+        for model, conditions in zip(problem.ensemble, batch.conditions, strict=True)
+    ]
+    references, weights = (tuple(getattr(t, n) for t in targets) for n in ("references", "weights"))
     images = problem.project(clean + start_noise(problem.numbers.start, start_keys, clean))
-    return State(images, jnp.zeros((), jnp.int32), view_keys, references, problem.rule.init(images))
+    start = jnp.zeros((), jnp.int32)
+    return State(images, start, view_keys, references, problem.rule.init(images), weights)
 
 
 def _step(problem: _Problem, state: State) -> tuple[State, Info]:
@@ -134,9 +141,9 @@ def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
     config, batch = problem.config, problem.batch
     evaluate = DOMAIN_STRATEGIES[config.across_domains]
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
+    targets = zip(problem.ensemble, batch.conditions, state.references, state.weights, strict=True)
     return [
-        evaluate(config.loss, Target(*target), state.images, keys, state.time)
-        for target in zip(problem.ensemble, batch.conditions, state.references, strict=True)
+        evaluate(config.loss, Target(*target), state.images, keys, state.time) for target in targets
     ]
 
 
@@ -192,6 +199,7 @@ def run(
     """
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
+    _check_weights(config, batch)
     batch, keys = _fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
@@ -256,4 +264,16 @@ def _check_batch(
     if devices is not None and (not devices or len(batch.images) % len(devices)):
         raise ValueError(
             f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
+        )
+
+
+def _check_weights(config: Config, batch: Batch) -> None:
+    if batch.weights is None:
+        return
+    if not LOSSES[config.loss].weighs_pixels:
+        raise ValueError(f"the loss {config.loss} takes no weights of pixels; face-weighted does")
+    if batch.weights.shape != batch.images.shape[:3]:
+        raise ValueError(
+            f"weights of pixels must be [B,H,W], {list(batch.images.shape[:3])}, "
+            f"not {list(batch.weights.shape)}"
         )

@@ -40,7 +40,9 @@ class Config:
       threshold: τ, the loss from which an output counts as disrupted; ``apgd`` maximizes the mean
         over models and domains of min(L, τ), a scalar that the paper leaves open.
       start: ``jitter``, uniform in ±0.001 around the image, or ``uniform``, in ±epsilon.
-      loss: a name in ``LOSSES``.
+      loss: ``mse`` of the outputs; ``face-weighted``, in which the pixels of the face count more;
+        or ``latent``, the mean squared change of what the encoder makes, which has no domains.
+        ``zeta``, ``threshold`` and what ``apgd`` maximizes are of whichever is chosen.
       model_weights: for ``weighted`` the share of each of the J models, of any sum; None otherwise.
 
     Raises:

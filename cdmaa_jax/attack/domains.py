@@ -56,7 +56,7 @@ def single(loss: str, target: Target, images: Array, keys: Array, time: Array) -
 
 def iterative(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
     """Domain ``time mod K`` alone."""
-    chosen = _only(target, time % target.conditions.shape[1])
+    chosen = _only(target, time)
     losses = domain_losses(loss, target, images, keys)  # dead code unless the update rule uses it
     return uniform(loss, chosen, images, keys, time)._replace(domain_losses=losses)
 
@@ -73,8 +73,12 @@ def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> 
 
 
 def _only(target: Target, index: Array | int) -> Target:
-    conditions = lax.dynamic_index_in_dim(target.conditions, index, axis=1)
-    references = lax.dynamic_index_in_dim(target.references, index, axis=1)
+    """The target with one domain, counted on from the first after the last."""
+
+    def take(array: Array) -> Array:
+        return lax.dynamic_index_in_dim(array, index % array.shape[1], axis=1)
+
+    conditions, references = take(target.conditions), take(target.references)
     return target._replace(conditions=conditions, references=references)
 
 

@@ -1,14 +1,84 @@
-"""How far an output is from the output for the clean image: the L of equation (4)."""
+"""What is observed of a model, and how far it is from that of the clean image: the L of eq. (4).
+
+A loss is a record of the two. Observations of the clean image are computed once per attack.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from cdmaa_jax.types import Array
+import jax
+import jax.numpy as jnp
+
+from cdmaa_jax.types import Array, Generator
+
+FACE_CENTRE = (0.53, 0.50)
+FACE_RADII = (0.37, 0.28)
+"""The ellipse that holds a face, y before x, in sides of the square that generators look at.
+
+``images.squares`` lays the square so that a detected face, eyebrows to chin, takes its middle two
+thirds, 0.04 below the centre. In the mean of 191 portraits seen so the eyes are at 0.46, the mouth
+is at 0.73, and the skin ends at 0.15 (hair), 0.90 (chin), 0.22 and 0.78. In the centre square of
+CelebA's aligned photos the eyes are at 0.51 and the mouth is at 0.74."""
+FACE_EDGE = 0.25
+"""Half the width of the soft edge, in radii."""
+BACKGROUND = 0.1
+"""The weight outside the face, where it is 1 inside: a choice of this package."""
 
 
-def mean_squared_error(outputs: Array, references: Array) -> Array:
-    """The mean of the squared difference over height, width and channels, [...,h,w,3] -> [...].
+class Loss(NamedTuple):
+    """What an attack maximizes of one model.
+
+    Attributes:
+      observe: ``observe(generator, seen [B,h,w,3], conditions [B,K,n]) -> [B,K,...]``, of what the
+        generator sees; K is 1 for what does not depend on the condition.
+      distance: ``distance(observed [B,K,...], reference [B,K,...], weights) -> [B,K]``, the loss L.
+      weighs_pixels: whether ``weights`` are [B,h,w], of mean 1 per image; they are None otherwise.
+    """
+
+    observe: Callable[[Generator, Array, Array], Array]
+    distance: Callable[[Array, Array, Any], Array]
+    weighs_pixels: bool = False
+
+
+def outputs(generator: Generator, seen: Array, conditions: Array) -> Array:
+    """A generator's outputs [B,K,h,w,3] for what it sees, [B,h,w,3], in domains [B,K,n].
+
+    The map over domains is over the condition alone: what does not depend on it, an encoder, is
+    computed once per image.
+
+    Raises:
+      ValueError: an output has another shape than what the generator was given.
+    """
+    images = jax.vmap(generator, in_axes=(None, 1), out_axes=1)(seen, conditions)
+    if images.shape != (*conditions.shape[:2], *seen.shape[1:]):
+        raise ValueError(
+            f"{generator.name} maps images {list(seen.shape)} to outputs "
+            f"{[images.shape[0], *images.shape[2:]]}; both must have the same shape [B,h,w,3]"
+        )
+    return images
+
+
+def latent(generator: Generator, seen: Array, conditions: Array) -> Array:
+    """What a generator's encoder makes of what it sees, [B,1,...]; it knows of no domain.
+
+    A generator whose first layer takes the condition, StarGAN, has no such encoder.
+
+    Raises:
+      ValueError: the generator has none.
+    """
+    del conditions
+    if generator.encode is None:
+        raise ValueError(
+            f"{generator.name} has no encoder (Generator.encode), which the loss latent needs: "
+            "leave it out, or choose another loss"
+        )
+    return generator.encode(generator.params, seen)[:, None]
+
+
+def mean_squared_error(outputs: Array, references: Array, weights: None = None) -> Array:
+    """The mean of the squared difference over height, width and channels, [B,K,h,w,3] -> [B,K].
 
     Equation (4) is printed without the square; the threshold of 0.05 is one of the squared error.
     Images are in [-1, 1], so L is at most 4.
@@ -16,5 +86,48 @@ def mean_squared_error(outputs: Array, references: Array) -> Array:
     return ((outputs - references) ** 2).mean((-3, -2, -1))
 
 
-LOSSES: dict[str, Callable[[Array, Array], Array]] = {"mse": mean_squared_error}
-"""Name to ``loss(outputs [...,h,w,3], references [...,h,w,3]) -> [...]``; add one to offer it."""
+def weighted_squared_error(outputs: Array, references: Array, weights: Array) -> Array:
+    """The same with weights of the pixels, [B,h,w], of mean 1: more for the face (Lv 2021)."""
+    return (weights[:, None, :, :, None] * (outputs - references) ** 2).mean((-3, -2, -1))
+
+
+def mean_squared_features(features: Array, references: Array, weights: None = None) -> Array:
+    """The mean of the squared difference over all features (Dong and Xie 2021).
+
+    In units of the features. Encoders that end in a normalization have features about as large as
+    images; the shares of models whose units differ more than that are not comparable.
+    """
+    return ((features - references) ** 2).mean(tuple(range(2, features.ndim)))
+
+
+def face_map(height: int, width: int) -> Array:
+    """Weights of pixels [height,width]: 1 in the face of an aligned crop, ``BACKGROUND`` around it.
+
+    Smooth; taken at the pixels' centres; not normalized.
+    """
+    y = (jnp.arange(height, dtype=float) + 0.5) / height - FACE_CENTRE[0]
+    x = (jnp.arange(width, dtype=float) + 0.5) / width - FACE_CENTRE[1]
+    radius = jnp.hypot(y[:, None] / FACE_RADII[0], x[None, :] / FACE_RADII[1])
+    inside = jnp.clip((1 + FACE_EDGE - radius) / (2 * FACE_EDGE), 0, 1)
+    inside = inside**2 * (3 - 2 * inside)
+    return BACKGROUND + (1 - BACKGROUND) * inside
+
+
+def unit_largest(weights: Array) -> Array:
+    """Weights [B,h,w] whose largest is 1 per image; equal ones where all of an image's are 0."""
+    largest = weights.max((1, 2), keepdims=True)
+    return jnp.where(largest > 0, weights / jnp.where(largest > 0, largest, 1), 1)
+
+
+def unit_mean(weights: Array) -> Array:
+    """Weights [B,h,w] of mean 1 per image, so that L stays comparable."""
+    scaled = unit_largest(weights)
+    return scaled / scaled.mean((1, 2), keepdims=True)
+
+
+LOSSES: dict[str, Loss] = {
+    "mse": Loss(outputs, mean_squared_error),
+    "face-weighted": Loss(outputs, weighted_squared_error, weighs_pixels=True),
+    "latent": Loss(latent, mean_squared_features),
+}
+"""Name to loss; add one to offer it."""

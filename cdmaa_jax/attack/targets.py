@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cdmaa_jax.attack.losses import LOSSES
+from cdmaa_jax.attack.losses import LOSSES, face_map, outputs, unit_largest, unit_mean
 from cdmaa_jax.types import Array, Generator
 
 
@@ -19,12 +19,15 @@ class Target(NamedTuple):
     Attributes:
       generator: the model.
       conditions: [B,K,n], the condition vector of each domain.
-      references: [B,K,h,w,3], its outputs for the clean images.
+      references: [B,K,...], what the loss observes of it for the clean images: with most losses
+        its outputs [B,K,h,w,3].
+      weights: [B,h,w], of the pixels, for a loss that weighs them.
     """
 
     generator: Generator
     conditions: Array
     references: Array
+    weights: Array | None = None
 
 
 def see(generator: Generator, images: Array, keys: Array) -> Array:
@@ -40,23 +43,41 @@ def see(generator: Generator, images: Array, keys: Array) -> Array:
 
 
 def edit(generator: Generator, images: Array, conditions: Array, keys: Array) -> Array:
-    """A generator's outputs [B,K,h,w,3] for images [B,H,W,3] in domains [B,K,n].
+    """A generator's outputs [B,K,h,w,3] for images [B,H,W,3] in domains [B,K,n]."""
+    return outputs(generator, see(generator, images, keys), conditions).astype(images.dtype)
 
-    The map over domains is over the condition alone: what does not depend on it, an encoder, is
-    computed once per image.
 
-    Raises:
-      ValueError: an output has another shape than what the generator was given.
+def make_target(
+    loss: str,
+    generator: Generator,
+    clean: Array,
+    conditions: Array,
+    keys: Array,
+    weights: Array | None = None,
+) -> Target:
+    """A model and what it is compared with: what is observed of it for clean images [B,H,W,3].
+
+    ``weights`` [B,H,W] are of the images' pixels, for a loss that weighs them; the face of an
+    aligned crop if None.
     """
-    seen = see(generator, images, keys)
-    outputs = jax.vmap(generator, in_axes=(None, 1), out_axes=1)(seen, conditions)
-    expected = (*conditions.shape[:2], *seen.shape[1:])
-    if outputs.shape != expected:
-        raise ValueError(
-            f"{generator.name} maps images {list(seen.shape)} to outputs "
-            f"{[outputs.shape[0], *outputs.shape[2:]]}; both must have the same shape [B,h,w,3]"
-        )
-    return outputs.astype(images.dtype)
+    seen = see(generator, clean, keys)
+    references = LOSSES[loss].observe(generator, seen, conditions).astype(clean.dtype)
+    if not LOSSES[loss].weighs_pixels:
+        return Target(generator, conditions, references)
+    if weights is None:
+        weights = jnp.broadcast_to(face_map(*clean.shape[1:3]), clean.shape[:3])
+    weights = see_weights(generator, weights.astype(clean.dtype), keys)
+    return Target(generator, conditions, references, weights)
+
+
+def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:
+    """Weights [B,H,W] of pixels where a generator sees those pixels: [B,h,w], of mean 1.
+
+    They go through its view as a grey image, black for 0 and white for an image's largest.
+    """
+    grey = 2 * unit_largest(weights) - 1
+    seen = see(generator, jnp.repeat(grey[..., None], 3, axis=-1), keys)
+    return unit_mean(jnp.maximum(seen.mean(-1) + 1, 0))
 
 
 def fit_conditions(conditions: Any, images: Array) -> Array:
@@ -66,9 +87,11 @@ def fit_conditions(conditions: Any, images: Array) -> Array:
 
 
 def domain_losses(loss: str, target: Target, images: Array, keys: Array) -> Array:
-    """L of every domain, [B,K], equation (29)."""
-    outputs = edit(target.generator, images, target.conditions, keys)
-    return LOSSES[loss](outputs, target.references)
+    """L of every domain, [B,K], equation (29); [B,1] where the loss does not depend on it."""
+    seen = see(target.generator, images, keys)
+    observed = LOSSES[loss].observe(target.generator, seen, target.conditions)
+    observed = observed.astype(images.dtype)
+    return LOSSES[loss].distance(observed, target.references, target.weights)
 
 
 def evaluate_losses(
@@ -78,6 +101,7 @@ def evaluate_losses(
     conditions: Sequence[Any],
     *,
     loss: str = "mse",
+    weights: Any = None,
     seed: int = 0,
 ) -> list[Array]:
     """L of every model, image and domain, equation (29), in one compiled program.
@@ -88,15 +112,17 @@ def evaluate_losses(
       adversarial: [B,H,W,3], the protected images.
       conditions: [B,K_j,n_j] or [1,K_j,n_j] for each generator.
       loss: a name in ``LOSSES``.
+      weights: [B,H,W], of the pixels, for a loss that weighs them; its own choice if None.
       seed: of the views that are random; both images are seen through the same draw.
 
     Returns:
-      J arrays [B,K_j].
+      J arrays [B,K_j]; [B,1] of a loss that does not depend on the domain.
     """
     models = as_tuple(ensemble)
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
-    return _evaluate(loss, models, clean, adversarial, fitted, jax.random.key(seed))
+    weights = None if weights is None else jnp.asarray(weights)
+    return _evaluate(loss, models, clean, adversarial, fitted, weights, jax.random.key(seed))
 
 
 @functools.partial(jax.jit, static_argnames="loss")
@@ -106,11 +132,12 @@ def _evaluate(
     clean: Array,
     adversarial: Array,
     conditions: tuple[Array, ...],
+    weights: Array | None,
     key: Array,
 ) -> list[Array]:
     keys = jnp.broadcast_to(key, (len(clean),))
     targets = [
-        Target(model, c, edit(model, clean, c, keys))
+        make_target(loss, model, clean, c, keys, weights)
         for model, c in zip(models, conditions, strict=True)
     ]
     return [domain_losses(loss, target, adversarial, keys) for target in targets]
