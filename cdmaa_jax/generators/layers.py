@@ -7,6 +7,7 @@ throughout, as in every network ported here.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -67,11 +68,27 @@ def upsample_nearest(x: Any) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def standardize(x: Any, axes: tuple[int, ...], unbiased: bool = False) -> jax.Array:
     """(x - mean) / sqrt(var + 1e-5) over ``axes``; the variance as PyTorch's ``var(unbiased=)``."""
+    return _standardize(x, axes, unbiased)[0]
+
+
+def _standardize(x: Any, axes: tuple[int, ...], unbiased: bool) -> tuple[jax.Array, Any]:
     mean = x.mean(axes, keepdims=True)
-    var = x.var(axes, keepdims=True, ddof=int(unbiased))
-    return (x - mean) * lax.rsqrt(var + EPSILON)
+    factor = lax.rsqrt(x.var(axes, keepdims=True, ddof=int(unbiased)) + EPSILON)
+    return (x - mean) * factor, (x, mean, factor)  # x alone is kept for the gradient
+
+
+def _standardize_backward(axes, unbiased, saved, slope):
+    x, mean, factor = saved
+    y = (x - mean) * factor
+    count = math.prod(x.shape[axis] for axis in axes) - int(unbiased)
+    along = (slope * y).sum(axes, keepdims=True) / count
+    return (factor * (slope - slope.mean(axes, keepdims=True) - y * along),)
+
+
+standardize.defvjp(_standardize, _standardize_backward)
 
 
 def instance_norm(x: Any) -> jax.Array:

@@ -9,6 +9,7 @@ The transposed convolution is the same computation transposed, so it takes the s
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def transforms(tile: int, taps: int) -> Transforms:
     points = _POINTS[tile, taps]
     outputs, kernel = (_evaluation(points, count) for count in (tile, taps))
     nodes = [[p - q for q in points if q != p] for p in points]
-    scale = np.array([*(np.prod(differences) for differences in nodes), Fraction(1)])
+    scale = np.array([*(math.prod(differences) for differences in nodes), Fraction(1)])
     inputs = np.array([_product_of_roots([q for q in points if q != p]) for p in points])
     last = np.array([_product_of_roots(points)])
     inputs = np.concatenate([np.pad(inputs, [(0, 0), (0, 1)]), last]).T
