@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from cdmaa_jax.attack.minnorm import min_norm_weights
@@ -64,10 +63,19 @@ def iterative(loss: str, target: Target, images: Array, keys: Array, time: Array
 def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
     """The mean over domains, and the shortest convex combination of the domains' gradients."""
     del time
-    losses, pull_back = jax.vjp(lambda x: domain_losses(loss, target, x, keys), images)
-    identity = jnp.eye(losses.shape[1], dtype=losses.dtype)
-    each_domain = jnp.broadcast_to(identity[:, None], (losses.shape[1], *losses.shape))
-    (gradients,) = jax.vmap(pull_back, out_axes=1)(each_domain)
+
+    def alone(conditions: Array, references: Array) -> tuple[Array, Array]:
+        """The gradient of one domain's loss, and that loss [B]."""
+        domain = target._replace(conditions=conditions[:, None], references=references[:, None])
+
+        def total(images: Array) -> tuple[Array, Array]:
+            losses = domain_losses(loss, domain, images, keys)[:, 0]
+            return losses.sum(), losses
+
+        return jax.grad(total, has_aux=True)(images)
+
+    conditions = target.conditions[:, : target.references.shape[1]]  # a latent is of all domains
+    gradients, losses = jax.vmap(alone, 1, 1)(conditions, target.references)
     gradient = combine(min_norm_weights(gradients), gradients)
     return Evaluation(losses.mean(1), gradient, losses)
 
