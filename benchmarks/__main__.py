@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -10,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, report, work
+from benchmarks import cold, compare, report, scale, work
 from benchmarks.workers import BenchmarkError, cores
 
-QUICK_SECONDS = 520
+QUICK = {"quick": True, "rounds": 5, "long": 6, "seconds": 500.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_compare(commands)
+    add_compile(commands)
+    add_scale(commands)
+    add_plot(commands)
     return top
 
 
@@ -51,6 +55,34 @@ def add_compare(commands: Any) -> None:
         "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
     )
     command.add_argument("--rounds", type=positive, help="how often each is timed (quick: 5)")
+
+
+def add_compile(commands: Any) -> None:
+    """The options of ``compile``."""
+    command = commands.add_parser(
+        "compile",
+        help="how long compilation takes, with an empty cache and with the persistent one",
+    )
+    command.set_defaults(run=run_compile)
+    add_work(command)
+
+
+def add_scale(commands: Any) -> None:
+    """The options of ``scale``."""
+    command = commands.add_parser(
+        "scale", help="how the cost grows with steps, batch, domains, models and photo size"
+    )
+    command.set_defaults(run=run_scale)
+    add_work(command)
+    command.add_argument("--png", type=Path, metavar="FILE", help="draw the curves")
+
+
+def add_plot(commands: Any) -> None:
+    """The options of ``plot``."""
+    command = commands.add_parser("plot", help="draw what compare or scale wrote")
+    command.set_defaults(run=run_plot)
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="their --json files")
+    command.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture")
 
 
 def add_work(command: argparse.ArgumentParser) -> None:
@@ -92,20 +124,69 @@ def run_compare(options: argparse.Namespace, say: compare.Say) -> None:
     write_json(options.json, found)
 
 
+def run_compile(options: argparse.Namespace, say: compare.Say) -> None:
+    """Compiles twice, prints the times and writes the file."""
+    check_threads(options.threads)
+    found = cold.measure(compare_options(options), say)
+    print(cold.text(found))
+    write_json(options.json, found)
+
+
+def run_scale(options: argparse.Namespace, say: compare.Say) -> None:
+    """Measures, prints the explanation, draws the curves and writes the file."""
+    check_threads(options.threads)
+    draw = plots().draw_growth if options.png else None
+    found = scale.measure(compare_options(options), say)
+    print(scale.text(found))
+    write_json(options.json, found)
+    if draw:
+        draw(found, options.png)
+
+
+def run_plot(options: argparse.Namespace, say: compare.Say) -> None:
+    """Draws comparisons side by side, or one growth."""
+    found = [read_json(path) for path in options.files]
+    kinds = {one.get("benchmark") for one in found}
+    if kinds == {"compare"}:
+        plots().draw_comparisons(found, options.out)
+    elif kinds == {"scale"} and len(found) == 1:
+        plots().draw_growth(found[0], options.out)
+    else:
+        raise BenchmarkError("plot takes files of compare, or one of scale")
+    say(f"{options.out} written")
+
+
+def plots() -> Any:
+    """The module that draws, which needs matplotlib."""
+    try:
+        return importlib.import_module("benchmarks.plots")
+    except ImportError as error:
+        raise BenchmarkError(f"a picture needs {error.name}: pip install '.[benchmark]'") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a benchmark wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path}: not a file that a benchmark wrote ({error})") from error
+
+
 def compare_options(options: argparse.Namespace) -> compare.Options:
     """The comparison that the arguments ask for."""
-    quick = {"quick": True, "rounds": 5, "seconds": QUICK_SECONDS} if options.quick else {}
-    chosen = {"rounds": options.rounds} if options.rounds else {}
+    given = vars(options)
+    quick = QUICK if given.get("quick") else {}
+    chosen = {"rounds": given["rounds"]} if given.get("rounds") else {}
     return compare.Options(
         size=options.size or (None if options.ensemble else 128),
         batch=options.batch,
         models=tuple(options.models),
         ensemble=tuple(options.ensemble),
         changes=gather(options.set),
-        alone=options.alone,
+        alone=given.get("alone", False),
         precision=options.precision,
         threads=options.threads,
-        compile=not options.no_compile,
+        compile=not given.get("no_compile"),
         **({"rounds": 7, "long": 8} | quick | chosen),
     )
 

@@ -88,7 +88,7 @@ def compare(options: Options, say: Say) -> dict[str, Any]:
             cases = [compare_models(session, names, peak) for names in groups(session)]
             report = {
                 "benchmark": "compare",
-                "settings": settings(session),
+                "settings": settings_of(options, prepared),
                 "machine": machine(),
                 "versions": session.facts,
                 "matmul_flops_per_second": peak,
@@ -156,14 +156,13 @@ def groups(session: Session) -> list[list[str]]:
     return [names, *([name] for name in names if alone)]
 
 
-def settings(session: Session) -> dict[str, Any]:
+def settings_of(options: Options, prepared: work.Work) -> dict[str, Any]:
     """What was asked for and what it came to."""
-    fields = dataclasses.asdict(session.options)
     models = [
         {"name": m.name, "arch": m.arch, "config": m.config, "domains": m.domains}
-        for m in session.work.models
+        for m in prepared.models
     ]
-    return fields | {"size": session.work.size, "generators": models}
+    return dataclasses.asdict(options) | {"size": prepared.size, "generators": models}
 
 
 def measure_peak(session: Session) -> dict[str, float]:

@@ -46,18 +46,20 @@ class Side:
         steps: int,
         batch: int | None = None,
         domains: int | None = None,
+        size: int | None = None,
     ) -> dict[str, Any]:
         """One attack, timed: the first call with its arguments compiles.
 
         Args:
           models: names of the models that are attacked together.
           steps: T.
-          batch: how many of the photos; all if None. They repeat if there are fewer.
+          batch: how many photos; those of the work if None.
           domains: how many domains of each model, at most; all if None.
+          size: of the photos in pixels; that of the work if None.
         """
         places = self._work.of(models)
         generators = [self._generator(place) for place in places]
-        inputs = self._batch(places, batch, domains)
+        inputs = self._batch(places, batch, domains, size)
         self._stages.clear()
         begin = time.perf_counter()
         result = run(Config(steps=steps, start=work.START), generators, inputs, jax.random.key(0))
@@ -85,10 +87,12 @@ class Side:
             self._generators[place] = as_precise(generator, self._precision)
         return self._generators[place]
 
-    def _batch(self, places: list[int], batch: int | None, domains: int | None) -> Batch:
+    def _batch(
+        self, places: list[int], batch: int | None, domains: int | None, size: int | None
+    ) -> Batch:
         images = self._inputs["images"]
-        if batch is not None:
-            images = np.resize(images, (batch, *images.shape[1:]))
+        if batch is not None or size is not None:
+            images = work.photos(size or self._work.size, batch or self._work.batch)
         conditions = (jnp.asarray(self._inputs[f"conditions{place}"]) for place in places)
         return Batch(
             images=jnp.asarray(images),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 OURS = "cdmaa-jax"
+BUSY = 1.3
 HEADINGS = (
     "",
     "s per image-iteration",
@@ -57,7 +58,7 @@ def case(one: Mapping[str, Any]) -> str:
     lines = [" + ".join(one["models"]), *table(rows)]
     for kind, label in (("eager", "eager"), ("compile", "torch.compile")):
         lines.append(ratio(one, kind, label))
-    lines.append(agreement(one))
+    lines += [*busy(one), agreement(one)]
     lines.append(f"operations of a step: {one['flops']['step'] / 1e9:.1f} GFLOP per photo")
     lines += [f"left out: {name} ({reason})" for name, reason in one["left_out"].items()]
     return "\n".join(lines)
@@ -86,6 +87,18 @@ def ratio(one: Mapping[str, Any], kind: str, label: str) -> str:
     if value is None:
         return f"against {label}: not measured"
     return f"against the best {label} ({best}): {value:.2f} times as fast"
+
+
+def busy(one: Mapping[str, Any]) -> list[str]:
+    """A warning if the same run took very different times."""
+    rows = [one["ours"], *(row for row in one["torch"].values() if not row["dropped"])]
+    times = [row["seconds_per_image_iteration"] for row in rows]
+    worst = max(t["max"] / t["min"] if t["min"] > 0 else float("inf") for t in times)
+    if worst < BUSY:
+        return []
+    return [
+        f"times of the same run differ by a factor of {worst:.1f}: measure on a quieter machine"
+    ]
 
 
 def agreement(one: Mapping[str, Any]) -> str:

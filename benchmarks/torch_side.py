@@ -126,7 +126,8 @@ class Attack:
             parts, update = [compiler(part) for part in parts], compiler(update)
 
         def step(x: Tensor) -> Progress:
-            torch.compiler.cudagraph_mark_step_begin()
+            if self._variant.compiled:
+                torch.compiler.cudagraph_mark_step_begin()
             found = [_value_and_gradient(part, x) for part in parts]
             with torch.no_grad():
                 return Progress(*(t.clone() for t in update(x, *map(list, zip(*found)))))  # noqa: B905

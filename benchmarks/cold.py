@@ -1,0 +1,75 @@
+"""How long a user waits for the compiler: a fresh process without a cache, then one with it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from typing import Any
+
+from benchmarks.compare import Options, Say, cache, open_ours, prepare, settings_of
+from benchmarks.machine import machine
+
+STEPS = 2
+"""Of the program that is compiled; a loop's length does not change what is compiled."""
+
+
+def measure(options: Options, say: Say) -> dict[str, Any]:
+    """Everything that ``python -m benchmarks compile`` reports, for JSON.
+
+    Raises:
+      BenchmarkError: a process fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
+        prepared = prepare(options, folder, say)
+        names = [model.name for model in prepared.models]
+        say("a fresh process with an empty cache (up to minutes)")
+        empty = first_run(options, folder, names)
+        say("a fresh process with the cache that it left")
+        full = first_run(options, folder, names)
+    return {
+        "benchmark": "compile",
+        "settings": settings_of(options, prepared),
+        "machine": machine(),
+        "versions": {"ours": empty.pop("versions")},
+        "cold": empty,
+        "cached": full | {"versions": None},
+    }
+
+
+def first_run(options: Options, folder: str, names: list[str]) -> dict[str, Any]:
+    """Seconds of a process from its start to its first result, and those of compilation.
+
+    Compilation is the first run less the second: tracing, lowering and XLA, or reading the cache.
+    """
+    begin = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(open_ours(options, folder))
+        versions = worker("open", folder=folder, precision=options.precision, cache=cache(folder))
+        first = worker("run", models=names, steps=STEPS)
+        whole = time.perf_counter() - begin
+        memory = worker("memory")
+        second = worker("run", models=names, steps=STEPS)
+    return {
+        "compile_seconds": first["seconds"] - second["seconds"],
+        "process_seconds": whole,
+        "stages": first["stages"],
+        "memory": memory,
+        "versions": versions,
+    }
+
+
+def text(report: dict[str, Any]) -> str:
+    """The figures in words."""
+    s = report["settings"]
+    names = " + ".join(model["name"] for model in s["generators"])
+    lines = [f"compilation for {names} at {s['size']} px, batch {s['batch']}, {s['precision']}"]
+    for key, label in (("cold", "empty cache"), ("cached", "persistent cache")):
+        one = report[key]
+        lines.append(
+            f"{label}: {one['compile_seconds']:.1f} s of compilation, "
+            f"{one['process_seconds']:.1f} s from the start of the process to its first result, "
+            f"peak {one['memory']['process'] / 2**30:.2f} GiB"
+        )
+        lines += [f"  {stage}: {seconds:.1f} s" for stage, seconds in sorted(one["stages"].items())]
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""Pictures of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+COLOURS = {"ours": "#0072b2", "eager": "#9a9a9a", "compile": "#e69f00"}
+LABELS = {"ours": "cdmaa-jax", "eager": "PyTorch eager", "compile": "torch.compile"}
+STEP = "s per image-iteration"
+
+
+def draw_comparisons(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Bars of every comparison: ours, the best eager and the best compiled variant of PyTorch."""
+    figure, axes = plt.subplots(
+        1, len(reports), figsize=(1.5 + 5.5 * len(reports), 3.6), squeeze=False
+    )
+    for axis, report in zip(axes[0], reports, strict=True):
+        draw_comparison(axis, report)
+    axes[0][0].legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def draw_comparison(axis: Any, report: Mapping[str, Any]) -> None:
+    """The bars of one comparison, a group for each case."""
+    cases, width = report["cases"], 0.26
+    for i, kind in enumerate(LABELS):
+        rows = [fastest(case, kind) for case in cases]
+        places = [place + (i - 1) * width for place in range(len(cases))]
+        known = [(x, row) for x, row in zip(places, rows, strict=True) if row]
+        heights = [row["median"] for _, row in known]
+        spread = [
+            [row["median"] - row["min"] for _, row in known],
+            [row["max"] - row["median"] for _, row in known],
+        ]
+        bars = axis.bar(
+            [x for x, _ in known],
+            heights,
+            width,
+            yerr=spread if known else None,
+            color=COLOURS[kind],
+            label=LABELS[kind],
+            error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
+        )
+        axis.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=2)
+    axis.set_xticks(range(len(cases)), [name_of(case) for case in cases], fontsize=8)
+    axis.set_ylabel(STEP)
+    axis.set_title(title(report), fontsize=9)
+    tidy(axis)
+
+
+def fastest(case: Mapping[str, Any], kind: str) -> Mapping[str, float] | None:
+    """The times of our side or of the best variant of a kind, None if there was none."""
+    name = case.get(f"best_{kind}")
+    row = case["ours"] if kind == "ours" else case["torch"].get(name)
+    return row and row["seconds_per_image_iteration"]
+
+
+def name_of(case: Mapping[str, Any]) -> str:
+    """What stands under a group of bars."""
+    names = case["models"]
+    return names[0] if len(names) == 1 else f"all {len(names)} together"
+
+
+def title(report: Mapping[str, Any]) -> str:
+    """Size, batch, precision and the machine."""
+    s, m = report["settings"], report["machine"]
+    threads, device = report["versions"]["torch"]["threads"], report["versions"]["ours"]
+    where = (
+        device["device"] if device["platform"] != "cpu" else f"{m['processor']}, {threads} cores"
+    )
+    return f"{s['size']} px, batch {s['batch']}, {s['precision']}; {where}"
+
+
+def draw_growth(report: Mapping[str, Any], path: Path) -> None:
+    """A small panel for everything that grows."""
+    found = report["axes"]
+    figure, axes = plt.subplots(1, len(found), figsize=(2.7 * len(found), 2.6))
+    for axis, (name, one) in zip(axes, found.items(), strict=True):
+        points = one["points"]
+        axis.plot(
+            [point["x"] for point in points],
+            [point["seconds"] for point in points],
+            marker="o",
+            markersize=4,
+            color=COLOURS["ours"],
+        )
+        model = f" ({one['model']} alone)" if "model" in one else ""
+        axis.set_xlabel(one["label"] + model, fontsize=8)
+        axis.set_ylabel("s per run" if name == "steps" else "s per step", fontsize=8)
+        axis.set_xticks([point["x"] for point in points])
+        axis.set_xlim(0, None)
+        tidy(axis)
+    figure.suptitle(growth_title(report), fontsize=9)
+    save(figure, path)
+
+
+def growth_title(report: Mapping[str, Any]) -> str:
+    """What was attacked, and where."""
+    s = report["settings"]
+    names = " + ".join(model["name"] for model in s["generators"])
+    return f"{names}; {s['size']} px, batch 1, {s['precision']}; {report['machine']['processor']}"
+
+
+def tidy(axis: Any) -> None:
+    """From zero, without a box."""
+    axis.set_ylim(0, None)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a PNG."""
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

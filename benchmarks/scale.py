@@ -1,0 +1,194 @@
+"""How the cost of an attack grows: with steps, batch, domains, models and the size of photos."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.compare import Options, Say, cache, open_ours, prepare, settings_of
+from benchmarks.machine import machine
+from benchmarks.statistics import line
+from benchmarks.workers import Worker
+
+SHORT, LONG = 2, 6
+REPEATS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One thing that grows while the rest stays.
+
+    Attributes:
+      name: a key of the report.
+      label: of the plot's axis, with the unit.
+      values: what is measured.
+    """
+
+    name: str
+    label: str
+    values: tuple[int, ...]
+
+
+def axes(size: int, models: Sequence[Mapping[str, Any]]) -> list[Axis]:
+    """What is varied for a piece of work whose photos have ``size`` pixels."""
+    most = max(model["domains"] for model in models)
+    return [
+        Axis("steps", "steps T", (2, 6, 12, 24)),
+        Axis("batch", "photos in a batch", (1, 2, 4, 8)),
+        Axis("domains", "domains of one model", _doubling(most)),
+        Axis("models", "models", tuple(range(1, len(models) + 1))),
+        Axis("size", "photo size, px", (size // 2, size, 3 * size // 2, 2 * size)),
+    ]
+
+
+def _doubling(most: int) -> tuple[int, ...]:
+    powers = [2**i for i in range(most.bit_length()) if 2**i < most]
+    return (*powers, most)
+
+
+def measure(options: Options, say: Say) -> dict[str, Any]:
+    """Everything that ``python -m benchmarks scale`` reports, for JSON.
+
+    Raises:
+      BenchmarkError: a process fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
+        prepared = prepare(options, folder, say)
+        settings = settings_of(options, prepared)
+        with open_ours(options, folder) as worker:
+            versions = worker(
+                "open", folder=folder, precision=options.precision, cache=cache(folder)
+            )
+            found = {
+                axis.name: along(axis, worker, settings, say)
+                for axis in axes(prepared.size, settings["generators"])
+            }
+    return {
+        "benchmark": "scale",
+        "settings": settings,
+        "machine": machine(),
+        "versions": {"ours": versions},
+        "axes": found,
+    }
+
+
+def along(axis: Axis, worker: Worker, settings: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    """The points of one axis: x, seconds per step, seconds before the first, of the whole run."""
+    generators, points = settings["generators"], []
+    for value in axis.values:
+        say(f"{axis.label}: {value} (compiling, then {REPEATS} runs of each length)")
+        arguments = arguments_of(axis.name, value, generators)
+        points.append({"x": value} | measure_point(worker, axis.name, value, arguments))
+    return {"label": axis.label, "points": points} | note(axis.name, generators)
+
+
+def note(axis: str, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was attacked, where it is not all models."""
+    return {"model": richest(generators)} if axis == "domains" else {}
+
+
+def richest(generators: Sequence[Mapping[str, Any]]) -> str:
+    """The model with the most domains."""
+    return max(generators, key=lambda g: g["domains"])["name"]
+
+
+def arguments_of(axis: str, value: int, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run is told at a point of an axis."""
+    names = [generator["name"] for generator in generators]
+    arguments: dict[str, Any] = {"models": names, "batch": 1}
+    if axis == "domains":
+        return arguments | {"models": [richest(generators)], "domains": value}
+    if axis == "models":
+        return arguments | {"models": names[:value]}
+    return arguments | ({axis: value} if axis in ("batch", "size") else {})
+
+
+def measure_point(
+    worker: Worker, axis: str, value: int, arguments: Mapping[str, Any]
+) -> dict[str, float]:
+    """Medians of runs; on the axis of steps of one length, else of two."""
+    lengths = (value,) if axis == "steps" else (SHORT, LONG)
+    medians = [median_of_runs(worker, steps, arguments) for steps in lengths]
+    if axis == "steps":
+        return {"seconds": medians[0]}
+    step, start = line((SHORT, medians[0]), (LONG, medians[1]))
+    return {"seconds": step, "start_seconds": start}
+
+
+def median_of_runs(worker: Worker, steps: int, arguments: Mapping[str, Any]) -> float:
+    """Seconds of a whole run, its first, which compiles, apart."""
+    worker("run", steps=steps, **arguments)
+    runs = [worker("run", steps=steps, **arguments)["seconds"] for _ in range(REPEATS)]
+    return statistics.median(runs)
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """What was measured, and what explains it."""
+    s, found = report["settings"], report["axes"]
+    names = " + ".join(model["name"] for model in s["generators"])
+    head = f"cost of an attack on {names}; where nothing else is said, {s['size']} px and batch 1"
+    return "\n".join([head, *(explain(name, one) for name, one in found.items())])
+
+
+def explain(name: str, axis: Mapping[str, Any]) -> str:
+    """One paragraph about one axis."""
+    points = [(point["x"], point["seconds"]) for point in axis["points"]]
+    listed = ", ".join(f"{x}: {y:.3f} s" for x, y in points)
+    return f"{axis['label']} ({'whole run' if name == 'steps' else 'per step'}): {listed}\n  " + (
+        _EXPLANATIONS[name](points, axis)
+    )
+
+
+def _steps(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
+    slope, start = fit(points)
+    return (
+        f"{start:.3f} s for the clean outputs and {slope:.3f} s for each step: a loop, "
+        "each turn of which does the same"
+    )
+
+
+def _batch(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
+    (one, alone), (many, together) = points[0], points[-1]
+    return (
+        f"a photo costs {alone / one:.3f} s in a batch of {one} and {together / many:.3f} s in one "
+        f"of {many}: photos share nothing but the weights"
+    )
+
+
+def _domains(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
+    slope, start = fit(points)
+    return (
+        f"{axis['model']} alone: {start:.3f} s once for a photo (the encoder, and what else does "
+        f"not depend on the domain) and {slope:.3f} s for each domain (its decoder)"
+    )
+
+
+def _models(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
+    shares = [b - a for (_, a), (_, b) in zip([(0, 0.0), *points], points, strict=False)]
+    listed = ", ".join(f"{share:.3f} s" for share in shares)
+    return f"the models, one after another, add {listed}: each its own, combining them is free"
+
+
+def _size(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
+    (small, less), (large, more) = points[0], points[-1]
+    power = math.log(more / less) / math.log((large / small) ** 2)
+    return f"time grows as the number of pixels to the power {power:.2f}: convolutions have one"
+
+
+_EXPLANATIONS = {
+    "steps": _steps,
+    "batch": _batch,
+    "domains": _domains,
+    "models": _models,
+    "size": _size,
+}
+
+
+def fit(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Slope and intercept of the line of least squares."""
+    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
+    return slope, intercept

@@ -1,0 +1,271 @@
+"""The benchmarks: both sides do the same work, operations are counted right, failures stop."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks import __main__ as command
+from benchmarks import (
+    compare,
+    flops,
+    jax_side,
+    machine,
+    memory,
+    reference,
+    solver,
+    torch_side,
+    work,
+)
+from benchmarks.statistics import Samples, images_per_second, line
+from benchmarks.torch_layers import Flavour
+from benchmarks.torch_models import make_network
+from benchmarks.workers import BenchmarkError, Worker
+from cdmaa_jax.generators.registry import architecture
+from tests.parity.torch_models import random_model
+
+SIZE = 32
+CHANGES = {
+    "stargan": {"width": 4, "blocks": 1},
+    "attgan": {"encoder_width": 4, "decoder_width": 6, "shortcut_layers": 2, "inject_layers": 1},
+    "stgan": {"width": 4, "layers": 4},
+    "ugatit": {"width": 4, "blocks": 1},
+}
+CASES = [
+    *CHANGES.items(),
+    ("attgan", {"encoder_width": 4, "decoder_width": 4, "shortcut_layers": 0}),
+    (
+        "stgan",
+        {"width": 4, "layers": 3, "shortcut_layers": 2, "use_stu": False, "one_more_conv": False},
+    ),
+    ("stgan", {"width": 4, "layers": 3, "shortcut_layers": 0}),
+    ("ugatit", {"width": 4, "blocks": 1, "light": False}),
+]
+FLAVOURS = (Flavour(), Flavour(split=True), Flavour(split=True, native_norm=False))
+
+
+def official(arch, changes):
+    """An official module, small, its configuration and its conditions [1,K,n]."""
+    config = work.official_config(arch, SIZE, changes)
+    conditions = architecture(arch).source.conditions(config, None)
+    return random_model(arch, config), config, torch.from_numpy(np.array(conditions))
+
+
+def network_of(arch, changes, flavour):
+    model, config, conditions = official(arch, changes)
+    fields = dataclasses.asdict(config)
+    return make_network(arch, fields, model.state_dict(), conditions, SIZE, flavour)
+
+
+def smooth(batch):
+    return torch.from_numpy(work.photos(SIZE, batch)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=("joined", "split", "group_norm"))
+@pytest.mark.parametrize(("arch", "changes"), CASES)
+def test_fast_networks_compute_what_the_official_ones_do(arch, changes, flavour):
+    model, _, conditions = official(arch, changes)
+    x = smooth(2)
+    expected = [model(x, c.expand(2, -1)) for c in conditions[0]]
+    with torch.no_grad():
+        found = network_of(arch, changes, flavour)(x).unflatten(0, (2, -1))
+    torch.testing.assert_close(found, torch.stack(expected, 1), rtol=0, atol=2e-5)
+
+
+def test_a_tensor_too_many_is_refused():
+    model, config, conditions = official("stargan", CHANGES["stargan"])
+    state = model.state_dict() | {"main.99.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"main\.99\.weight"):
+        make_network("stargan", dataclasses.asdict(config), state, conditions, SIZE, Flavour())
+
+
+@pytest.mark.parametrize("split", (False, True), ids=("joined", "split"))
+@pytest.mark.parametrize(("arch", "changes"), CASES)
+def test_operations_are_those_that_pytorch_counts(arch, changes, split):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = network_of(arch, changes, Flavour(split))
+    _, config, conditions = official(arch, changes)
+    x = smooth(1).requires_grad_() * 1  # the counter does not take leaves
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(network(x).sum(), x)
+    count = flops.step if split else flops.step_joined
+    expected = count(arch, dataclasses.asdict(config), SIZE, *conditions.shape[1:])
+    assert counter.get_total_flops() == expected
+
+
+def test_operations_at_official_width_are_those_of_the_largest_layers():
+    config = dataclasses.asdict(work.official_config("stargan", 128, {}))
+    block = 2 * 9 * 256 * 256 * 32**2  # one 3×3 convolution of 256 channels at a quarter
+    assert flops.step("stargan", config, 128, 5, 5) > 2 * 5 * 12 * block
+    assert flops.start("stargan", config, 128, 5, 5) * 2 == flops.step("stargan", config, 128, 5, 5)
+
+
+@pytest.mark.parametrize("count", (1, 2, 4))
+def test_solver_finds_the_shortest_combination(count):
+    random = torch.Generator().manual_seed(count)
+    gradients = torch.randn(6, count, 3, 4, 4, generator=random)
+    gradients = gradients + torch.randn(6, 1, 3, 4, 4, generator=random)
+    gradients *= 10.0 ** torch.randint(-4, 1, (6, count, 1, 1, 1), generator=random)
+    found = solver.min_norm_weights(gradients, solver.faces(count)).double()
+    gram = reference.gram(list(gradients.double().unbind(1)))
+    best = reference.min_norm_weights(gram)
+
+    def length(weights):
+        return torch.einsum("bi,bij,bj->b", weights, gram, weights)
+
+    assert (found >= 0).all()
+    torch.testing.assert_close(found.sum(1), torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(length(found), length(best), rtol=1e-4, atol=1e-12)
+
+
+def test_solver_gives_no_nan_for_no_gradient():
+    weights = solver.min_norm_weights(torch.zeros(1, 3, 3, 2, 2), solver.faces(3))
+    torch.testing.assert_close(weights.sum(1), torch.ones(1))
+
+
+class Here:
+    """A worker in this process."""
+
+    def __init__(self, side, threads=None, environment=None):
+        sides = {"jax": jax_side.Side, "torch": torch_side.Side, "prepare": lambda: work}
+        self._side = sides[side]()
+
+    def __call__(self, name, **arguments):
+        arguments.pop("cache", None)
+        reply = getattr(self._side, name)(**json.loads(json.dumps(arguments)))
+        return json.loads(json.dumps(reply))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Both sides in this process, with a quick matmul."""
+    monkeypatch.setattr(compare, "Worker", Here)
+    for side in (jax_side.Side, torch_side.Side):
+        monkeypatch.setattr(side, "matmul", lambda self: 1e11)
+    before = jax.config.jax_default_matmul_precision
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
+
+
+SMALL = ["--size", "16", "--models", "ugatit", "--set", "ugatit.width=4", "ugatit.blocks=1"]
+TINY = [*SMALL, "--batch", "2", "--no-compile"]
+
+
+def test_comparison_from_the_command_line(here, tmp_path, capsys):
+    file = tmp_path / "found.json"
+    status = command.main(["compare", *TINY, "--rounds", "2", "--json", str(file)])
+    output = capsys.readouterr()
+    assert status == 0, output.err
+    found = json.loads(file.read_text())
+    (case,) = found["cases"]
+    assert found["ratio_vs_eager"] == case["ratio_vs_eager"] > 0
+    assert found["ratio_vs_compile"] is None
+    assert f"{case['ratio_vs_eager']:.2f} times as fast" in output.out
+    assert "against torch.compile: not measured" in output.out
+    seconds = case["ours"]["seconds_per_image_iteration"]["median"]
+    theirs = case["torch"][case["best_eager"]]["seconds_per_image_iteration"]["median"]
+    assert case["ratio_vs_eager"] == pytest.approx(theirs / seconds)
+    assert case["ours"]["flops_per_second"] == pytest.approx(case["flops"]["step"] / seconds)
+    for differences in case["agreement"]["relative_difference"].values():
+        assert max(differences[:2]) < 1e-3
+    draw(file, tmp_path)
+
+
+def draw(file, folder):
+    """The picture of a comparison, where matplotlib is installed."""
+    pytest.importorskip("matplotlib")
+    assert command.main(["plot", str(file), str(file), "--out", str(folder / "bars.png")]) == 0
+    assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_weight_stops_the_comparison(here, monkeypatch, capsys):
+    export = work.export
+
+    def export_wrongly(arch, directory, file):
+        export(arch, directory, file)
+        state = load_file(file)
+        state["UpBlock2.11.weight"] *= 1.01
+        save_file(state, file)
+
+    monkeypatch.setattr(work, "export", export_wrongly)
+    assert command.main(["compare", *TINY]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the sides do not do the same work: losses of step 0 differ")
+
+
+def test_what_is_not_a_number_does_not_agree():
+    assert compare.differences([[[1.0, 2.0]]], [[[1.0, 2.002]]]) == [pytest.approx(1e-3, rel=1e-2)]
+    with pytest.raises(BenchmarkError):
+        compare.check("eager", [0.0, float("nan")], "float32")
+    compare.check("eager", [0.0, 0.0, 1.0], "float32")  # later steps may differ
+
+
+def test_a_step_is_timed_by_the_difference_of_two_lengths():
+    assert line((2, 7.0), (6, 15.0)) == (2.0, 3.0)
+    samples = Samples()
+    for noise in (0.0, 0.5, 40.0):
+        samples.add_pair((2, 7.0), (6, 15.0 + noise))
+    assert samples.step() == pytest.approx(2.125)
+    assert samples.start() == pytest.approx(7 - 2 * 2.125)
+    direct = Samples()
+    direct.add_direct(start=3.0, steps=8.0, count=4)
+    assert images_per_second(direct, batch=2, steps=80) == pytest.approx(2 / (3 + 160))
+
+
+def test_worker_answers_and_says_what_went_wrong():
+    with Worker("prepare") as worker:
+        with pytest.raises(BenchmarkError, match="AttributeError"):
+            worker("no_such_command")
+        worker._process.kill()
+        with pytest.raises(BenchmarkError, match="the prepare process ended"):
+            worker("no_such_command")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    (
+        (["compare", "--set", "stargan=3"], "is not like stargan.width=32"),
+        (["compare", "--size", "0"], "is not a whole number of at least 1"),
+    ),
+)
+def test_wrong_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_files_and_cores_end_with_one_line(tmp_path, capsys):
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    assert command.main(["plot", str(broken), "--out", str(tmp_path / "x.png")]) == 1
+    assert command.main(["compare", "--threads", "4096"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith(f"error: {broken}: not a file that a benchmark wrote")
+    assert errors[1].startswith("error: --threads is 4096, but this process may use")
+
+
+def test_memory_of_this_process_is_measured_in_bytes():
+    block = np.ones(2**20)
+    assert block.nbytes < memory.peak_bytes() < machine.memory_bytes()
+
+
+@pytest.mark.slow
+def test_whole_comparison_with_compiled_variants(tmp_path):
+    file = tmp_path / "found.json"
+    status = command.main(["compare", *SMALL, "--rounds", "1", "--quick", "--json", str(file)])
+    assert status == 0
+    found = json.loads(file.read_text())
+    assert found["ratio_vs_eager"] > 0
+    assert found["ratio_vs_compile"] is None or found["ratio_vs_compile"] > 0
