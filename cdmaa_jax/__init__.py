@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from cdmaa_jax.protection import protect
     from cdmaa_jax.search import search_weights
     from cdmaa_jax.types import Generator, Result
+    from cdmaa_jax.universal import apply_universal, fit_universal
 
 __all__ = [
     "Config",
     "Generator",
     "Result",
+    "apply_universal",
+    "fit_universal",
     "load_generator",
     "protect",
     "save_generator",
@@ -26,6 +29,8 @@ _HOMES = {
     "Config": "cdmaa_jax.attack",
     "Generator": "cdmaa_jax.types",
     "Result": "cdmaa_jax.types",
+    "apply_universal": "cdmaa_jax.universal",
+    "fit_universal": "cdmaa_jax.universal",
     "load_generator": "cdmaa_jax.generators.checkpoint",
     "protect": "cdmaa_jax.protection",
     "save_generator": "cdmaa_jax.generators.checkpoint",

@@ -30,6 +30,7 @@ def protect(
     face_weights: Any = None,
     batch_size: int | None = None,
     devices: Sequence[Any] | None = None,
+    chunk: int | None = None,
 ) -> Result:
     """Protects images against every domain of every generator (Algorithm 1).
 
@@ -50,14 +51,16 @@ def protect(
         the face of an aligned crop if None.
       batch_size: images per batch; 8 per device or as many as there are if None.
       devices: devices that share each batch; the default device if None.
+      chunk: how many images of a batch a generator takes at once; what fits and suits the device if
+        None. Fewer take less memory.
 
     Returns:
       NumPy arrays: images [N,H,W,3], in float arithmetic at most epsilon from the given ones and in
       [-1, 1]; losses and weights [T,N,J].
 
     Raises:
-      ValueError: an argument is not as above; a generator's outputs have
-        another shape than its inputs, or are not finite.
+      ValueError: an argument is not as above; a generator's outputs have another shape than its
+        inputs, or are not finite; the batch does not fit the device's memory.
 
     Example:
       A target is any JAX function:
@@ -78,18 +81,19 @@ def protect(
       >>> result.images.shape, result.losses.shape
       ((1, 32, 32, 3), (10, 1, 1))
     """
+    _check_perturbation(config)
     clean = checked_images(images)
     count, height, width, _ = clean.shape
     models = fit_views(ensemble, height, width)
     conditions = tuple(conditions_of(model, labels, count) for model in models)
-    keys, weights = _keys(key, count), _checked_weights(face_weights, clean)
+    keys, weights = checked_keys(key, count), _checked_weights(face_weights, clean)
     size = chosen_batch_size(batch_size, count, len(devices) if devices is not None else 1)
     parts = []
     for rows in batches(count, size):
-        batch = _batch(clean, conditions, weights, rows)
-        result = run(config, models, batch, keys[rows], devices=devices)
+        batch = make_batch(clean, conditions, rows, padding_mask(rows), weights)
+        result = run(config, models, batch, keys[rows], devices=devices, chunk=chunk)
         parts.append(_unpad(result, batch.mask))
-        _check_finite(models, parts[-1])
+        check_finite(models, parts[-1].losses, parts[-1].images)
     return _join(parts)
 
 
@@ -146,6 +150,14 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
     return np.broadcast_to(vectors, (count, *vectors.shape[1:]))
 
 
+def _check_perturbation(config: Config) -> None:
+    if config.perturbation != "image":
+        raise ValueError(
+            f"protect finds a perturbation for each image, not a {config.perturbation} one; "
+            "fit_universal and apply_universal do that"
+        )
+
+
 def _checked_weights(weights: Any, clean: np.ndarray) -> np.ndarray | None:
     if weights is None:
         return None
@@ -159,7 +171,12 @@ def _checked_weights(weights: Any, clean: np.ndarray) -> np.ndarray | None:
     return weights
 
 
-def _keys(key: int | Array, count: int) -> Array:
+def checked_keys(key: int | Array, count: int) -> Array:
+    """A PRNG key for each of N images.
+
+    Raises:
+      ValueError: it is neither a seed nor one typed key nor N of them.
+    """
     if isinstance(key, int | np.integer):
         key = jax.random.key(int(key))
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
@@ -196,15 +213,17 @@ def padding_mask(rows: np.ndarray) -> np.ndarray:
     return np.diff(rows, prepend=-1) > 0
 
 
-def _batch(
+def make_batch(
     clean: np.ndarray,
     conditions: tuple[np.ndarray, ...],
-    weights: np.ndarray | None,
     rows: np.ndarray,
+    mask: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> Batch:
+    """Some rows [B] of images [N,H,W,3], of condition vectors [N,K,n] and of pixels' weights."""
     vectors = tuple(jnp.asarray(c[rows]) for c in conditions)
     some = None if weights is None else jnp.asarray(weights[rows])
-    return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(padding_mask(rows)), some)
+    return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(mask), some)
 
 
 def _unpad(result: Result, mask: Any) -> Result:
@@ -214,13 +233,18 @@ def _unpad(result: Result, mask: Any) -> Result:
     return Result(images[mask], losses[:, mask], weights[:, mask])
 
 
-def _check_finite(models: Sequence[Generator], result: Result) -> None:
-    broken = ~np.isfinite(np.asarray(result.losses)).all(1)  # [T,J]
+def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
+    """Names what is broken, by losses [T,N,J] and what was found, of any shape.
+
+    Raises:
+      ValueError: a value is NaN or infinite.
+    """
+    broken = ~np.isfinite(np.asarray(losses)).all(1)  # [T,J]
     if broken.any():
         step = int(broken.any(1).argmax())
         names = ", ".join(models[j].name for j in np.flatnonzero(broken[step]).tolist())
         raise ValueError(f"in step {step} the outputs of {names} are not finite (NaN or infinite)")
-    if not np.isfinite(np.asarray(result.images)).all():
+    if not np.isfinite(np.asarray(found)).all():
         raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
 
 

@@ -91,9 +91,11 @@ class Result:
     Attributes:
       images: [B,H,W,3], the protected images, within epsilon of the clean ones.
       losses: [T,B,J], the loss L of every model at the start of each step.
-      weights: [T,B,J], the min-norm weight of every model in each step.
+      weights: [T,B,J], the weight of every model in each step.
+      perturbation: [H,W,3], the universal one, if one was asked for.
     """
 
     images: jax.Array
     losses: jax.Array
     weights: jax.Array
+    perturbation: jax.Array | None = None

@@ -45,11 +45,11 @@ def test_results_do_not_depend_on_the_batch_size(x64):
 
 def test_one_program_serves_all_batches(ensemble):
     protect(photos(4), ensemble, QUICK, batch_size=2)
-    before = algorithm._run._cache_size()
+    before = algorithm.program_for("cpu", False)._cache_size()
     protect(photos(7), ensemble, QUICK, 5, batch_size=2)
     other = [toy(0), toy(1)]  # other arrays, the same functions
     protect(photos(1), other, QUICK, batch_size=2)
-    assert algorithm._run._cache_size() == before
+    assert algorithm.program_for("cpu", False)._cache_size() == before
 
 
 def test_float32_images_stay_within_epsilon(ensemble):

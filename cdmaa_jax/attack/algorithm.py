@@ -1,7 +1,8 @@
 """Algorithm 1 as three pure functions: ``init``, ``step`` and ``run``.
 
 Everything is per image. A result does not depend on which other images share the batch, on padding,
-or on the number of devices, but for the rounding of the generators' own sums.
+or on the number of devices, but for the rounding of the generators' own sums. The one exception is
+asked for: a universal perturbation, which the images of a batch share.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
 from cdmaa_jax.attack.losses import LOSSES
+from cdmaa_jax.attack.memory import in_chunks, plan_chunks
 from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
 from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of, structure_of
+from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
 from cdmaa_jax.attack.targets import Target, as_tuple, fit_conditions, make_target
 from cdmaa_jax.attack.updates import ApgdState, make_update
@@ -42,6 +46,7 @@ class State(NamedTuple):
       update: the state of the update rule.
       weights: of each model those of the pixels [B,h,w], None unless the loss weighs them; never
         change.
+      perturbation: δ, [1,H,W,3], where all images share one; None otherwise.
     """
 
     images: Array
@@ -50,6 +55,15 @@ class State(NamedTuple):
     references: tuple[Array, ...]
     update: optax.OptState
     weights: tuple[Array | None, ...]
+    perturbation: Array | None
+
+
+class Carried(NamedTuple):
+    """What a universal perturbation takes along to the next images: fields of a ``State``."""
+
+    perturbation: Array
+    time: Array
+    update: optax.OptState
 
 
 class Info(NamedTuple):
@@ -63,14 +77,15 @@ class Attack(NamedTuple):
     """An attack on one batch.
 
     Attributes:
-      init: ``init(keys [B]) -> State``, the start and the clean references.
+      init: ``init(keys [B]) -> State``, the start and the clean references; with what other images
+        were left with as a second argument, that instead of the start.
       step: ``step(state) -> (state, info)``.
-      finish: ``finish(state) -> images``, the result: x_T, or APGD's best.
+      finish: ``finish(state) -> State``, that of the result: x_T, or APGD's best.
     """
 
-    init: Callable[[Array], State]
+    init: Callable[..., State]
     step: Callable[[State], tuple[State, Info]]
-    finish: Callable[[State], Array]
+    finish: Callable[[State], State]
 
 
 class _Problem(NamedTuple):
@@ -78,62 +93,104 @@ class _Problem(NamedTuple):
     numbers: Numbers
     ensemble: Sequence[Generator]
     batch: Batch
-    project: Callable[[Array], Array]
+    perturbation: Perturbation
     rule: optax.GradientTransformationExtraArgs
+    chunks: Sequence[int | None]
 
 
 def build(
-    config: Config, ensemble: Sequence[Generator], batch: Batch, numbers: Numbers | None = None
+    config: Config,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    numbers: Numbers | None = None,
+    axis: str | None = None,
+    chunks: Sequence[int] | None = None,
 ) -> Attack:
     """The attack on a batch; its functions are pure, to be called under ``jit``.
 
-    ``numbers`` stand for those of the configuration, where they are arguments of a program.
+    ``numbers`` stand for those of the configuration, where they are arguments of a program. Under
+    ``shard_map`` the ``axis`` names the devices that share the batch. ``chunks`` are how many
+    images each generator takes at once, all if None.
     """
     config, batch = config.resolve(), _fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
-    lower, upper = _bounds(batch.images, numbers.radius)
-    project = functools.partial(optax.projections.projection_box, lower=lower, upper=upper)
-    rule = make_update(config, numbers.step_size, lower, upper)
-    problem = _Problem(config, numbers, ensemble, batch, project, rule)
+    moved = PERTURBATIONS[config.perturbation](batch, numbers.radius, axis)
+    rule = make_update(config, numbers.step_size, moved.lower, moved.upper)
+    each = [None] * len(ensemble) if chunks is None else chunks
+    problem = _Problem(config, numbers, ensemble, batch, moved, rule, each)
     bind = functools.partial
     return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
 
 
-def _init(problem: _Problem, keys: Array) -> State:
+def _init(problem: _Problem, keys: Array, carried: Carried | None = None) -> State:
     batch, clean = problem.batch, problem.batch.images
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    targets = [
-        make_target(problem.config.loss, model, clean, conditions, view_keys, batch.weights)
-        for model, conditions in zip(problem.ensemble, batch.conditions, strict=True)
-    ]
-    references, weights = (tuple(getattr(t, n) for t in targets) for n in ("references", "weights"))
-    images = problem.project(clean + start_noise(problem.numbers.start, start_keys, clean))
-    start = jnp.zeros((), jnp.int32)
-    return State(images, start, view_keys, references, problem.rule.init(images), weights)
+    rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
+    targets = [_observe_clean(problem.config.loss, batch, view_keys, *row) for row in rows]
+    references, weights = zip(*targets, strict=True)
+    noise = start_noise(problem.numbers.start, start_keys, clean)
+    moved = problem.perturbation.project(problem.perturbation.start(noise))
+    if carried is None:
+        carried = Carried(moved, jnp.zeros((), jnp.int32), problem.rule.init(moved))
+    return State(
+        time=carried.time,
+        keys=view_keys,
+        references=references,
+        update=carried.update,
+        weights=weights,
+        **_placed(problem, carried.perturbation),
+    )
+
+
+def _observe_clean(
+    loss: str, batch: Batch, keys: Array, model: Generator, conditions: Array, chunk: int | None
+) -> tuple[Array, Array | None]:
+    """What outputs are compared with: the references, and the weights of pixels."""
+
+    def observe(part: tuple[Any, ...]) -> tuple[Array, Array | None]:
+        target = make_target(loss, model, *part)
+        return target.references, target.weights
+
+    return in_chunks(observe, chunk, (batch.images, conditions, keys, batch.weights))
+
+
+def _placed(problem: _Problem, moved: Array) -> dict[str, Any]:
+    """The fields of a state that tell of what is moved."""
+    shared = problem.config.perturbation == "universal"
+    images = problem.perturbation.place(moved)
+    return {"images": images, "perturbation": moved if shared else None}
+
+
+def _moved(state: State) -> Array:
+    return state.images if state.perturbation is None else state.perturbation
 
 
 def _step(problem: _Problem, state: State) -> tuple[State, Info]:
-    config, numbers = problem.config, problem.numbers
+    config, numbers, pool = problem.config, problem.numbers, problem.perturbation.pool
     models = _evaluate(problem, state)
     regularize = REGULARIZATIONS[config.regularization]
-    gradients = [regularize(model.gradient, model.loss, numbers.zeta) for model in models]
+    gradients = [regularize(pool(m.gradient), pool(m.loss), numbers.zeta) for m in models]
     stacked = jnp.stack(gradients, axis=1)
     weigh = MODEL_STRATEGIES[config.across_models]
     weights = weigh(stacked, state.time, numbers.model_weights)
-    direction, value = combine(weights, stacked), objective(numbers.threshold, models)
-    change, update = problem.rule.update(direction, state.update, state.images, value=value)
-    images = problem.project(optax.apply_updates(state.images, change))
-    info = Info(jnp.stack([model.loss for model in models], axis=1), weights)
-    return state._replace(images=images, time=state.time + 1, update=update), info
+    direction, value = combine(weights, stacked), pool(objective(numbers.threshold, models))
+    moved = _moved(state)
+    change, update = problem.rule.update(direction, state.update, moved, value=value)
+    moved = problem.perturbation.project(optax.apply_updates(moved, change))
+    losses = jnp.stack([model.loss for model in models], axis=1)
+    info = Info(losses, jnp.broadcast_to(weights, losses.shape))
+    state = state._replace(time=state.time + 1, update=update, **_placed(problem, moved))
+    return state, info
 
 
-def _finish(problem: _Problem, state: State) -> Array:
+def _finish(problem: _Problem, state: State) -> State:
     if not isinstance(state.update, ApgdState):
-        return state.images
+        return state
     value = objective(problem.numbers.threshold, _evaluate(problem, state))
-    better = value > state.update.best_value
-    return jnp.where(per_image(better), state.images, state.update.best)
+    better = problem.perturbation.pool(value) > state.update.best_value
+    best = jnp.where(per_image(better), _moved(state), state.update.best)
+    return state._replace(**_placed(problem, best))
 
 
 def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
@@ -141,9 +198,15 @@ def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
     config, batch = problem.config, problem.batch
     evaluate = DOMAIN_STRATEGIES[config.across_domains]
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
-    targets = zip(problem.ensemble, batch.conditions, state.references, state.weights, strict=True)
+
+    def at_once(model: Generator, part: tuple[Any, ...]) -> Evaluation:
+        images, keys, *target = part
+        return evaluate(config.loss, Target(model, *target), images, keys, state.time)
+
+    rows = zip(batch.conditions, state.references, state.weights, strict=True)
     return [
-        evaluate(config.loss, Target(*target), state.images, keys, state.time) for target in targets
+        in_chunks(functools.partial(at_once, model), chunk, (state.images, keys, *row))
+        for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True)
     ]
 
 
@@ -159,13 +222,7 @@ def box(clean: Array, epsilon: float) -> tuple[Array, Array]:
     They are rounded inwards: the distance of a bound to the clean value, in exact arithmetic, is at
     most epsilon.
     """
-    return _bounds(clean, inner_radius(epsilon, clean.dtype))
-
-
-def _bounds(clean: Array, radius: Any) -> tuple[Array, Array]:
-    lower = jnp.nextafter(clean - radius, jnp.ones_like(clean))
-    upper = jnp.nextafter(clean + radius, -jnp.ones_like(clean))
-    return jnp.clip(lower, -1, clean), jnp.clip(upper, clean, 1)
+    return bounds(clean, inner_radius(epsilon, clean.dtype))
 
 
 def start_noise(radius: float | Array, keys: Array, like: Array) -> Array:
@@ -183,6 +240,7 @@ def run(
     key: Array,
     *,
     devices: Sequence[Any] | None = None,
+    chunk: int | None = None,
 ) -> Result:
     """All steps of an attack, one compiled program around one ``lax.scan``.
 
@@ -192,10 +250,13 @@ def run(
       batch: the clean images and, for each generator, the condition vectors.
       key: one typed PRNG key, whose start noise every image gets, or [B] of them.
       devices: the devices that share the batch, equally; the default device if None.
+      chunk: how many images a generator takes at once; for each what fits and suits the device if
+        None. Fewer take less memory, and change nothing but the rounding of sums.
 
     Raises:
-      ValueError: the batch or the weights do not fit the ensemble, or the batch the devices; or a
-        generator's outputs have another shape than its inputs.
+      ValueError: the batch does not fit the memory; the batch or the weights do not fit the
+        ensemble, or the batch the devices; or a generator's outputs have another shape than its
+        inputs.
     """
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
@@ -203,12 +264,16 @@ def run(
     batch, keys = _fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
+    device = jax.devices()[0] if devices is None else devices[0]
+    share = jax.tree.map(lambda a: a[: len(a) // (1 if devices is None else len(devices))], batch)
+    chunks = plan_chunks(config.loss, models, share, device, chunk)
+    program = program_for(device.platform, devices is not None)
     if devices is None:
-        return _run(config, models, batch, keys, numbers)
+        return program(config, models, batch, keys, numbers, chunks=chunks)
     mesh = Mesh(np.asarray(devices), ("batch",))
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return _run_sharded(config, mesh, models, batch, keys, numbers)
+    return program(config, mesh, models, batch, keys, numbers, chunks)
 
 
 def attack_batch(
@@ -217,19 +282,48 @@ def attack_batch(
     batch: Batch,
     keys: Array,
     numbers: Numbers | None = None,
+    axis: str | None = None,
+    chunks: tuple[int, ...] | None = None,
 ) -> Result:
     """``run`` without its checks and its compilation: a pure function, to trace."""
-    attack = build(config, ensemble, batch, numbers)
+    attack = build(config, ensemble, batch, numbers, axis, chunks)
     state, info = lax.scan(
         lambda state, _: attack.step(state), attack.init(keys), length=config.resolve().steps
     )
-    return Result(attack.finish(state), info.losses, info.weights)
+    state = attack.finish(state)
+    shared = None if state.perturbation is None else state.perturbation[0]
+    return Result(state.images, info.losses, info.weights, shared)
 
 
-_run = jax.jit(attack_batch, static_argnames="config")
+def advance(
+    config: Config,
+    ensemble: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    numbers: Numbers,
+    carried: Carried,
+) -> tuple[Carried, Info]:
+    """One step of a universal perturbation on the next images: a pure function, to trace."""
+    attack = build(config, ensemble, batch, numbers)
+    state, info = attack.step(attack.init(keys, carried))
+    return _carry(state), info
 
 
-@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def begin(
+    config: Config,
+    ensemble: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    numbers: Numbers,
+) -> Carried:
+    """The start of a universal perturbation, for ``advance``."""
+    return _carry(build(config, ensemble, batch, numbers).init(keys))
+
+
+def _carry(state: State) -> Carried:
+    return Carried(_moved(state), state.time, state.update)
+
+
 def _run_sharded(
     config: Config,
     mesh: Mesh,
@@ -237,16 +331,28 @@ def _run_sharded(
     batch: Batch,
     keys: Array,
     numbers: Numbers,
+    chunks: tuple[int, ...],
 ) -> Result:
-    """Each device attacks its own images; nothing is communicated."""
+    """Each device attacks its own images, and only a universal perturbation's means meet."""
     attack = jax.shard_map(
-        functools.partial(attack_batch, config),
+        functools.partial(attack_batch, config, axis="batch", chunks=chunks),
         mesh=mesh,
         in_specs=(P(), P("batch"), P("batch"), P()),
-        out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch")),  # type: ignore[arg-type]
+        out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch"), P()),  # type: ignore[arg-type]
         check_vma=False,  # the generators' own gradient rules do not say what varies
     )
     return attack(ensemble, batch, keys, numbers)
+
+
+@functools.cache
+def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
+    """The compiled function: ``attack_batch`` with the configuration first, static."""
+    options = compiler_options(platform)
+    if sharded:
+        static = ("config", "mesh", "chunks")
+        return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
+    static = ("config", "axis", "chunks")
+    return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
 
 
 def _fit(batch: Batch) -> Batch:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.models import MODEL_STRATEGIES
+from cdmaa_jax.attack.perturbations import PERTURBATIONS
 from cdmaa_jax.attack.regularization import REGULARIZATIONS
 
 JITTER = 0.001
@@ -43,6 +44,8 @@ class Config:
       loss: ``mse`` of the outputs; ``face-weighted``, in which the pixels of the face count more;
         or ``latent``, the mean squared change of what the encoder makes, which has no domains.
         ``zeta``, ``threshold`` and what ``apgd`` maximizes are of whichever is chosen.
+      perturbation: ``image``, one of its own for each; or ``universal``, one that all images of a
+        batch share, which follows the mean of their gradients.
       model_weights: for ``weighted`` the share of each of the J models, of any sum; None otherwise.
 
     Raises:
@@ -60,6 +63,7 @@ class Config:
     threshold: float = 0.05
     start: str = "jitter"
     loss: str = "mse"
+    perturbation: str = "image"
     model_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ def choices() -> dict[str, tuple[str, ...]]:
         "regularization": tuple(REGULARIZATIONS),
         "start": STARTS,
         "loss": tuple(LOSSES),
+        "perturbation": tuple(PERTURBATIONS),
     }
 
 

@@ -63,6 +63,13 @@ def iterative(loss: str, target: Target, images: Array, keys: Array, time: Array
 def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
     """The mean over domains, and the shortest convex combination of the domains' gradients."""
     del time
+    gradients, losses = each_domain(loss, target, images, keys)
+    gradient = combine(min_norm_weights(gradients), gradients)
+    return Evaluation(losses.mean(1), gradient, losses)
+
+
+def each_domain(loss: str, target: Target, images: Array, keys: Array) -> tuple[Array, Array]:
+    """Of every domain the gradient, [B,K,H,W,3], and the loss, [B,K]."""
 
     def alone(conditions: Array, references: Array) -> tuple[Array, Array]:
         """The gradient of one domain's loss, and that loss [B]."""
@@ -75,9 +82,7 @@ def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> 
         return jax.grad(total, has_aux=True)(images)
 
     conditions = target.conditions[:, : target.references.shape[1]]  # a latent is of all domains
-    gradients, losses = jax.vmap(alone, 1, 1)(conditions, target.references)
-    gradient = combine(min_norm_weights(gradients), gradients)
-    return Evaluation(losses.mean(1), gradient, losses)
+    return jax.vmap(alone, 1, 1)(conditions, target.references)
 
 
 def _only(target: Target, index: Array | int) -> Target:

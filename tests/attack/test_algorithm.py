@@ -13,7 +13,9 @@ from cdmaa_jax.attack.algorithm import attack_batch, box, start_noise
 from cdmaa_jax.attack.numbers import numbers_of
 from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
 
-OPTIONS = {name: choices()[name] for name in choices() if name not in ("loss", "start")}
+OPTIONS = {
+    name: choices()[name] for name in choices() if name not in ("loss", "start", "perturbation")
+}
 OPTIONS["across_models"] = tuple(n for n in OPTIONS["across_models"] if n != "weighted")
 EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
 

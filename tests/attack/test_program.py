@@ -1,5 +1,6 @@
 """The compiled program itself: one loop, no callbacks, every platform, no wasted encoder."""
 
+import dataclasses
 import functools
 import re
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from cdmaa_jax.attack import Config, choices
-from cdmaa_jax.attack.algorithm import attack_batch
+from cdmaa_jax.attack import Config, choices, run
+from cdmaa_jax.attack.algorithm import attack_batch, program_for
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
+from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.targets import Target, edit
 from cdmaa_jax.generators import attgan
 from cdmaa_jax.generators.registry import graph_of, make_generator
@@ -132,3 +134,40 @@ def test_uniform_domains_take_one_backward_pass():
         for name in ("uniform", "mgda", "single")
     }
     assert cost["single"] < cost["uniform"] < cost["mgda"]
+
+
+def test_devices_that_share_a_batch_do_not_talk_and_change_no_bit():
+    ensemble = (toy(0, size=4), toy(1, size=4), toy(2, size=4))
+    batch, key = toy_batch(photos(4, size=4), ensemble), jax.random.key(0)
+    devices, config = jax.devices()[:2], Config(steps=STEPS)
+    shared = run(config, ensemble, batch, key, devices=devices)
+    for part in (slice(0, 2), slice(2, 4)):
+        alone = run(config, ensemble, toy_batch(photos(4, size=4)[part], ensemble), key)
+        np.testing.assert_array_equal(shared.images[part], alone.images)
+        np.testing.assert_array_equal(shared.losses[:, part], alone.losses)
+    one_by_one = run(config, ensemble, batch, key, chunk=1)
+    np.testing.assert_array_equal(
+        run(config, ensemble, batch, key, devices=devices, chunk=1).images, one_by_one.images
+    )
+    text = sharded_text(config, ensemble, batch, key, devices)
+    assert "while" in text and not re.search(COLLECTIVES, text)
+
+
+COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broa"
+
+
+def sharded_text(config, ensemble, batch, key, devices):
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
+    keys = jnp.broadcast_to(key, (len(batch.images),))
+    conditions = tuple(jnp.repeat(c, len(batch.images), 0) for c in batch.conditions)
+    whole, split = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in ((), ("batch",))
+    )
+    numbers = numbers_of(config, batch.images.dtype, len(ensemble))
+    ensemble, numbers = jax.device_put((ensemble, numbers), whole)
+    batch = dataclasses.replace(batch, conditions=conditions)
+    batch, keys = jax.device_put((batch, keys), split)
+    program = program_for("cpu", True)
+    arguments = (structure_of(config), mesh, ensemble, batch, keys, numbers)
+    return program.lower(*arguments, chunks=(2, 2, 2)).compile().as_text()

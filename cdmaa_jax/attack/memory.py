@@ -1,0 +1,184 @@
+"""How much memory an attack takes, and how many images a generator may take at once.
+
+An attack of a batch holds its images and their clean outputs all the time, and what the gradient
+of one generator needs of the images that it takes at once: a *chunk* of the batch. Fewer at once
+change nothing but the rounding of sums, and the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import psutil
+from jax import lax
+
+from cdmaa_jax.attack.targets import domain_losses, make_target
+from cdmaa_jax.types import Batch, Generator
+
+T = TypeVar("T")
+SHARE = 0.8
+"""The share of the free memory that is used unasked."""
+_MARGIN = 1.25  # what a program takes over what its gradients keep, for its transforms and copies
+_ENOUGH_PIXELS = 8 * 128 * 128  # of all outputs of a chunk, from which a CPU gains nothing by more
+_GENEROUS = 16 * 1024  # bytes that a generator hardly keeps for each pixel of its outputs
+_GIB = 2**30
+
+
+_PLANS: dict[Any, tuple[int, ...]] = {}  # kept, or every change of it would compile anew
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """What an attack of a batch takes, in bytes.
+
+    Attributes:
+      batch: whatever the chunk: parameters, images and clean outputs.
+      image: of each generator, for each image of a chunk.
+    """
+
+    batch: int
+    image: tuple[int, ...]
+
+    def of(self, chunks: Sequence[int]) -> int:
+        """The bytes of an attack with chunks of so many images for each generator."""
+        return self.batch + max(map(operator.mul, self.image, chunks))
+
+    def largest_chunks(self, memory: float) -> tuple[int, ...]:
+        """The most images a chunk that fit, for each generator; at least 1."""
+        return tuple(max(1, int((memory - self.batch) // max(one, 1))) for one in self.image)
+
+
+def plan_chunks(
+    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device, chunk: int | None
+) -> tuple[int, ...]:
+    """How many images each generator takes at once.
+
+    As many as fit the memory that the device has free; on a CPU no more than keep it busy, since
+    fewer stay in its caches.
+
+    Args:
+      loss: a name in ``LOSSES``.
+      ensemble: the generators.
+      batch: the batch, or the share of it that one device has.
+      device: the device.
+      chunk: the number for all generators; chosen if None.
+
+    Raises:
+      ValueError: ``chunk`` is not positive, or takes more than is free; the message says how many
+        fit.
+    """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, not {chunk}")
+    models = [(jax.tree.structure(model), _shapes(model)) for model in ensemble]
+    key = (loss, tuple(models), _shapes(batch), device, chunk)
+    if key not in _PLANS:
+        _PLANS[key] = _plan(loss, ensemble, batch, device, chunk)
+    return _PLANS[key]
+
+
+def _shapes(tree: Any) -> tuple[Any, ...]:
+    return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+
+def _plan(
+    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device, chunk: int | None
+) -> tuple[int, ...]:
+    count, memory = len(batch.images), free_memory(device)
+    wanted = [count if chunk is None else chunk] * len(ensemble)
+    pixels = [_output_pixels(*row) for row in zip(ensemble, batch.conditions, strict=True)]
+    if chunk is None and device.platform == "cpu":
+        wanted = [max(1, _ENOUGH_PIXELS // n) for n in pixels]
+    chunks = tuple(fit_chunk(n, count) for n in wanted)
+    if _GENEROUS * max(map(operator.mul, pixels, chunks)) < memory / 2:
+        return chunks
+    needed = footprint(loss, ensemble, batch)
+    if chunk is None:
+        fitting = needed.largest_chunks(SHARE * memory)
+        chunks = tuple(fit_chunk(min(pair), count) for pair in zip(chunks, fitting, strict=True))
+    _check_fit(needed, chunks, count, memory, device)
+    return chunks
+
+
+def _output_pixels(model: Generator, conditions: Any) -> int:
+    return conditions.shape[1] * model.image_size**2
+
+
+def _check_fit(
+    needed: Footprint, chunks: Sequence[int], count: int, memory: int, device: jax.Device
+) -> None:
+    if needed.of(chunks) <= memory:
+        return
+    most = min(needed.largest_chunks(memory))
+    remedy = f"choose a chunk of {fit_chunk(most, count)}"
+    if needed.of([1] * len(chunks)) > memory:
+        remedy = "not even one at a time fits; choose a smaller batch or fewer generators"
+    raise ValueError(
+        f"a batch of {count}, {max(chunks)} images at a time, takes about "
+        f"{needed.of(chunks) / _GIB:.1f} GiB; {device} has {memory / _GIB:.1f} GiB free: {remedy}"
+    )
+
+
+def in_chunks(function: Callable[[Any], T], chunk: int | None, batch: Any) -> T:
+    """A function of arrays [B,...], computed for ``chunk`` of the B images at a time.
+
+    For the largest number up to ``chunk`` that divides B; for all at once if None.
+    """
+    count = jax.tree.leaves(batch)[0].shape[0]
+    size = count if chunk is None else fit_chunk(chunk, count)
+    if size == count:
+        return function(batch)
+    parts = jax.tree.map(lambda a: a.reshape(count // size, size, *a.shape[1:]), batch)
+    joined = lax.map(function, parts)
+    return jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), joined)
+
+
+def fit_chunk(chunk: int, count: int) -> int:
+    """The largest divisor of ``count`` up to ``chunk``."""
+    return max(size for size in range(1, min(chunk, count) + 1) if count % size == 0)
+
+
+def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:
+    """An estimate, from the shapes of what the gradients keep; nothing is computed."""
+    held = 2 * _bytes([model.params for model in ensemble]) + 8 * _bytes(batch.images)
+    rows = zip(ensemble, batch.conditions, strict=True)
+    kept = [_kept(loss, model, conditions, batch) for model, conditions in rows]
+    references, residuals = zip(*kept, strict=True)
+    image = tuple(math.ceil(_MARGIN * n) for n in residuals)
+    return Footprint(held + len(batch.images) * sum(references), image)
+
+
+def free_memory(device: jax.Device) -> int:
+    """The bytes that a device has left; of a CPU, that the machine has."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return psutil.virtual_memory().available
+
+
+def _kept(loss: str, model: Generator, conditions: Any, batch: Batch) -> tuple[int, int]:
+    """The bytes of one image's clean outputs, and of what its gradient keeps but parameters."""
+
+    def one(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
+
+    def observe(params: Any, images: Any, conditions: Any) -> Any:
+        generator = dataclasses.replace(model, params=params)
+        keys = jnp.broadcast_to(jax.random.key(0), (1,))
+        target = make_target(loss, generator, images, conditions, keys, None)
+        pull_back = jax.vjp(lambda x: domain_losses(loss, target, x, keys), images)[1]
+        return target.references, pull_back
+
+    references, pull_back = jax.eval_shape(
+        observe, model.params, one(batch.images), one(conditions)
+    )
+    return _bytes(references), max(_bytes(pull_back) - _bytes(model.params), 0)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,166 @@
+"""One perturbation for every photo: fitted on some, then added to others it never saw.
+
+As CMUA (Huang et al. 2022) has it, but in the steps of this package: where that averages the signed
+steps of the images and blends the models' perturbations one after the other, here the gradients are
+averaged over the images, model by model, and then weighed as the configuration says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cdmaa_jax.attack import Config, run
+from cdmaa_jax.attack.algorithm import advance, begin, box
+from cdmaa_jax.attack.numbers import numbers_of, structure_of
+from cdmaa_jax.protection import (
+    batches,
+    check_finite,
+    checked_images,
+    checked_keys,
+    chosen_batch_size,
+    conditions_of,
+    fit_views,
+    make_batch,
+    padding_mask,
+)
+from cdmaa_jax.types import Array, Batch, Generator, Labels
+
+_begin = jax.jit(begin, static_argnames="config")
+_advance = jax.jit(advance, static_argnames="config")
+
+
+class Universal(NamedTuple):
+    """A perturbation for all images, and how it was found, in NumPy.
+
+    Attributes:
+      perturbation: δ, [H,W,3], at most epsilon in each value.
+      losses: [T,J], L of every model at the start of each step, the mean over that step's images.
+      weights: [T,J], the weight of every model in each step.
+    """
+
+    perturbation: np.ndarray
+    losses: np.ndarray
+    weights: np.ndarray
+
+
+def fit_universal(
+    images: Any,
+    ensemble: Generator | Sequence[Generator],
+    config: Config = Config(),  # noqa: B008 - frozen
+    key: int | Array = 0,
+    *,
+    labels: Labels | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Universal:
+    """Finds one perturbation that disrupts every domain of every generator for all images.
+
+    Every step is one of Algorithm 1 on a batch of images that share the perturbation. With more
+    images than a batch holds, each step takes the next batch of an endless shuffled deck, through
+    one compiled program; otherwise all steps take all images, in the program of ``run``.
+
+    Args:
+      images: [N,H,W,3], floats in [-1, 1], to fit on.
+      ensemble: one generator or a sequence of J.
+      config: the options of the attack; ``perturbation`` is taken as ``universal``. For T steps to
+        show every image some times, N / batch_size should be well below ``steps``.
+      key: a seed, or one typed PRNG key: of the start, of random views and of the shuffling.
+      labels: attributes of the N images, for the condition vectors.
+      batch_size: images per step; 8, or as many as there are, if None.
+      progress: ``progress(done, total)``, called after each step of several batches.
+
+    Raises:
+      ValueError: an argument is not as above; ``apgd``, which compares an objective between steps,
+        has more images than a batch holds; or what ``protect`` raises of generators.
+    """
+    clean = checked_images(images)
+    models = fit_views(ensemble, *clean.shape[1:3])
+    vectors = tuple(conditions_of(model, labels, len(clean)) for model in models)
+    size = chosen_batch_size(batch_size, len(clean))
+    config = dataclasses.replace(config, perturbation="universal")
+    key = checked_keys(key, 1)[0]
+    if len(clean) <= size:
+        (rows,) = batches(len(clean), size)
+        batch = make_batch(clean, vectors, rows, padding_mask(rows))
+        found = _fit_at_once(config, models, batch, key)
+    else:
+        found = _fit_in_turn(config, models, clean, vectors, key, size, progress)
+    check_finite(models, found.losses[:, None], found.perturbation)
+    return found
+
+
+def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarray:
+    """Images with a universal perturbation, clipped to within epsilon of them and to [-1, 1].
+
+    Args:
+      images: [N,H,W,3], floats in [-1, 1], any number; those it was fitted on or others.
+      perturbation: δ, [H,W,3], of ``fit_universal``.
+      epsilon: the largest change of a value, in exact arithmetic.
+
+    Raises:
+      ValueError: the images are not as above, or the perturbation has another size.
+    """
+    clean = checked_images(images)
+    shared = np.asarray(perturbation, clean.dtype)
+    if shared.shape != clean.shape[1:]:
+        raise ValueError(
+            f"a perturbation {list(shared.shape)} cannot be added to images {list(clean.shape)}"
+        )
+    lower, upper = box(jnp.asarray(clean), epsilon)
+    return np.clip(clean + shared, np.asarray(lower), np.asarray(upper))
+
+
+def _fit_at_once(
+    config: Config, models: tuple[Generator, ...], batch: Batch, key: Array
+) -> Universal:
+    result = jax.device_get(run(config, models, batch, key))
+    mask = np.asarray(batch.mask)
+    return Universal(result.perturbation, result.losses[:, mask].mean(1), result.weights[:, 0])
+
+
+def _fit_in_turn(
+    config: Config,
+    models: tuple[Generator, ...],
+    clean: np.ndarray,
+    vectors: tuple[np.ndarray, ...],
+    key: Array,
+    size: int,
+    progress: Callable[[int, int], None] | None,
+) -> Universal:
+    """A batch of the deck for each step."""
+    config = config.resolve()
+    if config.update == "apgd":
+        raise ValueError(
+            f"apgd compares an objective between steps, so it needs all images in one batch: "
+            f"give a batch_size of {len(clean)} or another update"
+        )
+    numbers, structure = numbers_of(config, clean.dtype, len(models)), structure_of(config)
+    keys, told = jnp.broadcast_to(key, (size,)), []
+    take = functools.partial(make_batch, clean, vectors, mask=np.ones(size, bool))
+    deck = list(_deck(key, len(clean), size, config.steps))
+    carried = _begin(structure, models, take(deck[0]), keys, numbers)
+    for done, rows in enumerate(deck, start=1):
+        carried, info = _advance(structure, models, take(rows), keys, numbers, carried)
+        told.append(jax.device_get(info))
+        if progress is not None:
+            progress(done, config.steps)
+    steps = jax.tree.map(lambda *parts: np.stack(parts), *told)
+    return Universal(np.asarray(carried.perturbation[0]), steps.losses.mean(1), steps.weights[:, 0])
+
+
+def _deck(key: Array, count: int, size: int, steps: int) -> Iterator[np.ndarray]:
+    """Which images each step takes: a deck dealt on, and shuffled anew when it runs out."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    dealt = np.empty(0, int)
+    for _ in range(steps):
+        while len(dealt) < size:
+            dealt = np.concatenate([dealt, rng.permutation(count)])
+        yield dealt[:size]
+        dealt = dealt[size:]

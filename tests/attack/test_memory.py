@@ -1,0 +1,101 @@
+"""Chunks: what they cost, that they change nothing, and what is said where nothing fits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdmaa_jax.attack import Config, memory, run
+from tests.attack.toys import photos, toy, toy_batch
+
+CPU = jax.devices("cpu")[0]
+
+
+def problem(count=4, **changes):
+    ensemble = [toy(0, **changes), toy(1, **changes)]
+    return ensemble, toy_batch(photos(count), ensemble)
+
+
+def test_chunks_divide_the_batch():
+    assert [memory.fit_chunk(n, 12) for n in (1, 5, 6, 11, 40)] == [1, 4, 6, 6, 12]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, None])
+def test_a_function_in_chunks_sees_every_image_once(chunk):
+    seen = []
+
+    def double(batch):
+        seen.append(batch["x"].shape[0])
+        return 2 * batch["x"], batch["empty"]
+
+    batch = {"x": jnp.arange(8.0).reshape(4, 2), "empty": jnp.zeros((4, 1, 0))}
+    doubled, empty = memory.in_chunks(double, chunk, batch)
+    np.testing.assert_array_equal(doubled, 2 * batch["x"])
+    assert empty.shape == (4, 1, 0)
+    assert set(seen) == {{1: 1, 2: 2, 3: 2}.get(chunk, 4)}
+
+
+@pytest.mark.parametrize("options", [{}, {"across_domains": "mgda"}, {"update": "apgd"}])
+def test_chunks_do_not_change_the_result(options):
+    ensemble, batch = problem()
+    config, key = Config(steps=3, **options), jax.random.key(0)
+    whole, one = (run(config, ensemble, batch, key, chunk=n) for n in (4, 1))
+    np.testing.assert_allclose(one.losses, whole.losses, rtol=1e-4)
+    assert float((jnp.sign(one.images - whole.images) != 0).mean()) < 0.02  # ties of rounding
+
+
+def test_a_footprint_grows_with_the_chunk_alone():
+    ensemble, batch = problem()
+    needed = memory.footprint("mse", ensemble, batch)
+    assert len(needed.image) == 2 and min(needed.image) > 0
+    # tanh keeps its 4-channel output for every pixel, of the encoder once, of 3 domains each
+    assert needed.image[0] > 4 * 8 * 8 * (4 + 3 * 4)
+    assert needed.of((2, 2)) - needed.of((1, 1)) == max(needed.image)
+    twice = memory.footprint("mse", ensemble, problem(8)[1])
+    assert twice.image == needed.image and twice.batch > needed.batch
+    assert needed.largest_chunks(needed.batch + 3.5 * max(needed.image)) >= (3, 3)
+    assert needed.largest_chunks(0) == (1, 1)
+
+
+def plan(free, chunk=None, count=4, monkeypatch=None):
+    ensemble, batch = problem(count)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "_PLANS", {})
+    return memory.plan_chunks("mse", ensemble, batch, CPU, chunk)
+
+
+def test_the_plan_follows_the_free_memory(monkeypatch):
+    ensemble, batch = problem()
+    needed = memory.footprint("mse", ensemble, batch)
+    assert plan(2**40, monkeypatch=monkeypatch) == (4, 4)
+    assert plan(2**40, 2, monkeypatch=monkeypatch) == (2, 2)
+    tight = needed.of((2, 2)) / memory.SHARE
+    assert plan(tight, monkeypatch=monkeypatch) == (2, 2)
+
+
+def test_a_cpu_takes_no_more_than_keeps_it_busy(monkeypatch):
+    monkeypatch.setattr(memory, "_ENOUGH_PIXELS", 2 * 3 * 8 * 8)
+    assert plan(2**40, monkeypatch=monkeypatch) == (2, 2)
+
+
+def test_what_does_not_fit_is_told_with_the_number_that_does(monkeypatch):
+    ensemble, batch = problem()
+    needed = memory.footprint("mse", ensemble, batch)
+    with pytest.raises(ValueError, match=r"a batch of 4, 4 images at a time, .* a chunk of 2$"):
+        plan(needed.of((2, 2)), 4, monkeypatch=monkeypatch)
+    with pytest.raises(ValueError, match="not even one at a time fits; choose a smaller batch"):
+        plan(needed.batch, monkeypatch=monkeypatch)
+    with pytest.raises(ValueError, match="chunk must be at least 1, not 0"):
+        plan(2**40, 0, monkeypatch=monkeypatch)
+
+
+def test_the_free_memory_is_the_machines():
+    assert 2**20 < memory.free_memory(CPU) < 2**50
+
+
+def test_a_plan_is_kept_whatever_becomes_free(monkeypatch):
+    ensemble, batch = problem()
+    needed = memory.footprint("mse", ensemble, batch)
+    before = plan(needed.of((2, 2)) / memory.SHARE, monkeypatch=monkeypatch)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**40)
+    assert memory.plan_chunks("mse", ensemble, batch, CPU, None) == before == (2, 2)

@@ -1,0 +1,240 @@
+"""A universal perturbation: a mode of the step, fitted on some photos and added to others."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cdmaa_jax import Config, apply_universal, fit_universal, protect, universal
+from cdmaa_jax.attack import evaluate_losses, run
+from cdmaa_jax.attack.domains import uniform
+from cdmaa_jax.attack.minnorm import min_norm_weights
+from cdmaa_jax.attack.perturbations import bounds
+from cdmaa_jax.attack.perturbations import universal as shared
+from cdmaa_jax.attack.targets import make_target
+from tests.attack.toys import photos, quick_run, toy, toy_batch
+
+UPDATES = ("i-fgsm", "mi-fgsm", "apgd")
+
+
+def config_of(**options):
+    return Config(**({"steps": 6, "perturbation": "universal"} | options))
+
+
+def pair(**changes):
+    return [toy(0, size=4, **changes), toy(1, 0.5, size=4, **changes)]
+
+
+def masked(batch, mask):
+    return dataclasses.replace(batch, mask=jnp.asarray(mask))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_of_one_image_it_is_that_images_own(update, x64):
+    """Exactly, where the image is far enough from black and white."""
+    ensemble, images = pair(dtype=np.float64), 0.9 * photos(1, size=4, dtype=np.float64)
+    batch, key = toy_batch(images, ensemble), jax.random.key(2)
+    own = quick_run(Config(steps=6, update=update), ensemble, batch, key)
+    result = quick_run(config_of(update=update), ensemble, batch, key)
+    np.testing.assert_allclose(result.images, own.images, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(result.perturbation, own.images[0] - images[0], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(result.losses, own.losses, rtol=1e-10)
+    np.testing.assert_allclose(result.weights, own.weights, atol=1e-7)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_all_images_share_it_within_epsilon(update):
+    ensemble, images = pair(), photos(3, size=4)
+    batch = toy_batch(images, ensemble)
+    result = quick_run(
+        config_of(update=update, start="uniform"), ensemble, batch, jax.random.key(0)
+    )
+    delta = np.asarray(result.perturbation)
+    assert delta.shape == (4, 4, 3) and np.abs(delta).max() > 0.04
+    assert np.abs(delta.astype(np.float64)).max() <= 0.05
+    difference = np.asarray(result.images, np.float64) - images
+    assert np.abs(difference).max() <= 0.05 and np.abs(result.images).max() <= 1
+    free = np.abs(images) < 0.94
+    expected = np.broadcast_to(delta, images.shape)
+    np.testing.assert_allclose(difference[free], expected[free], atol=1e-6)
+    np.testing.assert_array_equal(result.weights[:, 0], result.weights[:, 2])
+    assert result.losses.shape == (6, 3, 2)
+
+
+@pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
+def test_padding_does_not_count(update, x64):
+    ensemble, key = pair(dtype=np.float64), jax.random.key(0)
+    images = photos(4, size=4, dtype=np.float64)
+    config = config_of(update=update)
+    mask = [True, True, False, False]
+    padded = quick_run(config, ensemble, masked(toy_batch(images, ensemble), mask), key)
+    images[2:] = images[2:, ::-1] ** 3
+    other = quick_run(config, ensemble, masked(toy_batch(images, ensemble), mask), key)
+    np.testing.assert_array_equal(padded.perturbation, other.perturbation)
+    alone = quick_run(config, ensemble, toy_batch(images[:2], ensemble), key)
+    np.testing.assert_allclose(padded.perturbation, alone.perturbation, atol=1e-12)
+    whole = quick_run(config, ensemble, toy_batch(images, ensemble), key)
+    assert not np.allclose(whole.perturbation, alone.perturbation)
+
+
+def test_a_step_follows_the_weighed_means_of_the_gradients(x64):
+    """One step, worked out from the gradients of every image and model."""
+    ensemble = pair(dtype=np.float64)
+    images = 0.9 * photos(3, size=4, dtype=np.float64)
+    batch, keys = toy_batch(images, ensemble), jax.random.split(jax.random.key(4), 3)
+    one, two = (quick_run(config_of(steps=n), ensemble, batch, keys) for n in (1, 2))
+    x = jnp.asarray(images + np.asarray(one.perturbation))
+    mean_gradients, mean_losses = [], []
+    for model, conditions in zip(ensemble, batch.conditions, strict=True):
+        conditions = jnp.broadcast_to(conditions, (3, 3, 3)).astype(np.float64)
+        target = make_target("mse", model, batch.images, conditions, keys)
+        found = uniform("mse", target, x, keys, jnp.int32(1))
+        mean_gradients.append(np.asarray(found.gradient).mean(0))
+        mean_losses.append(np.asarray(found.loss).mean())
+    regularized = np.stack([g * loss for g, loss in zip(mean_gradients, mean_losses, strict=True)])
+    weights = np.asarray(min_norm_weights(jnp.asarray(regularized)[None]))[0]
+    w = np.tensordot(weights, regularized, 1)
+    expected = np.clip(np.asarray(one.perturbation) + 0.01 * np.sign(w), -0.05, 0.05)
+    np.testing.assert_allclose(two.perturbation, expected, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(two.losses[1].mean(0), mean_losses, rtol=1e-10)
+    np.testing.assert_allclose(two.weights[1, 0], weights, atol=1e-7)
+
+
+@pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
+def test_two_devices_agree_on_one(update, x64):
+    """The means meet in an all-reduce, padding on one of them included; so does the start."""
+    ensemble, images = pair(dtype=np.float64), photos(4, size=4, dtype=np.float64)
+    batch = masked(toy_batch(images, ensemble), [True, True, True, False])
+    config, keys = config_of(steps=4, update=update), jax.random.split(jax.random.key(0), 4)
+    alone = quick_run(config, ensemble, batch, keys)
+    both = run(config, ensemble, batch, keys, devices=jax.devices()[:2])
+    np.testing.assert_allclose(both.perturbation, alone.perturbation, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(both.images, alone.images, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(both.losses, alone.losses, rtol=1e-9)
+    np.testing.assert_allclose(both.weights, alone.weights, atol=1e-7)
+
+
+def test_an_average_of_nothing_is_zero():
+    batch = masked(toy_batch(photos(2, size=4), [toy(0, size=4)]), [False, False])
+    pooled = shared(batch, np.float32(0.05), None).pool(jnp.full((2, 4, 4, 3), np.nan))
+    np.testing.assert_array_equal(pooled, np.zeros((1, 4, 4, 3)))
+
+
+# Fitting
+
+
+def test_it_disrupts_photos_that_it_never_saw():
+    """Better than noise of the same size does, and evenly over the models."""
+    ensemble = [toy(0), toy(1)]
+    images, unseen = 0.5 * photos(7), 0.5 * photos(4, seed=9)
+    told = []
+    fitted = fit_universal(
+        images, ensemble, Config(steps=30), batch_size=3, progress=lambda *c: told.append(c)
+    )
+    assert fitted.losses.shape == fitted.weights.shape == (30, 2)
+    assert told == [(i, 30) for i in range(1, 31)]
+    signs = np.sign(np.random.default_rng(0).normal(size=(5, 8, 8, 3)))
+    conditions = [g.conditions(None) for g in ensemble]
+
+    def mean_losses(perturbation):
+        moved = apply_universal(unseen, perturbation, 0.05)
+        return [float(x.mean()) for x in evaluate_losses(ensemble, unseen, moved, conditions)]
+
+    ours = mean_losses(fitted.perturbation)
+    noise = np.mean([mean_losses(0.05 * sign) for sign in signs], axis=0)
+    assert min(ours) > 1.8 * min(noise) and max(ours) < 1.1 * min(ours)
+
+
+def test_all_images_in_one_batch_are_what_run_gives():
+    ensemble, images = pair(), photos(3, size=4)
+    config = Config(steps=5, across_models="weighted", model_weights=(1, 3))
+    fitted = fit_universal(images, ensemble, config, 6, batch_size=4)
+    whole = dataclasses.replace(config, perturbation="universal")
+    result = quick_run(whole, ensemble, toy_batch(images, ensemble), jax.random.key(6))
+    np.testing.assert_allclose(fitted.perturbation, result.perturbation, atol=1e-6)
+    np.testing.assert_allclose(fitted.losses, result.losses.mean(1), rtol=1e-3)
+    np.testing.assert_array_equal(fitted.weights, np.broadcast_to([0.25, 0.75], (5, 2)))
+
+
+def test_batches_continue_where_the_last_one_ended():
+    """Five copies of one image, three at a time: as one batch of the image, momentum included."""
+    ensemble, images = pair(), np.repeat(photos(1, size=4), 5, axis=0)
+    config = Config(steps=6, update="mi-fgsm", across_domains="iterative")
+    before = universal._advance._cache_size()
+    fitted = fit_universal(images, ensemble, config, batch_size=3)
+    again = fit_universal(
+        images[::-1], ensemble, dataclasses.replace(config, epsilon=0.03), batch_size=3
+    )
+    assert universal._advance._cache_size() == before + 1  # for all batches, and other numbers
+    assert np.abs(again.perturbation).max() <= 0.03
+    alone = quick_run(
+        dataclasses.replace(config, perturbation="universal"),
+        ensemble, toy_batch(images[:1], ensemble), jax.random.key(0),
+    )  # fmt: skip
+    np.testing.assert_allclose(fitted.perturbation, alone.perturbation, atol=1e-6)
+    np.testing.assert_allclose(fitted.losses, alone.losses[:, 0], rtol=1e-3)
+
+
+@given(st.integers(2, 20), st.integers(1, 20), st.integers(1, 30), st.integers(0, 9))
+def test_the_deck_is_dealt_evenly(count, size, steps, seed):
+    deck = list(universal._deck(jax.random.key(seed), count, size, steps))
+    assert all(rows.shape == (size,) for rows in deck) and len(deck) == steps
+    dealt = np.concatenate(deck)
+    whole = len(dealt) // count * count
+    for start in range(0, whole, count):
+        assert sorted(dealt[start : start + count]) == list(range(count))
+    assert len(set(dealt[whole:])) == len(dealt) - whole
+
+
+# Applying
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float32, (2, 2, 2, 3), elements=st.floats(-1, 1, width=32)),
+    hnp.arrays(np.float32, (2, 2, 3), elements=st.floats(-3, 3, width=32)),
+    st.sampled_from([1e-3, 0.05, 0.1, 2.0]),
+)
+def test_applying_never_leaves_epsilon_or_the_range(images, perturbation, epsilon):
+    moved = apply_universal(images, perturbation, epsilon)
+    assert moved.dtype == np.float32 and moved.shape == images.shape
+    assert np.abs(moved.astype(np.float64) - images).max() <= epsilon
+    assert np.abs(moved).max() <= 1
+
+
+def test_applying_gives_the_images_that_were_fitted():
+    ensemble, images = pair(), photos(3, size=4)
+    result = quick_run(config_of(), ensemble, toy_batch(images, ensemble), jax.random.key(0))
+    moved = apply_universal(images, result.perturbation, 0.05)
+    np.testing.assert_array_equal(moved, result.images)
+
+
+def test_the_ball_of_a_perturbation_is_exact():
+    lower, upper = bounds(jnp.zeros((1, 1, 1, 3)), np.float32(0.03))
+    np.testing.assert_array_equal(upper, -np.asarray(lower))
+    assert 0.03 - 1e-8 < float(upper.max()) <= np.float32(0.03)
+
+
+# Refusals
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="fit_universal"):
+        protect(photos(1), toy(0), config_of())
+    with pytest.raises(ValueError, match=r"apgd.*batch_size of 3"):
+        fit_universal(photos(3), toy(0), Config(update="apgd"), batch_size=2)
+    with pytest.raises(ValueError, match="2 keys, but 1 images"):
+        fit_universal(photos(2), toy(0), Config(steps=1), jax.random.split(jax.random.key(0), 2))
+    with pytest.raises(ValueError, match=r"\[8, 8, 3\].*\[1, 4, 4, 3\]"):
+        apply_universal(photos(1, size=4), np.zeros((8, 8, 3)), 0.05)
+
+
+def test_a_generator_that_gives_nan_is_named():
+    broken = toy(1, name="broken", size=4, apply=lambda params, x, c: jnp.log(x - 2))
+    with pytest.raises(ValueError, match="step 0 the outputs of broken are not finite"):
+        fit_universal(photos(2, size=4), [toy(0, size=4), broken], Config(steps=2))
