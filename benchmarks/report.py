@@ -32,8 +32,9 @@ compiled program, PyTorch's timed directly. start: the clean outputs, once per p
 T=80 are extrapolated from both, compilation apart. compile: the first run less a later one. peak:
 resident memory of a fresh process (ours with its compiled program cached; of the device on a GPU).
 GFLOP/s: operations of the algorithm, counted by hand, over the time; of peak: over the larger of
-both frameworks' large matrix products. split: what depends on the photo alone is convolved once for
-all domains. Dropped variants (*) ran one round."""
+both frameworks' large matrix products (Winograd's convolutions do fewer than are counted, so more
+than all of it is possible). split: what depends on the photo alone is convolved once for all
+domains. Dropped variants (*) ran one round."""
 
 
 def heading(report: Mapping[str, Any]) -> str:
@@ -59,7 +60,7 @@ def case(one: Mapping[str, Any]) -> str:
     for kind, label in (("eager", "eager"), ("compile", "torch.compile")):
         lines.append(ratio(one, kind, label))
     lines += [*busy(one), agreement(one)]
-    lines.append(f"operations of a step: {one['flops']['step'] / 1e9:.1f} GFLOP per photo")
+    lines.append(f"operations of a step: {digits(one['flops']['step'] / 1e9)} GFLOP per photo")
     lines += [f"left out: {name} ({reason})" for name, reason in one["left_out"].items()]
     return "\n".join(lines)
 
@@ -70,15 +71,20 @@ def line(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     peak = row["memory"] and (row["memory"]["device"] or row["memory"]["process"])
     return (
         name + (" *" if row["dropped"] else ""),
-        f"{seconds['median']:.3f}",
-        f"({seconds['min']:.3f} to {seconds['max']:.3f})",
-        f"{row['start_seconds']['median']:.3f}",
-        f"{row['images_per_second_at_80_steps']:.4f}",
+        digits(seconds["median"]),
+        f"({digits(seconds['min'])} to {digits(seconds['max'])})",
+        digits(row["start_seconds"]["median"]),
+        digits(row["images_per_second_at_80_steps"]),
         "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
         f"{peak / 2**30:.2f}" if peak else "",
-        f"{row['flops_per_second'] / 1e9:.0f}",
+        digits(row["flops_per_second"] / 1e9),
         f"{row['share_of_matmul_peak']:.0%}",
     )
+
+
+def digits(value: float) -> str:
+    """Three of them."""
+    return f"{value:.3g}"
 
 
 def ratio(one: Mapping[str, Any], kind: str, label: str) -> str:

@@ -41,8 +41,14 @@ def axes(size: int, models: Sequence[Mapping[str, Any]]) -> list[Axis]:
         Axis("batch", "photos in a batch", (1, 2, 4, 8)),
         Axis("domains", "domains of one model", _doubling(most)),
         Axis("models", "models", tuple(range(1, len(models) + 1))),
-        Axis("size", "photo size, px", (size // 2, size, 3 * size // 2, 2 * size)),
+        Axis("size", "photo size, px", _sizes(size)),
     ]
+
+
+def _sizes(size: int) -> tuple[int, ...]:
+    """Around a size, those that halve five times, as the encoders do."""
+    around = (size // 2, size, 3 * size // 2, 2 * size)
+    return tuple(each for each in around if each % 32 == 0)
 
 
 def _doubling(most: int) -> tuple[int, ...]:

@@ -18,13 +18,20 @@ PREPARE = "prepare"
 
 
 def answer(side: Any, line: str) -> dict[str, Any]:
-    """The reply to one line; an exception is told in one line, with its trace apart."""
+    """The reply to one line; an exception is told in one line, its trace apart if there is need."""
     request = json.loads(line)
     try:
         return {"value": getattr(side, request["command"])(**request["arguments"])}
+    except ValueError as error:  # what the package says of a wrong value
+        return {"error": one_line(error), "trace": None}
     except Exception as error:
-        text = str(error).strip().splitlines() or [""]
-        return {"error": f"{type(error).__name__}: {text[0]}", "trace": traceback.format_exc()}
+        text = f"{type(error).__name__}: {one_line(error)}"
+        return {"error": text, "trace": traceback.format_exc()}
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def serve(name: str, replies: TextIO) -> None:

@@ -76,7 +76,8 @@ class Worker:
                 f"the {self._side} side needs {reply['missing']}: pip install '.[benchmark]'"
             )
         if "error" in reply:
-            print(reply["trace"], file=sys.stderr)
+            if reply["trace"]:
+                print(reply["trace"], file=sys.stderr)
             raise BenchmarkError(f"the {self._side} side failed: {reply['error']}")
         return reply["value"]
 
