@@ -240,7 +240,10 @@ def _add_threshold(parser: Any) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    """The options of ``Config``, whose defaults and choices are repeated here to start fast."""
+    """The options of ``Config``, whose defaults and choices are repeated here to start fast.
+
+    All but ``perturbation``: a universal one is fitted, and only then added to photos.
+    """
     group = parser.add_argument_group(
         "attack", "defaults are those of the CDMAA paper; lengths are in units of [-1, 1]"
     )
@@ -408,7 +411,8 @@ def _config(args: argparse.Namespace) -> Any:
 
     from cdmaa_jax.attack.config import Config
 
-    return Config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Config)})
+    names = (field.name for field in dataclasses.fields(Config))
+    return Config(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 def _load(names: Sequence[str]) -> Ensemble:

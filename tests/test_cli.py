@@ -278,9 +278,12 @@ def test_options_mirror_the_config():
     cli._add_config(parser)
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     defaults = dataclasses.asdict(attack_config.Config())
+    choices = attack_config.choices()
+    assert defaults.pop("perturbation") == "image"  # the other is for ``fit_universal`` alone
+    assert "universal" in choices.pop("perturbation")
     assert {name: action.default for name, action in actions.items()} == defaults
     allowed = {name: set(action.choices) for name, action in actions.items() if action.choices}
-    assert allowed == {name: set(values) for name, values in attack_config.choices().items()}
+    assert allowed == {name: set(values) for name, values in choices.items()}
 
 
 def test_defaults_are_those_of_the_library():

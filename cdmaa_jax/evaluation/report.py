@@ -104,16 +104,11 @@ def settings(
     """
     return {
         "ensemble": describe(ensemble),
-        "config": _as_json(dataclasses.asdict(config)),
+        "config": dataclasses.asdict(config),
         "seed": seed,
         "canonical_size": canonical_size,
         "aligned": aligned,
     }
-
-
-def _as_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as a report that is read again has them: JSON knows no tuples."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 
 
 def describe(ensemble: Ensemble) -> dict[str, Any]:
