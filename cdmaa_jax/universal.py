@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdmaa_jax.attack import Config, run
-from cdmaa_jax.attack.algorithm import advance, begin, box
+from cdmaa_jax.attack.algorithm import Carried, Info, advance, begin, box
+from cdmaa_jax.attack.compilation import compiler_options
+from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.protection import (
     batches,
@@ -33,7 +35,6 @@ from cdmaa_jax.protection import (
 from cdmaa_jax.types import Array, Batch, Generator, Labels
 
 _begin = jax.jit(begin, static_argnames="config")
-_advance = jax.jit(advance, static_argnames="config")
 
 
 class Universal(NamedTuple):
@@ -142,17 +143,26 @@ def _fit_in_turn(
             f"give a batch_size of {len(clean)} or another update"
         )
     numbers, structure = numbers_of(config, clean.dtype, len(models)), structure_of(config)
-    keys, told = jnp.broadcast_to(key, (size,)), []
+    keys, told, device = jnp.broadcast_to(key, (size,)), [], jax.devices()[0]
     take = functools.partial(make_batch, clean, vectors, mask=np.ones(size, bool))
     deck = list(_deck(key, len(clean), size, config.steps))
     carried = _begin(structure, models, take(deck[0]), keys, numbers)
+    chunks = plan_chunks(config.loss, models, take(deck[0]), device, None)
+    step = step_program(device.platform)
     for done, rows in enumerate(deck, start=1):
-        carried, info = _advance(structure, models, take(rows), keys, numbers, carried)
+        carried, info = step(structure, models, take(rows), keys, numbers, carried, chunks=chunks)
         told.append(jax.device_get(info))
         if progress is not None:
             progress(done, config.steps)
     steps = jax.tree.map(lambda *parts: np.stack(parts), *told)
     return Universal(np.asarray(carried.perturbation[0]), steps.losses.mean(1), steps.weights[:, 0])
+
+
+@functools.cache
+def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
+    """``advance``, compiled for a platform."""
+    static, options = ("config", "chunks"), compiler_options(platform)
+    return jax.jit(advance, static_argnames=static, compiler_options=options)
 
 
 def _deck(key: Array, count: int, size: int, steps: int) -> Iterator[np.ndarray]:

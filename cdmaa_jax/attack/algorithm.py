@@ -302,9 +302,10 @@ def advance(
     keys: Array,
     numbers: Numbers,
     carried: Carried,
+    chunks: tuple[int, ...] | None = None,
 ) -> tuple[Carried, Info]:
     """One step of a universal perturbation on the next images: a pure function, to trace."""
-    attack = build(config, ensemble, batch, numbers)
+    attack = build(config, ensemble, batch, numbers, chunks=chunks)
     state, info = attack.step(attack.init(keys, carried))
     return _carry(state), info
 
