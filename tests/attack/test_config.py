@@ -1,8 +1,10 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
+from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, choices
 
 
@@ -91,3 +93,12 @@ def test_model_weights_are_checked(weights):
     with pytest.raises(ValueError, match="model_weights") as error:
         Config(across_models="weighted", model_weights=weights)
     assert "\n" not in str(error.value)
+
+
+def test_the_published_methods_are_options():
+    """Those that the package's documentation writes out are accepted, and each is another."""
+    written = re.findall(r"Config\([^`]*\)", attack.__doc__)
+    configs = {eval(text, {"Config": Config}) for text in written}
+    assert len(configs) == len(written) - 1  # joint domains are the default's
+    for option in ("loss", "across_models", "perturbation"):
+        assert {getattr(config, option) for config in configs} > {getattr(Config(), option)}
