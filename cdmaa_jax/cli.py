@@ -92,6 +92,10 @@ def _add_protect(commands: Any) -> None:
     _add_ensemble(protect)
     _add_labels(protect)
     _add_batch_size(protect)
+    protect.add_argument(
+        "--chunk", type=int, metavar="N",
+        help="photos of a batch that a generator takes at once; default: what suits the device",
+    )  # fmt: skip
     protect.add_argument("--seed", type=int, default=0, help="of the attack's start; default: 0")
     protect.add_argument(
         "--canonical-size", type=int, metavar="PIXELS",
@@ -124,7 +128,10 @@ def _add_evaluate(commands: Any) -> None:
     _add_common(evaluate)
 
 
-_RESULTS = ("table1", "table2", "table3", "table4")
+_RESULTS = (
+    "table1", "table2", "table3", "table4",
+    "figure2", "figure4", "figure5", "figure6", "figure7", "related",
+)  # fmt: skip
 
 
 def _add_reproduce(commands: Any) -> None:
@@ -159,6 +166,11 @@ def _add_reproduce(commands: Any) -> None:
     reproduce.add_argument(
         "--images", type=int, default=100, metavar="N",
         help="how many photos, the first by name; default: 100",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--tune-photos", type=Path, metavar="DIR",
+        help="other photos, for the related methods that are tuned before they are tested; "
+        "default: those of --photos that come after the tested ones",
     )  # fmt: skip
     reproduce.add_argument("--steps", type=int, default=80, metavar="N", help="T; default: 80")
     reproduce.add_argument(
@@ -292,7 +304,7 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        return _fail("the device's memory is full; give a smaller --batch-size")
+        return _fail("the device's memory is full; give a smaller --chunk or --batch-size")
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -357,6 +369,7 @@ def _protect(args: argparse.Namespace) -> int:
         aligned=aligned,
         labels=_labels(args, ensemble),
         batch_size=args.batch_size,
+        chunk=args.chunk,
         max_pixels=args.max_pixels,
         force=args.force,
     )
@@ -385,8 +398,10 @@ def _reproduce(args: argparse.Namespace) -> int:
     from cdmaa_jax.experiments.reproduce import Request, reproduce
 
     what = _RESULTS if "all" in args.what else tuple(dict.fromkeys(args.what))
-    names = ("photos", "out", "images", "seed", "steps", "batch_size", "attributes", "partition",
-             "aligned")  # fmt: skip
+    names = (
+        "photos", "out", "images", "seed", "steps", "batch_size", "attributes", "partition",
+        "aligned", "tune_photos",
+    )  # fmt: skip
     options = {name: getattr(args, name) for name in names}
     request = Request(what=what, ensemble=_load(args.ensemble), **options)
     watch = _Watch(request)
@@ -394,8 +409,8 @@ def _reproduce(args: argparse.Namespace) -> int:
         written = list(reproduce(request, watch.listener()))
     finally:
         watch.close()
-    for path, text in written:
-        print(path.with_suffix(".json").read_text() if args.json else text)
+    path, text = written[-1]  # the claims, and all other results
+    print(path.with_suffix(".json").read_text() if args.json else text)
     _say(f"look at {', '.join(str(path) for path, _ in written)}")
     return 0
 
@@ -692,19 +707,19 @@ def _to_stderr(line: str) -> None:
 
 
 class _Watch:
-    """Progress bars of ``cdmaa reproduce``: first of photos, then of columns of crops."""
+    """Progress bars of ``cdmaa reproduce``: first of photos, then of all the work."""
 
     def __init__(self, request: Any) -> None:
-        self._request = request
-        self._bar = self._new_bar(request.images, "cropping", "photo")
-        self._column: Any = None
+        photos = request.images * (2 if "related" in request.what else 1)
+        self._bar = self._new_bar(photos, "cropping", "photo")
+        self._name = ""
         self._start = time.monotonic()
 
     def listener(self) -> Any:
         """What ``reproduce`` tells its progress to."""
         from cdmaa_jax.experiments.reproduce import Listener
 
-        return Listener(_say, self._photo, self._plan, self._begin, self._crops)
+        return Listener(_say, self._photo, self._plan, self._begin, self._progress)
 
     def close(self) -> None:
         self._bar.close()
@@ -715,33 +730,34 @@ class _Watch:
         else:
             _fail(error)
 
-    def _plan(self, done: Any, count: int) -> None:
+    def _plan(self, works: Any) -> None:
         from cdmaa_jax.experiments.forecast import Forecast
 
         self._bar.close()
-        self._forecast = Forecast(done, count, self._request.ensemble.generators)
-        self._known, self._count = dict(done), count
+        self._forecast = Forecast(works)
+        self._done = {work.name: work.done for work in works}
+        total = sum(work.total for work in works)
         self._bar = self._new_bar(
-            len(done) * count, "measuring", "photo",
-            "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} photos, {elapsed}{postfix}",
+            total, "measuring", "photo",
+            "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {elapsed}{postfix}",
         )  # fmt: skip
-        if any(number < count for number in done.values()):
+        if left := sum(work.done < work.total for work in works):
             _say(
-                f"{len(done)} columns of {count} photos; each new kind of column is compiled for "
-                "this machine first, which takes a while"
+                f"{left} columns to measure; each kind is first compiled for this machine, which "
+                "takes a while"
             )
         self._start = time.monotonic()
 
-    def _begin(self, column: Any) -> None:
-        self._column = column
-        self._bar.set_description(column.slug)
+    def _begin(self, name: str) -> None:
+        self._name = name
+        self._bar.set_description(name)
 
-    def _crops(self, count: int) -> None:
-        """Crops of a column are done, the first of them perhaps in an earlier run."""
+    def _progress(self, count: int) -> None:
+        """Pieces of the work are done, the first of them perhaps in an earlier run."""
         self._bar.update(count)
-        before = min(count, self._known[self._column])
-        self._known[self._column] -= before
-        self._forecast.record(self._column, count - before)
+        before = min(count, self._done[self._name])
+        self._done[self._name] -= before
+        self._forecast.record(self._name, count - before)
         left = self._forecast.seconds_left(time.monotonic() - self._start)
         if left is not None:
             self._bar.set_postfix_str(f"about {_duration(left)} left")

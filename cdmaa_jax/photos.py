@@ -401,6 +401,7 @@ def _together(job: Job, images: np.ndarray, labels: Labels | None, size: int) ->
         labels=labels,
         batch_size=size,
         devices=devices_for(size),
+        chunk=job.chunk,
     )
     return np.asarray(result.images)
 
@@ -539,6 +540,7 @@ class Job:
       aligned: whether the photos are face crops already, so that no face is looked for.
       labels: of the photos; None if unknown.
       batch_size: photos that are attacked at once.
+      chunk: how many of them a generator takes at once; None for what suits the device.
       max_pixels: larger photos are refused.
       force: whether files that are in the way are overwritten; never an input.
       names: of the outputs, without the suffix, where not the input's own.
@@ -555,6 +557,7 @@ class Job:
     aligned: bool = False
     labels: LabelTable | None = None
     batch_size: int = BATCH_SIZE
+    chunk: int | None = None
     max_pixels: int = files.MAX_PIXELS
     force: bool = False
     names: Mapping[Path, str] = field(default_factory=dict)

@@ -167,13 +167,11 @@ def _moved(state: State) -> Array:
 
 
 def _step(problem: _Problem, state: State) -> tuple[State, Info]:
-    config, numbers, pool = problem.config, problem.numbers, problem.perturbation.pool
+    numbers, pool = problem.numbers, problem.perturbation.pool
     models = _evaluate(problem, state)
-    regularize = REGULARIZATIONS[config.regularization]
-    gradients = [regularize(pool(m.gradient), pool(m.loss), numbers.zeta) for m in models]
+    gradients = [regularized(numbers, pool(m.gradient), pool(m.loss)) for m in models]
     stacked = jnp.stack(gradients, axis=1)
-    weigh = MODEL_STRATEGIES[config.across_models]
-    weights = weigh(stacked, state.time, numbers.model_weights)
+    weights = weights_of(numbers, stacked, state.time)
     direction, value = combine(weights, stacked), pool(objective(numbers.threshold, models))
     moved = _moved(state)
     change, update = problem.rule.update(direction, state.update, moved, value=value)
@@ -182,6 +180,20 @@ def _step(problem: _Problem, state: State) -> tuple[State, Info]:
     info = Info(losses, jnp.broadcast_to(weights, losses.shape))
     state = state._replace(time=state.time + 1, update=update, **_placed(problem, moved))
     return state, info
+
+
+def regularized(numbers: Numbers, gradient: Array, loss: Array) -> Array:
+    """A model's gradient [B,H,W,3] as the chosen regularization has it, for its loss [B]."""
+    each = [regularize(gradient, loss, numbers.zeta) for regularize in REGULARIZATIONS.values()]
+    return lax.select_n(numbers.regularization, *each)
+
+
+def weights_of(numbers: Numbers, gradients: Array, time: Array) -> Array:
+    """The weights [B,J] of the models as the chosen strategy has them, in a step."""
+    each = [
+        strategy(gradients, time, numbers.model_weights) for strategy in MODEL_STRATEGIES.values()
+    ]
+    return lax.select_n(numbers.across_models, *each)
 
 
 def _finish(problem: _Problem, state: State) -> State:

@@ -1,7 +1,7 @@
 """How the gradients of several models become one direction: step 7 of Algorithm 1.
 
 Each takes the regularized gradients [B,J,H,W,3], the number of the step and the weights [J] that
-were asked for (None unless ``weighted``), and returns the weight [B,J] of every model.
+were asked for (by ``weighted``), and returns the weight [B,J] of every model.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.types import Array
 
 
-def mgda(gradients: Array, time: Array, given: Array | None) -> Array:
+def mgda(gradients: Array, time: Array, given: Array) -> Array:
     """The weights of the shortest convex combination, equations (12) and (13)."""
     del time, given
     return min_norm_weights(gradients)
 
 
-def uniform(gradients: Array, time: Array, given: Array | None) -> Array:
+def uniform(gradients: Array, time: Array, given: Array) -> Array:
     """The mean of the models' gradients."""
     del time, given
     return jnp.full(gradients.shape[:2], 1 / gradients.shape[1], gradients.dtype)
 
 
-def single(gradients: Array, time: Array, given: Array | None) -> Array:
+def single(gradients: Array, time: Array, given: Array) -> Array:
     """The first model alone."""
     return iterative(gradients, jnp.zeros_like(time), given)
 
 
-def iterative(gradients: Array, time: Array, given: Array | None) -> Array:
+def iterative(gradients: Array, time: Array, given: Array) -> Array:
     """Model ``time mod J`` alone."""
     del given
     count = gradients.shape[1]
@@ -39,10 +39,9 @@ def iterative(gradients: Array, time: Array, given: Array | None) -> Array:
     return jnp.broadcast_to(chosen, gradients.shape[:2])
 
 
-def weighted(gradients: Array, time: Array, given: Array | None) -> Array:
+def weighted(gradients: Array, time: Array, given: Array) -> Array:
     """Fixed weights, as a search found them (Fang et al. 2020)."""
     del time
-    assert given is not None  # a ``Config`` sees to it
     return jnp.broadcast_to(given.astype(gradients.dtype), gradients.shape[:2])
 
 
@@ -51,7 +50,7 @@ def combine(weights: Array, gradients: Array) -> Array:
     return (weights[:, :, None, None, None] * gradients).sum(1)
 
 
-MODEL_STRATEGIES: dict[str, Callable[[Array, Array, Array | None], Array]] = {
+MODEL_STRATEGIES: dict[str, Callable[[Array, Array, Array], Array]] = {
     "mgda": mgda,
     "single": single,
     "iterative": iterative,

@@ -1,6 +1,8 @@
 """The numbers of an attack, apart from its structure: arguments of the compiled program.
 
-Attacks that differ in nothing else share one program.
+Attacks that differ in nothing else share one program. Which regularization and which weights of
+the models are chosen are numbers here too: computing all of them and taking one costs next to
+nothing beside the generators, and compiling a program for each costs a lot.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cdmaa_jax.attack.config import JITTER, Config
+from cdmaa_jax.attack.config import JITTER, Config, choices
 
 
 class Numbers(NamedTuple):
-    """Scalars in the images' type, but for the last.
+    """Scalars in the images' type, but for the last three.
 
     Attributes:
       radius: the largest change of a value, rounded down to the type.
@@ -22,7 +24,9 @@ class Numbers(NamedTuple):
       step_size: a; for APGD the first step, twice epsilon.
       zeta: the least loss that regularization reckons with.
       threshold: τ.
-      model_weights: [J], summing to one; None unless the models are ``weighted``.
+      model_weights: [J], summing to one; equal unless the models are ``weighted``.
+      regularization: int32, the place in ``REGULARIZATIONS``.
+      across_models: int32, the place in ``MODEL_STRATEGIES``.
     """
 
     radius: Any
@@ -31,6 +35,8 @@ class Numbers(NamedTuple):
     zeta: Any
     threshold: Any
     model_weights: Any
+    regularization: Any
+    across_models: Any
 
 
 def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
@@ -49,16 +55,19 @@ def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
         zeta=np.asarray(config.zeta, dtype),
         threshold=np.asarray(config.threshold, dtype),
         model_weights=_shares(config.model_weights, dtype, models),
+        regularization=_place(config, "regularization"),
+        across_models=_place(config, "across_models"),
     )
 
 
 def structure_of(config: Config) -> Config:
     """What of an attack its program depends on: the same with every number at its default."""
     config, default = config.resolve(), Config()
-    names = ("epsilon", "step_size", "zeta", "threshold", "start")
-    weights = None if config.model_weights is None else (1.0,)
-    defaults = {name: getattr(default, name) for name in names}
-    return dataclasses.replace(config, model_weights=weights, **defaults)
+    names = (
+        "epsilon", "step_size", "zeta", "threshold", "start",
+        "regularization", "across_models", "model_weights",
+    )  # fmt: skip
+    return dataclasses.replace(config, **{name: getattr(default, name) for name in names})
 
 
 def inner_radius(epsilon: float, dtype: Any) -> np.ndarray:
@@ -69,9 +78,12 @@ def inner_radius(epsilon: float, dtype: Any) -> np.ndarray:
     return radius
 
 
-def _shares(weights: tuple[float, ...] | None, dtype: Any, models: int) -> np.ndarray | None:
-    if weights is None:
-        return None
+def _place(config: Config, option: str) -> np.ndarray:
+    return np.asarray(choices()[option].index(getattr(config, option)), np.int32)
+
+
+def _shares(weights: tuple[float, ...] | None, dtype: Any, models: int) -> np.ndarray:
+    weights = weights or (1.0,) * models
     if len(weights) != models:
         raise ValueError(f"there are {len(weights)} model_weights, but {models} generators")
     return np.asarray(np.divide(weights, np.sum(weights)), dtype)

@@ -69,7 +69,8 @@ def draw_lines(
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        axes.legend(fontsize=7, frameon=False)
+        if lines:
+            axes.legend(fontsize=7, frameon=False)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(title)

@@ -85,7 +85,7 @@ def make_crops(
         if len(crops) == count:
             break
         try:
-            row = None if labels is None else labels.row(photo)
+            row = _labels_of(photo, labels)
             crop = _crop(photo, folder, size, aligned, known)
         except PhotoError as error:
             if error.path == folder or error.path.parent == folder:
@@ -104,6 +104,15 @@ def crop_labels(crops: Sequence[Crop], table: LabelTable | None) -> LabelTable |
         return None
     values = {crop.path.name: crop.labels for crop in crops if crop.labels is not None}
     return LabelTable(table.path, table.attributes, values)
+
+
+def _labels_of(photo: Path, labels: LabelTable | None) -> tuple[int, ...] | None:
+    if labels is None:
+        return None
+    try:
+        return labels.row(photo)
+    except PhotoError as error:
+        raise PhotoError(photo, error.what, "add one, or leave out --attributes") from error
 
 
 def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop]) -> Crop:

@@ -1,18 +1,36 @@
-"""How long the columns that are left will take, from those that were done."""
+"""How long the work that is left will take, from the work that was done."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cdmaa_jax.experiments.columns import Column
 from cdmaa_jax.types import Generator
 
 
+@dataclass(frozen=True)
+class Work:
+    """A part of the work, such as a column.
+
+    Attributes:
+      name: for people.
+      total: how many pieces it has, such as crops.
+      done: how many of them were done in earlier runs.
+      cost: of a piece, in a unit common to all parts.
+    """
+
+    name: str
+    total: int
+    done: int
+    cost: float
+
+
 def cost(column: Column, generators: Sequence[Generator]) -> float:
     """What a crop of a column costs, about, in passes of one domain of one model.
 
-    A pass back costs twice one forth. All domains of a model go forth together; ``mgda`` takes each
-    of them back alone, but for an encoder that they share that is no more work.
+    A pass back costs about twice one forth. ``mgda`` across domains takes each of them back alone,
+    but for what they share that is no more work.
     """
     attacked = [g for g in generators if column.model in (None, g.name)]
     count = sum(len(g.domains) for g in attacked)
@@ -25,24 +43,22 @@ def cost(column: Column, generators: Sequence[Generator]) -> float:
 
 
 class Forecast:
-    """The work that is left, in the units of ``cost``, and the time that it will take."""
+    """The work that is left, and the time that it will take."""
 
-    def __init__(
-        self, done: Mapping[Column, int], count: int, generators: Sequence[Generator]
-    ) -> None:
-        self._costs = {column: cost(column, generators) for column in done}
-        self._left = {column: count - number for column, number in done.items()}
+    def __init__(self, works: Sequence[Work]) -> None:
+        self._costs = {work.name: work.cost for work in works}
+        self._left = {work.name: work.total - work.done for work in works}
         self._worked = 0.0
 
-    def record(self, column: Column, crops: int) -> None:
-        """Some crops of a column were done in this run."""
-        crops = min(crops, self._left[column])
-        self._left[column] -= crops
-        self._worked += crops * self._costs[column]
+    def record(self, name: str, pieces: int) -> None:
+        """Some pieces of a part were done in this run."""
+        pieces = min(pieces, self._left[name])
+        self._left[name] -= pieces
+        self._worked += pieces * self._costs[name]
 
     def seconds_left(self, elapsed: float) -> float | None:
         """At the rate of this run so far; None before anything was done."""
         if not self._worked:
             return None
-        left = sum(self._costs[column] * crops for column, crops in self._left.items())
+        left = sum(self._costs[name] * pieces for name, pieces in self._left.items())
         return elapsed * left / self._worked

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cdmaa_jax import photos
-from cdmaa_jax.experiments import charts, tables
-from cdmaa_jax.experiments.columns import STEPS, Column, Table, distinct, paper_tables
+from cdmaa_jax.experiments import charts, claims, figures, methods, tables
+from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
 from cdmaa_jax.experiments.crops import Crop, make_crops
-from cdmaa_jax.experiments.runner import Measured, Study, is_done, measure_column
+from cdmaa_jax.experiments.forecast import Work
+from cdmaa_jax.experiments.runner import Measured, Study
+from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
-from cdmaa_jax.images import celeba, files
+from cdmaa_jax.images import files
 from cdmaa_jax.images.files import PhotoError
-from cdmaa_jax.images.labels import LabelTable, read_labels
 
 CROPS = "crops"
-WHAT = ("table1", "table2", "table3", "table4")
-ALL = "all"
+TABLES = ("table1", "table2", "table3", "table4", "related")
+ABLATIONS = {"figure5": "table2", "figure6": "table3", "figure7": "table4"}
+"""Figure to the table whose columns it shows."""
+WHAT = (*TABLES[:4], "figure2", "figure4", *ABLATIONS, "related")
+RESULTS = "results"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Request:
       attributes: labels of the photos; None for CelebA's, where they are found, or none.
       partition: CelebA's split; None where it is found beside the photos, or for no split.
       aligned: whether the photos are aligned, their face in the middle; CelebA's are.
+      tune_photos: a folder of other photos, for the methods that are tuned before they are tested;
+        None for those of ``photos`` that come after the tested ones.
     """
 
     what: tuple[str, ...]
@@ -52,6 +58,7 @@ class Request:
     attributes: Path | None = None
     partition: Path | None = None
     aligned: bool = False
+    tune_photos: Path | None = None
 
 
 @dataclass
@@ -61,33 +68,16 @@ class Listener:
     Attributes:
       say: a notice for people.
       photo: called for each photo that is looked at, with the error of one that is skipped.
-      plan: called with every column that will be measured, and how many crops of it are done.
-      column: called as a column is begun.
-      crops: called with a number of crops of that column as they are done.
+      plan: called once with all the work that there is.
+      begin: called with the name of a part of that work as it is begun.
+      progress: called with a number of pieces of that part as they are done.
     """
 
     say: Callable[[str], None] = lambda text: None
     photo: Callable[[PhotoError | None], None] = lambda error: None
-    plan: Callable[[Mapping[Column, int], int], None] = lambda done, count: None
-    column: Callable[[Column], None] = lambda column: None
-    crops: Callable[[int], None] = lambda count: None
-
-
-@dataclass(frozen=True)
-class Source:
-    """The photos to choose from.
-
-    Attributes:
-      photos: in order.
-      aligned: whether they are aligned.
-      labels: of them; None if unknown.
-      notices: for people.
-    """
-
-    photos: list[Path]
-    aligned: bool
-    labels: LabelTable | None
-    notices: list[str] = field(default_factory=list)
+    plan: Callable[[list[Work]], None] = lambda works: None
+    begin: Callable[[str], None] = lambda name: None
+    progress: Callable[[int], None] = lambda count: None
 
 
 def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]]:
@@ -100,70 +90,24 @@ def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]
     _check(request)
     charts.check()
     files.make_folder(request.out)
-    source = find_source(request)
+    source = find_source(
+        request.photos, request.ensemble, request.attributes, request.partition, request.aligned
+    )
     for notice in source.notices:
         listener.say(notice)
     study, skipped = _study(request, source, listener)
-    wanted = [table for name, table in paper_tables(request.steps).items() if name in request.what]
-    done = {column: is_done(column, study) for column in distinct(wanted)}
-    listener.plan(done, len(study.crops))
-    measured: dict[Column, Measured] = {}
-    for table in wanted:
-        for column in table.columns.values():
-            if column not in measured:
-                listener.column(column)
-                measured[column] = measure_column(column, study, listener.crops)
-        yield _write_table(table, measured, study, skipped)
-
-
-def find_source(request: Request) -> Source:
-    """The photos of a folder, by name; of CelebA, where its split is at hand, the test photos.
-
-    Raises:
-      PhotoError: the folder or a list cannot be read, holds no picture, or misses attributes.
-    """
-    found = files.pictures_in(request.photos)
-    notices: list[str] = []
-    partition = request.partition or celeba.find_list(request.photos, celeba.PARTITION)
-    if partition is not None:
-        found, missing = celeba.choose_split(found, celeba.read_partition(partition))
-        notices.append(f"{len(found)} photos are of the test split of {partition}")
-        if missing:
-            notices.append(
-                f"{len(missing)} photos of that split are not in {request.photos}, "
-                f"{missing[0]} for example"
-            )
-        if not found:
-            what = f"none of its photos is in the test split of {partition}"
-            raise PhotoError(request.photos, what, "give the folder that the list is of")
-    is_celeba = partition is not None or request.photos.resolve().name == celeba.FOLDER
-    labels = _labels(request, notices)
-    return Source(found, request.aligned or is_celeba, labels, notices)
+    lab = _Lab(request, study, skipped, listener)
+    listener.plan(lab.works(request.what))
+    for name in WHAT:
+        if name in request.what:
+            yield request.out / f"{name}.md", lab.make(name)
+    yield request.out / f"{RESULTS}.md", lab.write_claims()
 
 
 def _check(request: Request) -> None:
     for name in ("images", "steps", "batch_size"):
         if getattr(request, name) < 1:
             raise ValueError(f"{name.replace('_', ' ')} must be at least 1")
-
-
-def _labels(request: Request, notices: list[str]) -> LabelTable | None:
-    """The labels that were asked for, or those beside the photos where they fit the generators."""
-    if request.attributes is not None:
-        table = read_labels(request.attributes)
-        photos.check_labels(table, request.ensemble)
-        return table
-    beside = celeba.find_list(request.photos, celeba.ATTRIBUTES)
-    if beside is None:
-        return None
-    table = read_labels(beside)
-    try:
-        photos.check_labels(table, request.ensemble)
-    except PhotoError as error:
-        notices.append(f"going on without labels: {error.path}: {error.what}")
-        return None
-    notices.append(f"labels are those of {beside}")
-    return table
 
 
 def _study(request: Request, source: Source, listener: Listener) -> tuple[Study, list[str]]:
@@ -184,24 +128,157 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
         raise PhotoError(request.photos, "none of its photos can be used", "give another folder")
     if len(crops) < request.images:
         listener.say(f"there are {len(crops)} photos, not {request.images}")
+    tuning = _tuning_crops(request, source, crops, listener)
     study = Study(
-        request.ensemble, tuple(crops), request.out, request.seed, request.batch_size, source.labels
-    )
+        request.ensemble, tuple(crops), request.out, request.seed, request.steps,
+        request.batch_size, source.labels, tuple(tuning),
+    )  # fmt: skip
     return study, skipped
 
 
-def _write_table(
-    table: Table, measured: Mapping[Column, Measured], study: Study, skipped: Sequence[str]
-) -> tuple[Path, str]:
-    columns = {name: measured[column] for name, column in table.columns.items()}
-    record = tables.build_table(table, columns, study, skipped)
-    text = tables.to_markdown(record)
-    write_result(study.out, table.name, record, {".md": text.encode(), ".png": _bars(record)})
-    return study.out / f"{table.name}.md", text
+def _tuning_crops(
+    request: Request, source: Source, tested: Sequence[Crop], listener: Listener
+) -> list[Crop]:
+    """As many photos as are tested, none of them among these, where they are needed at all."""
+    if "related" not in request.what:
+        return []
+    taken = {crop.sha256 for crop in tested}
+    candidates, labels = source.photos, source.labels
+    if request.tune_photos is not None:
+        candidates = files.pictures_in(request.tune_photos)
+    size = photos.default_canonical_size(request.ensemble, aligned=True)
+    names = {crop.file for crop in tested}
+    others = [photo for photo in candidates if request.tune_photos or photo.name not in names]
+    crops = make_crops(
+        others, len(tested), request.out / CROPS, size, source.aligned, labels, listener.photo
+    )
+    found = [crop for crop in crops if crop.sha256 not in taken]
+    if not found:
+        listener.say(
+            "there are no photos beside the tested ones to tune methods with: they are tuned on "
+            "the tested ones; give --tune-photos or fewer --images"
+        )
+    return found
 
 
-def _bars(record: Mapping[str, Any]) -> bytes:
-    return charts.draw_bars(record)
+class _Lab:
+    """What was measured so far, and the results that are made of it."""
+
+    def __init__(
+        self, request: Request, study: Study, skipped: list[str], listener: Listener
+    ) -> None:
+        self._request, self._study, self._listener = request, study, listener
+        self._skipped = skipped
+        self._tables = paper_tables(request.steps)
+        self._tables["related"] = methods.related_table(study.ensemble.generators, request.steps)
+        self._default = self._tables["table3"].columns["mgda"]
+        self._measured: dict[Column, Measured] = {}
+
+    def works(self, names: Sequence[str]) -> list[Work]:
+        """All the work for some results, each part once."""
+        works = [
+            work
+            for column in self._columns(names)
+            for work in methods.works_of(column, self._study)
+        ]
+        if "figure2" in names:
+            works.append(figures.work_of_trace(self._default, self._study))
+        return works
+
+    def make(self, name: str) -> str:
+        """Measures and writes a result; its text."""
+        make = {"figure2": self._figure2, "figure4": self._figure4}
+        if name in make:
+            return make[name]()
+        return self._table(name) if name in TABLES else self._ablation(name)
+
+    def write_claims(self) -> str:
+        """Writes what all results of this study in the folder say of the paper's claims."""
+        records = self._records()
+        found = claims.judge(records)
+        record = {"claims": [vars(claim) for claim in found], "results": list(records)}
+        record |= tables.about(self._study, self._skipped)
+        parts = ["# The paper's experiments, measured again", "", "## The paper's claims", ""]
+        text = "\n".join([*parts, claims.to_markdown(found)])
+        for name in records:
+            text += "\n" + (self._request.out / f"{name}.md").read_text()
+        write_result(self._request.out, RESULTS, record, {".md": text.encode()})
+        return text
+
+    def _columns(self, names: Sequence[str]) -> list[Column]:
+        """The columns that some results need, each once, in order."""
+        wanted: dict[Column, None] = {}
+        for name in WHAT:
+            if name in names and name == "figure4":
+                wanted[self._default] = None
+            elif name in names and (table := self._table_of(name)) is not None:
+                wanted |= dict.fromkeys(table.columns.values())
+        return list(wanted)
+
+    def _table_of(self, name: str) -> Table | None:
+        return self._tables.get(ABLATIONS.get(name, name))
+
+    def _get(self, column: Column) -> Measured:
+        if column not in self._measured:
+            self._measured[column] = methods.measure(
+                column, self._study, self._listener.begin, self._listener.progress
+            )
+        return self._measured[column]
+
+    def _table(self, name: str) -> str:
+        table = self._tables[name]
+        measured = {name: self._get(column) for name, column in table.columns.items()}
+        record = tables.build_table(table, measured, self._study, self._skipped)
+        text = tables.to_markdown(record)
+        return self._write(name, record, text, {".png": charts.draw_bars(record)})
+
+    def _ablation(self, name: str) -> str:
+        """A figure of an ablation: the bars of its table, and a sheet of outputs."""
+        table = self._tables[ABLATIONS[name]]
+        measured = {name: self._get(column) for name, column in table.columns.items()}
+        title = table.title.replace(f"Table {table.name[-1]}", f"Figure {name[-1]}")
+        record = tables.build_table(table, measured, self._study, self._skipped)
+        record |= {"format": figures.FORMAT, "figure": name, "title": title}
+        sheet = figures.draw_outputs(table, measured, self._study)
+        others = {".png": charts.draw_bars(record), "-outputs.png": sheet}
+        return self._write(
+            name, record, f"## {title}\n\n![]({name}.png)\n\n![]({name}-outputs.png)\n", others
+        )
+
+    def _figure2(self) -> str:
+        self._listener.begin(figures.gradient_column(self._default).slug)
+        record, chart = figures.measure_figure2(
+            self._default, self._study, self._listener.progress, self._skipped
+        )
+        text = figures.figure2_markdown(record)
+        return self._write("figure2", record, text, {".png": chart})
+
+    def _figure4(self) -> str:
+        record, sheet = figures.figure4(self._get(self._default), self._study, self._skipped)
+        text = f"## {record['title']}\n\n![](figure4.png)\n"
+        return self._write("figure4", record, text, {".png": sheet})
+
+    def _write(
+        self, name: str, record: Mapping[str, Any], text: str, others: Mapping[str, bytes]
+    ) -> str:
+        write_result(self._request.out, name, record, {".md": text.encode(), **others})
+        return text
+
+    def _records(self) -> dict[str, Any]:
+        """The results in the folder that are of this study, whenever they were made."""
+        ours = json.loads(json.dumps(tables.about(self._study)))
+        images = ours["images"]
+        few = [crop.entry() for crop in figures.traced(self._study).crops]
+        found = {}
+        for name in WHAT:
+            try:
+                record = json.loads((self._request.out / f"{name}.json").read_text())
+            except (OSError, ValueError):
+                continue
+            ours["images"] = few if name == "figure2" else images
+            if all(record.get(key) == ours[key] for key in ("images", "seed", "ensemble", "steps")):
+                found[name] = record
+        return found
 
 
 def write_result(
@@ -211,6 +288,3 @@ def write_result(
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     staged = [files.stage(out / f"{name}{suffix}", data) for suffix, data in others.items()]
     files.commit([*staged, files.stage(out / f"{name}.json", text.encode())])
-
-
-__all__ = ["ALL", "WHAT", "Crop", "Listener", "Request", "find_source", "reproduce"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from cdmaa_jax import photos
 from cdmaa_jax.evaluation import report
-from cdmaa_jax.experiments.columns import Column, options
+from cdmaa_jax.experiments.columns import STEPS, Column, options
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
@@ -40,6 +40,7 @@ class Study:
       crops: the images, in order.
       out: the folder to write into.
       seed: of the attacks' start.
+      steps: T of the default.
       batch_size: the most crops that are attacked at once.
       labels: of the photos; None if unknown.
       tuning: crops that are not among ``crops``, for what is fitted before it is tested.
@@ -49,6 +50,7 @@ class Study:
     crops: tuple[Crop, ...]
     out: Path
     seed: int = 0
+    steps: int = STEPS
     batch_size: int = 10
     labels: LabelTable | None = None
     tuning: tuple[Crop, ...] = ()
@@ -156,7 +158,7 @@ def measure_column(
     return _measured(column, study, job, about)
 
 
-def is_done(column: Column, study: Study, uses_tuning: bool = False) -> int:
+def count_done(column: Column, study: Study, uses_tuning: bool = False) -> int:
     """How many of a column's crops are done, by its report."""
     try:
         found = report.read_report(column_folder(column, study, uses_tuning) / photos.REPORT)
@@ -204,6 +206,16 @@ def _measured(column: Column, study: Study, job: Job, about: dict[str, Any]) -> 
         files=tuple(row["protected"] for row in rows),
         facts=about.get("facts", {}),
     )
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts in a column's folder; none if there are none."""
+    return dict(_read_about(folder).get("facts", {}))
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Keeps facts in a column's folder."""
+    _write_about(folder, _read_about(folder) | {"facts": facts})
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,17 @@ def resampling(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndar
     return random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
 
 
-def interval(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Percentile bootstrap intervals, 95 %, of means over images.
+def interval(
+    values: np.ndarray,
+    draws: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
+) -> np.ndarray:
+    """Percentile bootstrap intervals, 95 %, of what follows from means over images.
 
     Args:
       values: [N,...], what each image contributes.
       draws: [R,N], as ``resampling`` gives them; the same draws make differences paired.
+      statistic: of the means [R,...]; the means themselves if left out.
 
     Returns:
       [2,...], the lower and the upper ends.
@@ -35,7 +40,8 @@ def interval(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
     flat = values.reshape(len(values), -1)
     means = draws @ flat / draws.sum(1, keepdims=True)
     tail = 100 * (1 - LEVEL) / 2
-    return np.percentile(means, (tail, 100 - tail), axis=0).reshape(2, *values.shape[1:])
+    resampled = statistic(means.reshape(len(draws), *values.shape[1:]))
+    return np.percentile(resampled, (tail, 100 - tail), axis=0)
 
 
 def per_image(losses: Losses, threshold: float = THRESHOLD) -> dict[str, np.ndarray]:
@@ -70,6 +76,12 @@ def summarize(
         model: {**_entry(figures, j), "difference": _entry(differences, j)}
         for j, model in enumerate((*losses, MEAN))
     }
+
+
+def rounded(values: np.ndarray, digits: int = 6) -> list[Any]:
+    """Numbers with so many significant digits, for files that people read too."""
+    flat = [float(f"{value:.{digits}g}") for value in np.ravel(values)]
+    return np.array(flat).reshape(np.shape(values)).tolist()
 
 
 def _with_mean(values: np.ndarray) -> np.ndarray:

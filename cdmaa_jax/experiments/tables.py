@@ -14,7 +14,7 @@ from cdmaa_jax.experiments import paper
 from cdmaa_jax.experiments.columns import Table
 from cdmaa_jax.experiments.crops import Crop
 from cdmaa_jax.experiments.runner import Measured, Study
-from cdmaa_jax.experiments.statistics import LEVEL, MEAN, RESAMPLES, resampling, summarize
+from cdmaa_jax.experiments.statistics import LEVEL, RESAMPLES, resampling, rounded, summarize
 
 FORMAT = "cdmaa-jax table"
 FORMAT_VERSION = 1
@@ -42,6 +42,11 @@ def build_table(
         "columns": {
             name: summarize(one.losses, default, draws, threshold) for name, one in measured.items()
         },
+        "losses": {
+            name: {model: rounded(values) for model, values in one.losses.items()}
+            for name, one in measured.items()
+        },
+        "domains": {g.name: list(g.domains) for g in study.ensemble.generators},
         "default": table.default,
         "headings": table.headings,
         "quality": {name: _quality(one) for name, one in measured.items()},
@@ -58,6 +63,7 @@ def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
     """What every result tells of how it was made."""
     return {
         "seed": study.seed,
+        "steps": study.steps,
         "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "seed": study.seed},
         "images": [crop.entry() for crop in study.crops],
         "skipped": list(skipped),
@@ -173,6 +179,3 @@ def _printed_cell(figures: Mapping[str, float] | None) -> str:
 def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
-
-
-__all__ = ["MEAN", "about", "build_table", "describe_crops", "to_markdown"]

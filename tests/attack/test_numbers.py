@@ -3,19 +3,25 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdmaa_jax.attack import Config, algorithm, run
+from cdmaa_jax.attack.models import MODEL_STRATEGIES
 from cdmaa_jax.attack.numbers import inner_radius, numbers_of, structure_of
+from cdmaa_jax.attack.regularization import REGULARIZATIONS
 from tests.attack.toys import photos, quick_run, toy, toy_batch
 
 OTHERS = (
     {"epsilon": 0.06, "step_size": 0.02, "zeta": 1e-3, "threshold": 0.1},
     {"start": "uniform"},
     {"update": "pgd"},
+    {"regularization": "l2"},
+    {"across_models": "iterative"},
+    {"across_models": "weighted", "model_weights": (1, 2)},
 )
 
 
@@ -30,7 +36,7 @@ def test_numbers_are_those_of_the_resolved_configuration():
     numbers = numbers_of(Config(update="fgsm", epsilon=0.25, start="uniform"), np.float32, 2)
     assert numbers.step_size == 0.25 and numbers.start == 0.25
     assert numbers_of(Config(update="apgd", epsilon=0.25), np.float64, 2).step_size == 0.5
-    assert {v.dtype for v in numbers[:-1]} == {np.dtype(np.float32)}
+    assert {v.dtype for v in numbers[:-2]} == {np.dtype(np.float32)}
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=5).filter(lambda w: sum(w) > 1e-3))
@@ -55,24 +61,58 @@ def test_numbers_are_arguments_of_one_program():
     config = Config(steps=4, update="apgd")
     other = dataclasses.replace(config, **OTHERS[0], start="uniform")
     run(config, ensemble, batch, key)
-    before = algorithm._run._cache_size()
+    before = algorithm.program_for("cpu", False)._cache_size()
     result = run(other, ensemble, batch, key)
-    assert algorithm._run._cache_size() == before
+    assert algorithm.program_for("cpu", False)._cache_size() == before
     expected = quick_run(other, ensemble, batch, key)
     np.testing.assert_allclose(result.images, expected.images, atol=1e-6)
     np.testing.assert_allclose(result.losses, expected.losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("regularization", ["penalty", "none", "l2", "log"])
+def test_the_choice_of_a_regularization_is_one(regularization):
+    gradient, loss = photos(2, size=4), np.array([0.02, 3.0], np.float32)
+    numbers = numbers_of(Config(regularization=regularization), np.float32, 2)
+    expected = REGULARIZATIONS[regularization](gradient, loss, np.float32(1e-8))
+    np.testing.assert_array_equal(algorithm.regularized(numbers, gradient, loss), expected)
+
+
+@pytest.mark.parametrize("strategy", ["mgda", "single", "iterative", "uniform", "weighted"])
+def test_the_choice_of_weights_is_one(strategy):
+    given = (1, 3) if strategy == "weighted" else None
+    config = Config(across_models=strategy, model_weights=given)
+    numbers = numbers_of(config, np.float32, 2)
+    gradients, time = photos(6, size=4).reshape(3, 2, 4, 4, 3), jnp.asarray(5)
+    chosen = algorithm.weights_of(numbers, gradients, time)
+    expected = MODEL_STRATEGIES[strategy](gradients, time, np.float32([0.25, 0.75]))
+    np.testing.assert_array_equal(chosen, expected)
+
+
+def test_choices_are_arguments_of_one_program():
+    """Each run gives what it gives with its choice compiled in."""
+    ensemble, key = [toy(0, size=4), toy(1, size=4)], jax.random.key(0)
+    batch = toy_batch(photos(1, size=4), ensemble)
+    run(Config(steps=4), ensemble, batch, key)
+    before = algorithm.program_for("cpu", False)._cache_size()
+    for options in ({"across_models": "iterative"}, {"regularization": "log"}):
+        config = Config(steps=4, **options)
+        result = run(config, ensemble, batch, key)
+        expected = quick_run(config, ensemble, batch, key)
+        np.testing.assert_allclose(result.images, expected.images, atol=1e-6)
+    assert algorithm.program_for("cpu", False)._cache_size() == before
 
 
 def test_model_weights_are_arguments_of_one_program():
     ensemble, key = [toy(0, size=4), toy(1, size=4)], jax.random.key(0)
     batch = toy_batch(photos(1, size=4), ensemble)
     config = Config(steps=4, across_models="weighted", model_weights=(1, 1), regularization="none")
-    before = algorithm._run._cache_size()
+    run(Config(steps=4), ensemble, batch, key)
+    before = algorithm.program_for("cpu", False)._cache_size()
     equal, first, mixed = (
         run(dataclasses.replace(config, model_weights=w), ensemble, batch, key)
         for w in ((1, 1), (2, 0), (1, 3))
     )
-    assert algorithm._run._cache_size() == before + 1
+    assert algorithm.program_for("cpu", False)._cache_size() == before
     np.testing.assert_array_equal(mixed.weights, np.broadcast_to([0.25, 0.75], (4, 1, 2)))
     for result, models in ((equal, "uniform"), (first, "single")):
         alike = Config(steps=4, regularization="none", across_models=models)

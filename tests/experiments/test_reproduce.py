@@ -13,8 +13,10 @@ from cdmaa_jax.evaluation import metrics
 from cdmaa_jax.experiments import paper
 from cdmaa_jax.experiments.columns import Column, distinct, options, paper_tables
 from cdmaa_jax.experiments.crops import make_crops
-from cdmaa_jax.experiments.reproduce import Listener, Request, find_source, reproduce
+from cdmaa_jax.experiments.methods import PERTURBATION, attacked, measure, related_table
+from cdmaa_jax.experiments.reproduce import WHAT, Listener, Request, reproduce
 from cdmaa_jax.experiments.runner import Study, column_folder, measure_column
+from cdmaa_jax.experiments.sources import find_source
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import PhotoError, read_photo
@@ -41,7 +43,8 @@ def study(ensemble, folder, tmp_path):
 
 
 def request_of(folder, ensemble, out, *what, **options):
-    return Request(what or ("table3",), folder, out, ensemble, steps=2, **options)
+    options = {"steps": 2, "batch_size": 2} | options  # one shape of batches, compiled once
+    return Request(what or ("table3",), folder, out, ensemble, **options)
 
 
 def run(request, listener=None):
@@ -73,7 +76,7 @@ def test_the_columns_are_those_of_the_paper():
 
 def test_the_default_is_measured_once_and_shown_in_every_table(ensemble, folder, tmp_path):
     begun = []
-    listener = Listener(column=lambda column: begun.append(column.slug))
+    listener = Listener(begin=begun.append)
     run(request_of(folder, ensemble, tmp_path / "out", "table3", "table4", images=2), listener)
     assert len(begun) == len(set(begun)) == 7
     third, fourth = read(tmp_path / "out", "table3"), read(tmp_path / "out", "table4")
@@ -99,7 +102,7 @@ def test_a_table_has_what_reproduces_it(ensemble, folder, tmp_path):
     assert [model["name"] for model in record["ensemble"]] == ["stargan", "ugatit"]
     assert {"jax", "python"} <= set(record["versions"])
     assert all(seconds > 0 for seconds in record["seconds"].values())
-    (text,) = written.values()
+    text = written[out / "table3.md"]
     assert text == (out / "table3.md").read_text() and paper.SOURCE in text
     with Image.open(out / "table3.png") as chart:
         assert chart.size[0] > 500
@@ -279,8 +282,8 @@ def celeba_folder(tmp_path):
     return root / celeba.FOLDER
 
 
-def test_celeba_as_it_is_distributed(celeba_folder, ensemble, tmp_path):
-    source = find_source(request_of(celeba_folder, ensemble, tmp_path / "out"))
+def test_celeba_as_it_is_distributed(celeba_folder, ensemble):
+    source = find_source(celeba_folder, ensemble)
     assert [photo.name for photo in source.photos] == ["000002.jpg", "000004.jpg", "000006.jpg"]
     assert source.aligned and source.labels.row(source.photos[0]) == (1, 1)
     assert any("000007.jpg" in notice for notice in source.notices)
@@ -300,19 +303,90 @@ def test_a_table_of_celeba(celeba_folder, ensemble, tmp_path):
     assert record["labelled"]
 
 
-def test_labels_that_do_not_fit_are_left_out_unless_asked_for(celeba_folder, ensemble, tmp_path):
+def test_labels_that_do_not_fit_are_left_out_unless_asked_for(celeba_folder, ensemble):
     path = celeba_folder.parent / celeba.ATTRIBUTES
     path.write_text("1\nSmiling\n000001.jpg 1\n")
-    request = request_of(celeba_folder, ensemble, tmp_path / "out")
-    source = find_source(request)
+    source = find_source(celeba_folder, ensemble)
     assert source.labels is None
     assert any("without labels" in notice for notice in source.notices)
-    with pytest.raises(PhotoError, match="leave out --labels"):
-        find_source(dataclasses.replace(request, attributes=path))
+    with pytest.raises(PhotoError, match="leave out --attributes"):
+        find_source(celeba_folder, ensemble, attributes=path)
 
 
 def test_a_split_of_other_photos_is_one_error(ensemble, folder, tmp_path):
     path = tmp_path / celeba.PARTITION
     path.write_text("000001.jpg 2\n")
     with pytest.raises(PhotoError, match="none of its photos is in the test split"):
-        find_source(request_of(folder, ensemble, tmp_path / "out", partition=path))
+        find_source(folder, ensemble, partition=path)
+
+
+# Figures and related methods
+
+
+def test_everything_from_a_few_photos(ensemble, folder, tmp_path):
+    """All results, with two tested photos and the others to tune with; again without any work."""
+    request = request_of(folder, ensemble, tmp_path / "out", *WHAT, images=2)
+    begun, again = [], []
+    written = run(request, Listener(begin=begun.append))
+    assert [path.stem for path in written] == [*WHAT, "results"]
+    for name in WHAT:
+        assert (tmp_path / "out" / f"{name}.json").exists()
+        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+    assert len(begun) == len(set(begun))
+    record = read(tmp_path / "out", "related")
+    assert {"cdmaa", "alone-stargan", "alone-ugatit", "line-search", "universal", "latent"} <= set(
+        record["columns"]
+    )
+    assert record["facts"]["line-search"]["tuned_on"] == "other photos"
+    assert sum(record["facts"]["line-search"]["weights"].values()) == pytest.approx(1)
+    results = read(tmp_path / "out", "results")
+    assert results["results"] == list(WHAT) and len(results["claims"]) > 30
+    works = []
+    rerun = dict(reproduce(request, Listener(plan=works.extend, progress=again.append)))
+    assert rerun == written
+    assert all(work.done == work.total for work in works)
+    assert sum(again) == sum(work.total for work in works)
+
+
+def test_the_sheets_of_the_ablations(ensemble, folder, tmp_path):
+    run(request_of(folder, ensemble, tmp_path / "out", "figure6", images=2))
+    record = read(tmp_path / "out", "figure6")
+    assert record["figure"] == "figure6" and "Figure 6" in record["title"]
+    with Image.open(tmp_path / "out" / "figure6-outputs.png") as sheet:
+        assert sheet.size[1] > 5 * 96  # the original and four columns
+
+
+def test_results_of_other_photos_are_not_told_of(ensemble, folder, tmp_path):
+    run(request_of(folder, ensemble, tmp_path / "out", "table3", images=2))
+    run(request_of(folder, ensemble, tmp_path / "out", "table4", images=3))
+    assert read(tmp_path / "out", "results")["results"] == ["table4"]
+
+
+def test_the_related_methods_attack_what_they_should(ensemble):
+    table = related_table(ensemble.generators)
+    models = ensemble.generators
+    assert [g.name for g in attacked(table.columns["alone-ugatit"], models)] == ["ugatit"]
+    assert [g.name for g in attacked(table.columns["latent"], models)] == ["ugatit"]
+    assert attacked(table.columns["cdmaa"], models) == models
+    joint = table.columns["joint-domains"].config
+    assert (joint.across_domains, joint.across_models, joint.regularization) == (
+        "uniform", "uniform", "none",
+    )  # fmt: skip
+    encoderless = [dataclasses.replace(model, encode=None) for model in models]
+    assert "latent" not in related_table(encoderless).columns
+
+
+def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_path):
+    column = related_table(study.ensemble.generators, steps=2).columns["universal"]
+    few = dataclasses.replace(study, crops=study.crops[:2], tuning=study.crops[2:])
+    measured = measure(column, few)
+    saved = np.load(measured.folder / PERTURBATION)
+    limit = int(0.05 * 127.5)
+    for crop, name in zip(few.crops, measured.files, strict=True):
+        before, after = read_photo(crop.path).pixels, read_photo(measured.folder / name).pixels
+        expected = np.clip(np.rint(saved * 127.5), -limit, limit)
+        inside = (before > limit) & (before < 255 - limit)
+        assert (after.astype(int) - before == expected)[inside].all()
+    assert measured.facts["photos"] == 3
+    assert column_folder(column, few, True) != column_folder(column, study, True)

@@ -1,0 +1,271 @@
+"""What the paper claims, and whether the measured figures bear it out.
+
+A claim is a number that should be positive: a paired difference between columns. It holds where
+its 95 % interval over images is above zero, does not hold where that is below, and cannot be told
+otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cdmaa_jax.experiments.statistics import MEAN, interval, per_image, resampling
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
+POINTS = 100
+CLOSE = 5.0
+"""Points of attack_rate within which two methods are called not far apart; a choice of ours."""
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper and what was measured.
+
+    Attributes:
+      source: where the paper has it.
+      text: what it says.
+      quantity: what was measured for it, in words.
+      value: of that.
+      interval: of that, over images.
+      verdict: ``HOLDS``, ``FAILS`` or ``OPEN``.
+    """
+
+    source: str
+    text: str
+    quantity: str
+    value: float
+    interval: tuple[float, float]
+    verdict: str
+
+
+def judge(records: Mapping[str, Record]) -> list[Claim]:
+    """The claims that some results, by their names, have something to say of."""
+    claims: list[Claim] = []
+    for name, claims_of in _CLAIMS.items():
+        if name in records:
+            claims += claims_of(records[name])
+    return claims
+
+
+def to_markdown(claims: Sequence[Claim]) -> str:
+    """The claims as a table."""
+    lines = ["| the paper | claim | measured | 95 % interval | verdict |", "|---|---|---|---|---|"]
+    for claim in claims:
+        low, high = claim.interval
+        lines.append(
+            f"| {claim.source} | {claim.text} | {claim.quantity}: {claim.value:+.3g} | "
+            f"{low:+.3g} to {high:+.3g} | **{claim.verdict}** |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _of_table1(record: Record) -> Iterator[Claim]:
+    for better, worse, text in (
+        ("more-steps", "i-fgsm", "more steps improve the attack"),
+        ("larger-epsilon", "i-fgsm", "a larger ε improves the attack"),
+        ("mi-fgsm", "i-fgsm", "MI-FGSM improves on I-FGSM"),
+        ("apgd", "mi-fgsm", "APGD improves on MI-FGSM"),
+        ("apgd", "i-fgsm", "APGD improves on I-FGSM"),
+    ):
+        yield _difference(record, "§4.2", text, better, worse)
+        yield _difference(record, "§4.2", text, better, worse, "avg_l")
+    yield from _fragile_models(record)
+
+
+def _fragile_models(record: Record) -> Iterator[Claim]:
+    """StarGAN and U-GAT-IT against AttGAN and STGAN, in the default column."""
+    models = list(record["losses"][record["default"]])
+    pairs = (("stargan", "ugatit"), ("attgan", "stgan"))
+    if not all(name in models for pair in pairs for name in pair):
+        return
+    text = "StarGAN and U-GAT-IT are more vulnerable than AttGAN and STGAN"
+    for metric in ("attack_rate", "avg_l"):
+        values = _values(record, record["default"])[metric]
+        fragile, robust = (
+            values[:, [models.index(name) for name in pair]].mean(1) for pair in pairs
+        )
+        quantity = f"{_unit(metric)} of the two less that of the other two"
+        yield _claim(record, "§4.2", text, quantity, _scale(metric) * (fragile - robust))
+
+
+def _of_table2(record: Record) -> Iterator[Claim]:
+    for worse in ("single", "iterative"):
+        text = f"uniform weighting of domains beats the {worse} gradient"
+        yield _difference(record, "§4.3.1", text, "uniform", worse)
+    if "attgan" in record["losses"]["uniform"]:
+        text = "especially on models with many domains, AttGAN"
+        yield _difference(record, "§4.3.1", text, "uniform", "single", model="attgan")
+    yield _closeness(record, "§4.3.1", "uniform weighting is not far off MGDA", "uniform", "mgda")
+
+
+def _of_table3(record: Record) -> Iterator[Claim]:
+    for worse in ("single", "iterative", "uniform"):
+        text = f"MGDA across models beats {_NAMES[worse]}"
+        yield _difference(record, "§4.3.2", text, "mgda", worse)
+    models = [name for name in ("attgan", "stgan") if name in record["losses"]["mgda"]]
+    for worse in ("single", "uniform") if models else ():
+        for model in models:
+            text = f"{_NAMES[worse]} fails on models that are robust"
+            yield _difference(record, "§4.3.2", text, "mgda", worse, model=model)
+    first = next(iter(record["losses"]["mgda"]))
+    text = "uniform weighting drives L of fragile models far beyond what is needed"
+    yield _difference(record, "§4.3.2", text, "uniform", "mgda", "avg_l", model=first)
+
+
+def _of_table4(record: Record) -> Iterator[Claim]:
+    for worse in ("none", "l2", "log"):
+        text = f"the penalty beats {_NAMES[worse]}"
+        yield _difference(record, "§4.3.3", text, "penalty", worse)
+    for worse in ("none", "l2", "log"):
+        text = f"the penalty spreads the effect more evenly than {_NAMES[worse]}"
+        yield _evenness(record, "§4.3.3", text, "penalty", worse)
+
+
+def _of_figure2(record: Record) -> Iterator[Claim]:
+    domains, models = record["between_domains"], record["between_models"]
+    for metric, text in (
+        ("cosine", "gradients of domains have more similar directions than gradients of models"),
+        ("norm_ratio", "gradients of domains have more similar norms than gradients of models"),
+    ):
+        if domains and models:
+            within = np.mean([one[metric]["by_image"] for one in domains.values()], axis=0)
+            between = np.array(models[metric]["by_image"])
+            quantity = f"mean {metric.replace('_', ' ')} between domains less that between models"
+            yield _claim(record, "Figure 2", text, quantity, within - between)
+    for way, text in (
+        ("w", "w raises the loss of every model to first order (Theorem 1)"),
+        ("sign(w)", "so does sign(w), which is what a step takes"),
+    ):
+        yield _share(record, way, text)
+
+
+def _of_related(record: Record) -> Iterator[Claim]:
+    for name, heading in record["headings"].items():
+        if name != record["default"]:
+            text = f"CDMAA protects from all models better than {heading}"
+            yield _difference(record, "§2", text, record["default"], name)
+    losses = record["losses"][record["default"]]
+    alone = {name.removeprefix("alone-"): name for name in record["losses"] if "alone-" in name}
+    for model, name in alone.items():
+        others = [j for j, other in enumerate(losses) if other != model]
+        own = list(losses).index(model)
+        if others:
+            rates = _values(record, name)["attack_rate"]
+            quantity = "attack_rate on it less that on the others, points"
+            text = f"what is made against {model} alone does little to other models"
+            yield _claim(
+                record, "§2", text, quantity, POINTS * (rates[:, own] - rates[:, others].mean(1))
+            )
+
+
+def _difference(
+    record: Record,
+    source: str,
+    text: str,
+    better: str,
+    worse: str,
+    metric: str = "attack_rate",
+    model: str = MEAN,
+) -> Claim:
+    """That one column is above another, in a model or in the mean of all."""
+    at = -1 if model == MEAN else list(record["losses"][better]).index(model)
+    ours, theirs = (_values(record, name)[metric][:, at] for name in (better, worse))
+    where = "" if model == MEAN else f" on {model}"
+    quantity = f"{_unit(metric)}{where}, {_heading(record, better)} less {_heading(record, worse)}"
+    return _claim(record, source, text, quantity, _scale(metric) * (ours - theirs))
+
+
+def _closeness(record: Record, source: str, text: str, one: str, other: str) -> Claim:
+    """That two columns are within a few points, in the mean of all models."""
+    ours, theirs = (_values(record, name)["attack_rate"][:, -1] for name in (one, other))
+    value, (low, high) = _estimate(record, POINTS * (ours - theirs))
+    verdict = HOLDS if low > -CLOSE and high < CLOSE else OPEN
+    verdict = FAILS if low > CLOSE or high < -CLOSE else verdict
+    quantity = f"points, {_heading(record, one)} less {_heading(record, other)}, within {CLOSE:g}"
+    return Claim(source, text, quantity, value, (low, high), verdict)
+
+
+def _evenness(record: Record, source: str, text: str, one: str, other: str) -> Claim:
+    """That the largest and the smallest avg_L of a column's models are closer than another's."""
+    ours, theirs = (_values(record, name)["avg_l"][:, :-1] for name in (one, other))
+
+    def statistic(means: np.ndarray) -> np.ndarray:
+        split = means.reshape(*means.shape[:-1], 2, -1)
+        spread = split.max(-1) - split.min(-1)
+        return spread[..., 1] - spread[..., 0]
+
+    quantity = f"range of avg_L over models, {_heading(record, other)} less {_heading(record, one)}"
+    return _claim(record, source, text, quantity, np.concatenate([ours, theirs], 1), statistic)
+
+
+def _share(record: Record, way: str, text: str) -> Claim:
+    """That something is so in all steps of all images."""
+    figures = record["theorem1"][way]
+    low, high = figures["interval"]
+    quantity = f"share of steps in which {way} · grad is positive for every model"
+    verdict = HOLDS if figures["mean"] == 1 else FAILS
+    return Claim("Figure 2, §3.3", text, quantity, figures["mean"], (low, high), verdict)
+
+
+def _claim(
+    record: Record,
+    source: str,
+    text: str,
+    quantity: str,
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
+) -> Claim:
+    """That a statistic of the means over images of values [N,...] is positive."""
+    value, (low, high) = _estimate(record, values, statistic)
+    verdict = HOLDS if low > 0 else FAILS if high < 0 else OPEN
+    return Claim(source, text, quantity, value, (low, high), verdict)
+
+
+def _estimate(
+    record: Record,
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
+) -> tuple[float, tuple[float, float]]:
+    low, high = interval(values, resampling(len(values), record["seed"]), statistic)
+    return float(statistic(values.mean(0))), (float(low), float(high))
+
+
+def _values(record: Record, column: str) -> dict[str, np.ndarray]:
+    """What each image contributes to a column's figures, as ``statistics.per_image``."""
+    losses = {model: np.array(rows) for model, rows in record["losses"][column].items()}
+    return per_image(losses, record["threshold"])
+
+
+def _heading(record: Record, column: str) -> str:
+    return record["headings"][column]
+
+
+def _scale(metric: str) -> float:
+    return POINTS if metric == "attack_rate" else 1
+
+
+def _unit(metric: str) -> str:
+    return "attack_rate in points" if metric == "attack_rate" else "avg_L"
+
+
+_NAMES = {
+    "single": "the single gradient",
+    "iterative": "the iterative gradient",
+    "uniform": "uniform weighting",
+    "none": "no regularization",
+    "l2": "L2 regularization",
+    "log": "logarithmic regularization",
+}
+_CLAIMS: dict[str, Callable[[Record], Iterator[Claim]]] = {
+    "table1": _of_table1,
+    "table2": _of_table2,
+    "table3": _of_table3,
+    "table4": _of_table4,
+    "figure2": _of_figure2,
+    "related": _of_related,
+}

@@ -1,0 +1,253 @@
+"""The paper's figures: the gradients of Figure 2, and sheets of what generators make of photos."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cdmaa_jax import photos
+from cdmaa_jax.evaluation import metrics
+from cdmaa_jax.evaluation.picture import readable
+from cdmaa_jax.experiments import charts, runner
+from cdmaa_jax.experiments.columns import Column, Table
+from cdmaa_jax.experiments.forecast import Work, cost
+from cdmaa_jax.experiments.gradients import (
+    COSINE,
+    RATIO,
+    Trace,
+    join,
+    summarize_trace,
+    trace_gradients,
+)
+from cdmaa_jax.experiments.methods import crop_images, labels_of
+from cdmaa_jax.experiments.runner import Measured, Study
+from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
+from cdmaa_jax.experiments.statistics import rounded
+from cdmaa_jax.experiments.tables import about
+from cdmaa_jax.images import files
+from cdmaa_jax.images.squares import look, see
+from cdmaa_jax.protection import fit_views
+
+FORMAT = "cdmaa-jax figure"
+TRACE = "trace.npz"
+MOST_TRACED = 20
+"""Images of Figure 2: a trace costs several times what an attack does."""
+MOST_SHOWN = 4
+"""Photos of Figure 4."""
+
+
+# Figure 2
+
+
+def traced(study: Study) -> Study:
+    """The part of a study that Figure 2 is of: whole batches, about ``MOST_TRACED`` images."""
+    count = max(study.batch, MOST_TRACED // study.batch * study.batch)
+    return dataclasses.replace(study, crops=study.crops[:count])
+
+
+def gradient_column(default: Column) -> Column:
+    """The trace of the default column, as something with a folder of its own."""
+    return dataclasses.replace(default, method="gradients")
+
+
+def work_of_trace(default: Column, study: Study) -> Work:
+    """What tracing will take."""
+    few, column = traced(study), gradient_column(default)
+    batches = len(_batches(few))
+    done = batches if _saved(column, few).is_file() else 0
+    each = 3 * cost(default, study.ensemble.generators) * study.batch
+    return Work(column.slug, batches, done, each)
+
+
+def measure_figure2(
+    default: Column, study: Study, progress: Callable[[int], None], skipped: Sequence[str] = ()
+) -> tuple[dict[str, Any], bytes]:
+    """The record of Figure 2, and its chart as a PNG file."""
+    few = traced(study)
+    trace, seconds = _trace(gradient_column(default), few, progress)
+    domains = {g.name: g.domains for g in study.ensemble.generators}
+    record = {
+        "format": FORMAT,
+        "figure": "figure2",
+        "title": "Figure 2. How alike gradients are, over the steps of the attack",
+        **summarize_trace(trace, domains, study.seed),
+        "configuration": dataclasses.asdict(default.config),
+        "seconds": round(seconds, 1),
+        **about(few, skipped),
+    }
+    return record, _draw_figure2(record)
+
+
+def figure2_markdown(record: Mapping[str, Any]) -> str:
+    """Figure 2 in numbers."""
+    lines = [
+        f"## {record['title']}",
+        "",
+        "Means over steps and pairs of gradients, with 95 % intervals over "
+        f"{len(record['images'])} photos; the norm ratio is the smaller norm over the larger.",
+        "",
+        "| gradients of | cosine | norm ratio |",
+        "|---|---|---|",
+    ]
+    groups = {f"the domains of {name}": one for name, one in record["between_domains"].items()}
+    if record["between_models"]:
+        groups["the models"] = record["between_models"]
+    for title, one in groups.items():
+        lines.append(f"| {title} | {_mean(one[COSINE])} | {_mean(one[RATIO])} |")
+    theorem = record["theorem1"]
+    lines += [
+        "",
+        f"w · grad_j > 0 for every model j (Theorem 1) in {_percent(theorem['w'])} of the steps; "
+        f"sign(w) · grad_j, which is what a step takes, in {_percent(theorem['sign(w)'])}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _trace(column: Column, study: Study, progress: Callable[[int], None]) -> tuple[Trace, float]:
+    """The trace of a study's images, from its file where there is one."""
+    path = _saved(column, study)
+    if path.is_file():
+        saved = np.load(io.BytesIO(files.read_bytes(path)))
+        progress(len(_batches(study)))
+        return Trace(saved["gram"], saved["along"], saved["along_sign"]), float(saved["seconds"])
+    start, traces = time.monotonic(), []
+    for rows in _batches(study):
+        traces.append(_trace_batch(column, study, rows))
+        progress(1)
+    trace, seconds = join(traces), time.monotonic() - start
+    file = io.BytesIO()
+    np.savez(file, gram=trace.gram, along=trace.along, along_sign=trace.along_sign, seconds=seconds)
+    files.make_folder(path.parent)
+    files.write_whole(path, file.getvalue())
+    return trace, seconds
+
+
+def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:
+    """The trace of some images, padded to a whole batch."""
+    crops = [study.crops[i] for i in rows]
+    padded = [*crops, *[crops[-1]] * (study.batch - len(crops))]
+    labels = labels_of(padded, study)
+    models = fit_views(study.ensemble.generators, study.size, study.size)
+    conditions = [np.asarray(model.conditions(labels)) for model in models]
+    trace = trace_gradients(column.config, models, crop_images(padded), conditions, study.seed)
+    kept = slice(0, len(crops))
+    return Trace(trace.gram[:, kept], trace.along[:, kept], trace.along_sign[:, kept])
+
+
+def _batches(study: Study) -> list[np.ndarray]:
+    indices = np.arange(len(study.crops))
+    return [indices[i : i + study.batch] for i in range(0, len(indices), study.batch)]
+
+
+def _saved(column: Column, study: Study) -> Any:
+    return runner.column_folder(column, study) / TRACE
+
+
+def _draw_figure2(record: Mapping[str, Any]) -> bytes:
+    domains = record["between_domains"]
+    models = record["between_models"] or {COSINE: {"pairs": {}}, RATIO: {"pairs": {}}}
+    panels: dict[str, dict[str, Any]] = {}
+    labels: list[str] = []
+    for metric, label in ((COSINE, "cosine"), (RATIO, "norm ratio")):
+        panels[f"(a) between domains: {label}"] = {
+            name: one[metric]["by_step"] for name, one in domains.items()
+        }
+        panels[f"(b) between models: {label}"] = {
+            pair: one["by_step"] for pair, one in models[metric]["pairs"].items()
+        }
+        labels += [label, label]
+    theorem = record["theorem1"]
+    panels["Theorem 1: share of photos"] = {name: one["by_step"] for name, one in theorem.items()}
+    labels.append("share")
+    return charts.draw_lines(panels, record["title"], "step", labels)
+
+
+def _mean(figures: Mapping[str, Any]) -> str:
+    low, high = figures["interval"]
+    return f"{figures['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _percent(figures: Mapping[str, Any]) -> str:
+    low, high = (100 * end for end in figures["interval"])
+    return f"{100 * figures['mean']:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+# Sheets
+
+
+def figure4(measured: Measured, study: Study, skipped: Sequence[str] = ()) -> tuple[Any, bytes]:
+    """The record of Figure 4 and its sheet: photos, protected photos, and the edits of both."""
+    threshold = measured.column.config.threshold
+    shown = study.crops[:MOST_SHOWN]
+    before = _edits(study, [crop.path for crop in shown], range(len(shown)))
+    copies = [measured.folder / name for name in measured.files[: len(shown)]]
+    after = _edits(study, copies, range(len(shown)))
+    losses = np.concatenate([values[: len(shown)] for values in measured.losses.values()], axis=1)
+    rows = []
+    for i, crop in enumerate(shown):
+        rows.append(Row(f"{crop.file} original", [Tile(image) for image in before[i]]))
+        tiles = [Tile(after[i][0]), *_tiles(after[i][1:], losses[i], threshold)]
+        rows.append(Row("protected", tiles))
+    groups, columns = _columns_of(study)
+    record = {
+        "format": FORMAT,
+        "figure": "figure4",
+        "title": "Figure 4. Photos, protected photos, and what the generators make of both",
+        "photos": [crop.file for crop in shown],
+        "losses": {name: rounded(v[: len(shown)]) for name, v in measured.losses.items()},
+        "threshold": threshold,
+        "configuration": dataclasses.asdict(measured.column.config),
+        **about(study, skipped),
+    }
+    return record, draw_sheet(groups, columns, rows)
+
+
+def draw_outputs(table: Table, measured: Mapping[str, Measured], study: Study) -> bytes:
+    """The sheet of an ablation: the first photo's edits, and those of every column's copy."""
+    before = _edits(study, [study.crops[0].path], [0])[0]
+    rows = [Row("original", [Tile(image) for image in before])]
+    for name, one in measured.items():
+        after = _edits(study, [one.folder / one.files[0]], [0])[0]
+        losses = np.concatenate([values[0] for values in one.losses.values()])
+        tiles = _tiles(after[1:], losses, one.column.config.threshold)
+        rows.append(Row(table.headings[name], [Tile(after[0]), *tiles]))
+    return draw_sheet(*_columns_of(study), rows)
+
+
+def _edits(study: Study, paths: Sequence[Any], rows: Sequence[int]) -> list[list[np.ndarray]]:
+    """Of each photo what the largest generator sees, then every edit of every model."""
+    from_table = labels_of([study.crops[i] for i in rows], study)
+    pixels = [files.read_photo(path).pixels for path in paths]
+    size = photos.default_canonical_size(study.ensemble, aligned=True)
+    seen = [[_see(one, size)] for one in pixels]
+    for generator in study.ensemble.generators:
+        inputs = np.stack([_see(one, generator.image_size) for one in pixels])
+        outputs = metrics.edits(generator, inputs, generator.conditions(from_table))
+        for tiles, edits in zip(seen, np.asarray(outputs), strict=True):
+            tiles += list(edits)
+    return seen
+
+
+def _see(pixels: np.ndarray, size: int) -> np.ndarray:
+    return see(pixels, look(pixels, aligned=True).square, size)
+
+
+def _tiles(images: Sequence[np.ndarray], losses: np.ndarray, threshold: float) -> list[Tile]:
+    return [
+        Tile(image, f"L {loss:.3f}", holds=loss <= threshold)
+        for image, loss in zip(images, losses, strict=True)
+    ]
+
+
+def _columns_of(study: Study) -> tuple[list[str], list[str]]:
+    """Words above the columns: the model, and the domain."""
+    groups, columns = ["photo"], [""]
+    for generator in study.ensemble.generators:
+        groups += [generator.name] * len(generator.domains)
+        columns += [readable(domain) for domain in generator.domains]
+    return groups, columns

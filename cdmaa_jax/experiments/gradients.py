@@ -1,0 +1,201 @@
+"""Figure 2 as a measurement: how alike the gradients of domains and of models are, step by step.
+
+One compiled scan records, at the images of every step of the attack, the inner products of all
+domains' gradients of all models. Cosines, ratios of norms and Theorem 1 follow from these.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cdmaa_jax.attack.algorithm import State, build
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.domains import each_domain
+from cdmaa_jax.attack.models import combine
+from cdmaa_jax.attack.regularization import REGULARIZATIONS
+from cdmaa_jax.attack.targets import Target
+from cdmaa_jax.experiments.statistics import interval, resampling, rounded
+from cdmaa_jax.types import Array, Batch, Generator
+
+RATIO = "norm_ratio"
+COSINE = "cosine"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is recorded; N images, T steps, M domains of all J models together.
+
+    Attributes:
+      gram: float32 [T,N,M,M], inner products of the domains' gradients, scaled per step and image.
+      along: [T,N,J], the inner product of w with each model's gradient, scaled.
+      along_sign: [T,N,J], that of sign(w), which is what an I-FGSM step adds.
+    """
+
+    gram: np.ndarray
+    along: np.ndarray
+    along_sign: np.ndarray
+
+
+def trace_gradients(
+    config: Config,
+    models: Sequence[Generator],
+    images: np.ndarray,
+    conditions: Sequence[np.ndarray],
+    seed: int,
+) -> Trace:
+    """Attacks images [N,H,W,3] by uniform domains, and records its gradients on the way.
+
+    Args:
+      config: whose domains are ``uniform``.
+      models: J of them.
+      images: as many as are attacked at once.
+      conditions: of each model, [N,K,n] or [1,K,n].
+      seed: of the attack's start.
+    """
+    batch = Batch(
+        jnp.asarray(images),
+        tuple(
+            jnp.broadcast_to(jnp.asarray(c, jnp.float32), (len(images), *np.shape(c)[1:]))
+            for c in conditions
+        ),
+        jnp.ones(len(images), bool),
+    )
+    keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
+    return Trace(*(np.asarray(array) for array in _trace(config, tuple(models), batch, keys)))
+
+
+def join(traces: Sequence[Trace]) -> Trace:
+    """The traces of several batches as one."""
+    arrays = zip(*((t.gram, t.along, t.along_sign) for t in traces), strict=True)
+    return Trace(*(np.concatenate(parts, axis=1) for parts in arrays))
+
+
+def summarize_trace(
+    trace: Trace, domains: Mapping[str, Sequence[str]], seed: int
+) -> dict[str, Any]:
+    """The figures of Figure 2, with intervals over images.
+
+    Args:
+      trace: what was recorded.
+      domains: model name to the names of its domains, in the trace's order.
+      seed: of the intervals.
+    """
+    summary = _summarizer(trace, seed)
+    gram = trace.gram.astype(np.float64)
+    between_domains: dict[str, Any] = {}
+    at = 0
+    for model, names in domains.items():
+        inside = slice(at, at + len(names))
+        at += len(names)
+        if len(names) > 1:
+            between_domains[model] = _pairs(gram[..., inside, inside], names, summary)
+    of_models = between_models(gram, [len(names) for names in domains.values()])
+    return {
+        "between_domains": between_domains,
+        "between_models": _pairs(of_models, list(domains), summary) if len(domains) > 1 else None,
+        "theorem1": {
+            "w": summary((trace.along > 0).all(-1).astype(float)),
+            "sign(w)": summary((trace.along_sign > 0).all(-1).astype(float)),
+        },
+    }
+
+
+def between_models(gram: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Inner products of the models' gradients, [...,J,J]: each is the mean of its domains'."""
+    mean = np.zeros((len(counts), sum(counts)))
+    starts = np.cumsum([0, *counts])
+    for j, count in enumerate(counts):
+        mean[j, starts[j] : starts[j + 1]] = 1 / count
+    return mean @ gram @ mean.T
+
+
+def _pairs(
+    gram: np.ndarray, names: Sequence[str], summary: Callable[[np.ndarray], dict[str, Any]]
+) -> dict[str, Any]:
+    """Cosines and ratios of norms, the smaller over the larger, of each pair and of their mean."""
+    norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=-2, axis2=-1), 0))
+    pairs = list(combinations(range(len(names)), 2))
+    figures: dict[str, dict[str, np.ndarray]] = {COSINE: {}, RATIO: {}}
+    for a, b in pairs:
+        title = f"{names[a]}, {names[b]}"
+        low, high = (
+            np.minimum(norms[..., a], norms[..., b]),
+            np.maximum(norms[..., a], norms[..., b]),
+        )
+        product = _positive(norms[..., a] * norms[..., b])
+        figures[COSINE][title] = gram[..., a, b] / product
+        figures[RATIO][title] = low / _positive(high)
+    return {
+        metric: {
+            **summary(np.mean(list(values.values()), axis=0)),
+            "pairs": {title: summary(value) for title, value in values.items()},
+        }
+        for metric, values in figures.items()
+    }
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, 1)
+
+
+def _summarizer(trace: Trace, seed: int) -> Callable[[np.ndarray], dict[str, Any]]:
+    draws = resampling(trace.gram.shape[1], seed)
+
+    def summary(values: np.ndarray) -> dict[str, Any]:
+        """Mean, interval over images and mean of every step of [T,N]."""
+        return {
+            "mean": float(values.mean()),
+            "interval": interval(values.mean(0), draws).tolist(),
+            "by_step": rounded(values.mean(1)),
+            "by_image": rounded(values.mean(0)),
+        }
+
+    return summary
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _trace(
+    config: Config, models: tuple[Generator, ...], batch: Batch, keys: Array
+) -> tuple[Array, ...]:
+    attack, regularize = build(config, models, batch), REGULARIZATIONS[config.regularization]
+    counts = [conditions.shape[1] for conditions in batch.conditions]
+
+    def step(state: State, _: None) -> tuple[State, tuple[Array, ...]]:
+        each = _gradients(config, models, batch, state)
+        after, info = attack.step(state)
+        of_models = jnp.stack([gradients.mean(1) for gradients in each], axis=1)
+        regular = jax.vmap(regularize, in_axes=(1, 1, None), out_axes=1)(
+            of_models, info.losses, config.zeta
+        )
+        direction, scaled = _scaled(combine(info.weights, regular)[:, None]), _scaled(of_models)
+        along = [(way * scaled).sum((2, 3, 4)) for way in (direction, jnp.sign(direction))]
+        flat = _scaled(jnp.concatenate(each, axis=1)).reshape(len(keys), sum(counts), -1)
+        gram = jnp.einsum("bmd,bnd->bmn", flat, flat, precision=lax.Precision.HIGHEST)
+        return after, (gram, *along)
+
+    _, recorded = lax.scan(step, attack.init(keys), length=config.steps)
+    return recorded
+
+
+def _gradients(
+    config: Config, models: tuple[Generator, ...], batch: Batch, state: State
+) -> list[Array]:
+    """Of each model the gradients of its domains' losses, [B,K,H,W,3]."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
+    targets = zip(models, batch.conditions, state.references, state.weights, strict=True)
+    return [each_domain(config.loss, Target(*t), state.images, keys)[0] for t in targets]
+
+
+def _scaled(gradients: Array) -> Array:
+    """Gradients [B,M,H,W,3] over the largest entry of each image: their squares would underflow."""
+    largest = jnp.abs(gradients).max((1, 2, 3, 4), keepdims=True)
+    return gradients / jnp.where(largest > 0, largest, 1)

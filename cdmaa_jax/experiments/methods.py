@@ -1,0 +1,251 @@
+"""The methods that the paper names, as columns: what each attacks, and what is fitted first."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cdmaa_jax import photos
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.experiments import runner
+from cdmaa_jax.experiments.columns import STEPS, Column, Table
+from cdmaa_jax.experiments.crops import Crop, crop_labels
+from cdmaa_jax.experiments.forecast import Work, cost
+from cdmaa_jax.experiments.runner import Measured, Study, measure_column
+from cdmaa_jax.images import files
+from cdmaa_jax.images.files import read_photo
+from cdmaa_jax.images.squares import look, see
+from cdmaa_jax.photos import Job, Perturb
+from cdmaa_jax.protection import protect
+from cdmaa_jax.search import DECADES, search_weights, weighted_config
+from cdmaa_jax.types import Generator, Labels
+from cdmaa_jax.universal import apply_universal, fit_universal
+
+TOGETHER, ALONE, ENCODERS = "together", "alone", "encoders"
+SEARCHED, UNIVERSAL = "searched", "universal"
+FITTED = (SEARCHED, UNIVERSAL)
+PERTURBATION = "perturbation.npy"
+Progress = Callable[[int], None]
+
+
+def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
+    """CDMAA beside the methods that the paper compares itself with.
+
+    Args:
+      models: the ensemble's generators.
+      steps: T of all.
+    """
+    base = Config(steps=steps)
+
+    def changed(**options: Any) -> Config:
+        return dataclasses.replace(base, **options)
+
+    plain = {"across_models": "uniform", "regularization": "none"}
+    entries = {"cdmaa": ("CDMAA", Column(base))}
+    for model in models:
+        column = Column(changed(update="pgd"), ALONE, model.name)
+        entries[f"alone-{model.name}"] = (f"PGD on {model.name} alone (Yeh 2020)", column)
+    entries |= {
+        "iterative-domains": (
+            "iterative domains (Ruiz 2020)",
+            Column(changed(across_domains="iterative", **plain)),
+        ),
+        "joint-domains": ("joint domains (Ruiz 2020)", Column(changed(**plain))),
+        "line-search": ("weights by line search (Fang 2020)", Column(changed(**plain), SEARCHED)),
+        "universal": (
+            "universal perturbation (CMUA, Huang 2022)",
+            Column(changed(perturbation="universal"), UNIVERSAL),
+        ),
+        "face-weighted": ("face-weighted loss (Lv 2021)", Column(changed(loss="face-weighted"))),
+    }
+    if any(model.encode for model in models):
+        latent = Column(changed(loss="latent"), ENCODERS)
+        entries["latent"] = ("loss on the latent (Dong and Xie 2021)", latent)
+    return Table(
+        "related",
+        "CDMAA and the methods that the paper compares it with",
+        {name: column for name, (_, column) in entries.items()},
+        {name: heading for name, (heading, _) in entries.items()},
+        "cdmaa",
+    )
+
+
+def works_of(column: Column, study: Study) -> list[Work]:
+    """What measuring a column will take: fitting first, where the method fits something."""
+    models = study.ensemble.generators
+    done = runner.count_done(column, study, column.method in FITTED)
+    own = [Work(column.slug, len(study.crops), done, cost(column, models))]
+    if column.method not in FITTED:
+        return own
+    total = _pieces(column, study)
+    attacks = total if column.method == SEARCHED else 1
+    each = cost(column, models) * study.batch * attacks / total
+    fitted = total if _is_fitted(column, study) else 0
+    return [Work(f"tuning {column.method}", total, fitted, each), *own]
+
+
+def measure(
+    column: Column,
+    study: Study,
+    begin: Callable[[str], None] = lambda name: None,
+    progress: Progress = lambda count: None,
+) -> Measured:
+    """Measures a column by whatever method it has.
+
+    Args:
+      column: what to do.
+      study: to what.
+      begin: called with the name of each work of ``works_of`` as it is begun.
+      progress: called with the number of pieces of that work as they are done.
+
+    Raises:
+      PhotoError, RuntimeError: as ``runner.measure_column``.
+    """
+    if column.method in FITTED:
+        begin(f"tuning {column.method}")
+        facts = _fit(column, study, progress)
+    else:
+        facts = None
+    begin(column.slug)
+    attack = _attack(column, study, facts)
+    return measure_column(column, study, progress, attack, facts, column.method in FITTED)
+
+
+def attacked(column: Column, models: Sequence[Generator]) -> tuple[Generator, ...]:
+    """The models that a column attacks, of those that it is measured on."""
+    if column.method == ALONE:
+        return tuple(model for model in models if model.name == column.model)
+    if column.method == ENCODERS:
+        return tuple(model for model in models if model.encode is not None)
+    return tuple(models)
+
+
+def crop_images(crops: Sequence[Crop]) -> np.ndarray:
+    """Crops as the attack takes them, float32 [N,n,n,3] in [-1, 1]."""
+    pixels = [read_photo(crop.path).pixels for crop in crops]
+    return np.stack([see(one, look(one, aligned=True).square, len(one)) for one in pixels])
+
+
+def labels_of(crops: Sequence[Crop], study: Study) -> Labels | None:
+    """The labels of crops, None if unknown."""
+    table = crop_labels(crops, study.labels)
+    return None if table is None else table.labels([crop.path for crop in crops])
+
+
+def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> Perturb | None:
+    """How a column's images are protected; None where its options say all of it."""
+    if column.method == UNIVERSAL:
+        return _universal(column, study)
+    if column.method == SEARCHED:
+        weights = tuple((facts or {})["weights"].values())
+        return _against(study.ensemble.generators, weighted_config(column.config, weights))
+    if column.method == TOGETHER:
+        return None
+    return _against(attacked(column, study.ensemble.generators), column.config)
+
+
+def _against(models: Sequence[Generator], config: Config) -> Perturb:
+    def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
+        result = protect(
+            images, models, config, job.seed,
+            labels=labels, batch_size=size, devices=photos.devices_for(size),
+        )  # fmt: skip
+        return np.asarray(result.images)
+
+    return attack
+
+
+def _universal(column: Column, study: Study) -> Perturb:
+    folder = runner.column_folder(column, study, uses_tuning=True)
+    perturbation = np.load(io.BytesIO(files.read_bytes(folder / PERTURBATION)))
+
+    def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
+        return np.asarray(apply_universal(images, perturbation, job.config.epsilon))
+
+    return attack
+
+
+def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
+    """Fits what a method needs before it is tested, unless that was done; the facts of it."""
+    folder = runner.column_folder(column, study, uses_tuning=True)
+    total, told = _pieces(column, study), [0]
+
+    def tell(done: int, _: int) -> None:
+        progress(done - told[0])
+        told[0] = done
+
+    if _is_fitted(column, study):
+        tell(total, total)
+        return runner.read_facts(folder)
+    files.make_folder(folder)
+    start = time.monotonic()
+    fit = _fit_weights if column.method == SEARCHED else _fit_perturbation
+    facts = {
+        "tuned_on": "other photos" if study.tuning else "the tested photos",
+        **fit(column, study, tell),
+    }
+    tell(total, total)
+    facts["tuning_seconds"] = round(time.monotonic() - start, 1)
+    runner.write_facts(folder, facts)
+    return facts
+
+
+def _is_fitted(column: Column, study: Study) -> bool:
+    folder = runner.column_folder(column, study, uses_tuning=True)
+    there = column.method == SEARCHED or (folder / PERTURBATION).is_file()
+    return bool(runner.read_facts(folder)) and there
+
+
+def _fit_weights(column: Column, study: Study, tell: Callable[[int, int], None]) -> dict[str, Any]:
+    """Fang et al.: the weights of the models that do best on the first tuning photos."""
+    crops = _tuning(study)[: study.batch]
+    found = search_weights(
+        crop_images(crops), study.ensemble.generators, column.config, study.seed,
+        labels=labels_of(crops, study), rounds=_rounds(study), batch_size=study.batch,
+        devices=photos.devices_for(study.batch), progress=tell,
+    )  # fmt: skip
+    names = [model.name for model in study.ensemble.generators]
+    return {
+        "weights": dict(zip(names, found.weights, strict=True)),
+        "photos": len(crops),
+        "value": found.value,
+        "trials": [{"weights": list(t.weights), "value": t.value} for t in found.trials],
+    }
+
+
+def _fit_perturbation(
+    column: Column, study: Study, tell: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Huang et al.: one perturbation for all photos, which never saw the tested ones."""
+    crops = _tuning(study)
+    found = fit_universal(
+        crop_images(crops), study.ensemble.generators, column.config, study.seed,
+        labels=labels_of(crops, study), batch_size=study.batch, progress=tell,
+    )  # fmt: skip
+    file = io.BytesIO()
+    np.save(file, np.asarray(found.perturbation, np.float32))
+    folder = runner.column_folder(column, study, uses_tuning=True)
+    files.write_whole(folder / PERTURBATION, file.getvalue())
+    return {"photos": len(crops)}
+
+
+def _tuning(study: Study) -> tuple[Crop, ...]:
+    """The photos to tune with; the tested ones where there are no others, which results tell."""
+    return study.tuning or study.crops
+
+
+def _rounds(study: Study) -> int:
+    """How fine the line search is: a second, finer round where there are enough photos for it."""
+    return 2 if len(_tuning(study)) >= 10 else 1
+
+
+def _pieces(column: Column, study: Study) -> int:
+    """In how many pieces fitting is told of: the trials of a search, the steps of an attack."""
+    if column.method == UNIVERSAL:
+        return column.config.steps
+    return 1 + _rounds(study) * (len(study.ensemble.generators) - 1) * len(DECADES)

@@ -1,0 +1,93 @@
+"""Which photos are measured, and what is known of them: CelebA's, or those of any folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdmaa_jax import photos
+from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.images import celeba, files
+from cdmaa_jax.images.files import PhotoError
+from cdmaa_jax.images.labels import LabelTable, read_labels
+
+
+@dataclass(frozen=True)
+class Source:
+    """Photos to choose from.
+
+    Attributes:
+      photos: by name.
+      aligned: whether their face is in the middle, so that none is looked for.
+      labels: of them; None if unknown.
+      notices: what people should know of the choice.
+    """
+
+    photos: list[Path]
+    aligned: bool
+    labels: LabelTable | None
+    notices: tuple[str, ...] = ()
+
+
+def find_source(
+    folder: Path,
+    ensemble: Ensemble,
+    attributes: Path | None = None,
+    partition: Path | None = None,
+    aligned: bool = False,
+) -> Source:
+    """The photos of a folder; of CelebA, where its split is at hand, the test photos.
+
+    Args:
+      folder: the photos.
+      ensemble: the generators, which need certain attributes.
+      attributes: labels of the photos; None for CelebA's, where they are found, or none.
+      partition: CelebA's split; None where it is found beside the photos, or for no split.
+      aligned: whether the photos are aligned; CelebA's are.
+
+    Raises:
+      PhotoError: the folder or a list cannot be read, holds no picture, or misses attributes.
+    """
+    found = files.pictures_in(folder)
+    notices: list[str] = []
+    partition = partition or celeba.find_list(folder, celeba.PARTITION)
+    if partition is not None:
+        found = _test_photos(folder, found, partition, notices)
+    is_celeba = partition is not None or folder.resolve().name == celeba.FOLDER
+    labels = _labels(folder, ensemble, attributes, notices)
+    return Source(found, aligned or is_celeba, labels, tuple(notices))
+
+
+def _test_photos(
+    folder: Path, found: Sequence[Path], partition: Path, notices: list[str]
+) -> list[Path]:
+    chosen, missing = celeba.choose_split(found, celeba.read_partition(partition))
+    if not chosen:
+        what = f"none of its photos is in the test split of {partition}"
+        raise PhotoError(folder, what, "give the folder that the list is of")
+    notices.append(f"{len(chosen)} photos are of the test split of {partition}")
+    if missing:
+        notices.append(
+            f"{len(missing)} photos of that split are not in {folder}, {missing[0]} for example"
+        )
+    return chosen
+
+
+def _labels(
+    folder: Path, ensemble: Ensemble, attributes: Path | None, notices: list[str]
+) -> LabelTable | None:
+    """The labels that were asked for, or those beside the photos where they fit the generators."""
+    path = attributes or celeba.find_list(folder, celeba.ATTRIBUTES)
+    if path is None:
+        return None
+    table = read_labels(path)
+    try:
+        photos.check_labels(table, ensemble)
+    except PhotoError as error:
+        if attributes is not None:
+            raise PhotoError(path, error.what, "add them, or leave out --attributes") from error
+        notices.append(f"going on without labels: {path}: {error.what}")
+        return None
+    notices.append(f"labels are those of {path}")
+    return table

@@ -1,0 +1,118 @@
+"""Verdicts on results that are made up."""
+
+import numpy as np
+import pytest
+
+from cdmaa_jax.experiments.claims import FAILS, HOLDS, OPEN, judge, to_markdown
+
+MODELS = ("stargan", "attgan", "stgan", "ugatit")
+
+
+def record(columns, default, count=40):
+    """A table whose columns have given L: column to model to a number or a list of N of them."""
+    losses = {
+        name: {
+            model: np.broadcast_to(np.reshape(models.get(model, 0.0), (-1, 1)), (count, 2)).tolist()
+            for model in MODELS
+        }
+        for name, models in columns.items()
+    }
+    headings = {name: name.upper() for name in columns}
+    return {
+        "losses": losses, "headings": headings, "default": default, "threshold": 0.05, "seed": 0,
+    }  # fmt: skip
+
+
+def everywhere(value):
+    return dict.fromkeys(MODELS, value)
+
+
+def table3(**columns):
+    base = {name: everywhere(0.01) for name in ("single", "iterative", "uniform", "mgda")}
+    return {"table3": record(base | columns, "mgda")}
+
+
+def verdict_of(claims, text):
+    (claim,) = [claim for claim in claims if claim.text == text]
+    return claim
+
+
+def test_a_difference_that_is_plain_holds():
+    claims = judge(table3(mgda=everywhere(0.2)))
+    claim = verdict_of(claims, "MGDA across models beats uniform weighting")
+    assert claim.verdict == HOLDS and claim.value == 100 and claim.interval == (100, 100)
+    assert "MGDA less UNIFORM" in claim.quantity
+
+
+def test_the_opposite_does_not_hold():
+    claims = judge(table3(uniform=everywhere(0.2)))
+    assert verdict_of(claims, "MGDA across models beats uniform weighting").verdict == FAILS
+
+
+def test_no_difference_cannot_be_told():
+    claim = verdict_of(judge(table3()), "MGDA across models beats uniform weighting")
+    assert claim.verdict == OPEN and claim.value == 0
+
+
+def test_a_difference_within_what_photos_differ_by_cannot_be_told():
+    some = [0.2 if i < 21 else 0.01 for i in range(40)]
+    others = [0.2 if i >= 20 else 0.01 for i in range(40)]
+    claims = judge(table3(mgda=everywhere(some), uniform=everywhere(others)))
+    claim = verdict_of(claims, "MGDA across models beats uniform weighting")
+    assert claim.verdict == OPEN and claim.value == pytest.approx(2.5)
+    assert claim.interval[0] < 0 < claim.interval[1]
+
+
+def test_an_even_effect_beats_an_uneven_one_of_the_same_mean():
+    uneven = everywhere(0.1) | {"stargan": 0.3, "attgan": 0.0}
+    columns = {"none": uneven, "l2": uneven, "log": everywhere(0.1), "penalty": everywhere(0.1)}
+    claims = judge({"table4": record(columns, "penalty")})
+    text = "the penalty spreads the effect more evenly than {}"
+    assert verdict_of(claims, text.format("no regularization")).value == pytest.approx(0.3)
+    assert verdict_of(claims, text.format("no regularization")).verdict == HOLDS
+    assert verdict_of(claims, text.format("logarithmic regularization")).verdict == OPEN
+
+
+def test_methods_are_close_within_five_points():
+    def claim_of(rate):
+        some = [0.2 if i < rate * 40 else 0.01 for i in range(40)]
+        columns = {"single": everywhere(0.0), "iterative": everywhere(0.0)}
+        columns |= {"mgda": everywhere(some), "uniform": everywhere(0.2)}
+        claims = judge({"table2": record(columns, "uniform")})
+        return verdict_of(claims, "uniform weighting is not far off MGDA")
+
+    assert claim_of(1.0).verdict == HOLDS
+    assert claim_of(0.5).verdict == FAILS
+    assert claim_of(0.95).verdict == OPEN
+
+
+def test_what_is_made_against_one_model_alone():
+    columns = {"cdmaa": everywhere(0.1)}
+    columns |= {f"alone-{name}": everywhere(0.0) | {name: 0.3} for name in MODELS}
+    claims = judge({"related": record(columns, "cdmaa")})
+    assert all(claim.verdict == HOLDS for claim in claims) and len(claims) == 8
+    transfer = verdict_of(claims, "what is made against stgan alone does little to other models")
+    assert transfer.value == 100
+
+
+def test_theorem_1_holds_only_without_exception():
+    def figure(share):
+        one = {"mean": share, "interval": [share, share]}
+        pair = {"by_image": [0.5] * 4}
+        return {
+            "between_domains": {"a": {"cosine": {"by_image": [0.9] * 4}, "norm_ratio": pair}},
+            "between_models": {"cosine": pair, "norm_ratio": pair},
+            "theorem1": {"w": one, "sign(w)": one},
+            "seed": 0,
+        }
+
+    verdicts = [claim.verdict for claim in judge({"figure2": figure(1.0)})]
+    assert verdicts == [HOLDS, OPEN, HOLDS, HOLDS]
+    assert [claim.verdict for claim in judge({"figure2": figure(0.999)})][2:] == [FAILS, FAILS]
+
+
+def test_every_claim_is_a_line():
+    claims = judge(table3(mgda=everywhere(0.2)))
+    lines = to_markdown(claims).splitlines()
+    assert len(lines) == 2 + len(claims) and all(line.count("|") == 6 for line in lines)
+    assert judge({}) == []

@@ -1,0 +1,39 @@
+"""The time that is left."""
+
+import pytest
+
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.experiments.columns import Column
+from cdmaa_jax.experiments.forecast import Forecast, Work, cost
+from tests.attack.toys import toy
+
+
+def test_what_is_left_takes_as_long_in_proportion():
+    works = [Work("a", 10, 4, 1.0), Work("b", 10, 0, 3.0)]
+    forecast = Forecast(works)
+    assert forecast.seconds_left(1.0) is None
+    forecast.record("a", 6)
+    assert forecast.seconds_left(12.0) == pytest.approx(60)
+    forecast.record("b", 10)
+    assert forecast.seconds_left(72.0) == 0
+
+
+def test_more_pieces_than_there_are_do_not_count():
+    forecast = Forecast([Work("a", 2, 0, 1.0)])
+    forecast.record("a", 5)
+    assert forecast.seconds_left(1.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("cheap", "dear"),
+    [
+        (Column(Config(across_domains="single")), Column(Config())),
+        (Column(Config()), Column(Config(across_domains="mgda"))),
+        (Column(Config()), Column(Config(steps=100))),
+        (Column(Config(update="fgsm")), Column(Config(across_domains="single"))),
+        (Column(Config(), "alone", "toy1"), Column(Config())),
+    ],
+)
+def test_columns_cost_what_they_do(cheap, dear):
+    models = toy(0), toy(1)
+    assert cost(cheap, models) < cost(dear, models)

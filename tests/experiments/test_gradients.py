@@ -1,0 +1,93 @@
+"""What Figure 2 is computed from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.experiments.gradients import (
+    Trace,
+    between_models,
+    join,
+    summarize_trace,
+    trace_gradients,
+)
+from tests.attack.toys import photos, quick_start, toy, toy_batch
+
+CONFIG = Config(steps=3)
+DOMAINS = {"toy0": ("dark", "light", "odd"), "toy1": ("dark", "light", "odd")}
+
+
+@pytest.fixture(scope="module")
+def models():
+    return toy(0), toy(1, gain=3.0)
+
+
+@pytest.fixture(scope="module")
+def trace(models):
+    conditions = [model.conditions(None) for model in models]
+    return trace_gradients(CONFIG, models, photos(2), conditions, seed=5)
+
+
+def test_the_inner_products_are_those_of_the_domains_gradients(models, trace):
+    clean = photos(2)
+    batch = toy_batch(clean, models)
+    start = quick_start(CONFIG, models, batch, jax.random.key(5))
+    gradients = [
+        jax.grad(lambda x, m=model, c=c: ((m(x, c) - m(clean, c)) ** 2).mean((1, 2, 3)).sum())(
+            start
+        )
+        for model, conditions in zip(models, batch.conditions, strict=True)
+        for c in (jnp.repeat(conditions[:, k], 2, axis=0) for k in range(3))
+    ]
+    flat = np.stack([np.asarray(g, np.float64).reshape(2, -1) for g in gradients], axis=1)
+    expected = np.einsum("bmd,bnd->bmn", flat, flat)
+    scale = np.abs(flat).max((1, 2)) ** 2
+    np.testing.assert_allclose(trace.gram[0], expected / scale[:, None, None], rtol=1e-3, atol=1e-4)
+
+
+def test_shapes_and_the_theorem(trace):
+    assert trace.gram.shape == (3, 2, 6, 6)
+    assert trace.along.shape == trace.along_sign.shape == (3, 2, 2)
+    assert (trace.along > 0).all()
+
+
+def test_a_models_gradient_is_the_mean_of_its_domains():
+    vectors = np.random.default_rng(0).normal(size=(5, 7))
+    means = np.stack([vectors[:2].mean(0), vectors[2:].mean(0)])
+    gram = between_models(vectors @ vectors.T, [2, 3])
+    np.testing.assert_allclose(gram, means @ means.T)
+
+
+def made_up(*vectors, along=((1.0, 1.0),)):
+    """A trace of one step and image with these domains' gradients."""
+    vectors = np.array(vectors)
+    along = np.array(along)[:, None]
+    return Trace((vectors @ vectors.T)[None, None], along, -along)
+
+
+def test_cosines_and_ratios_of_norms():
+    trace = made_up([1.0, 0], [0, 2.0], [3.0, 0], [3.0, 0])
+    summary = summarize_trace(trace, {"a": ("x", "y"), "b": ("z", "w")}, seed=0)
+    assert summary["between_domains"]["a"]["cosine"]["mean"] == 0
+    assert summary["between_domains"]["a"]["norm_ratio"]["mean"] == 0.5
+    assert summary["between_domains"]["b"]["cosine"]["pairs"]["z, w"]["mean"] == 1
+    between = summary["between_models"]  # (0.5, 1) and (3, 0)
+    assert between["cosine"]["pairs"]["a, b"]["mean"] == pytest.approx(1.5 / 3 / 1.25**0.5)
+    assert between["norm_ratio"]["mean"] == pytest.approx(1.25**0.5 / 3)
+    assert summary["theorem1"]["w"]["mean"] == 1 and summary["theorem1"]["sign(w)"]["mean"] == 0
+
+
+def test_the_theorem_needs_every_model():
+    first, second = (made_up([1.0], [1.0], along=[pair]) for pair in ((1.0, -1.0), (1.0, 1.0)))
+    both = join([first, second])
+    summary = summarize_trace(both, {"a": ("x",), "b": ("y",)}, seed=0)
+    assert summary["theorem1"]["w"]["mean"] == 0.5
+    assert summary["theorem1"]["w"]["by_image"] == [0, 1]
+    assert summary["between_domains"] == {}
+
+
+def test_gradients_of_zero_have_no_direction():
+    summary = summarize_trace(made_up([0.0, 0], [1.0, 0]), {"a": ("x", "y")}, seed=0)
+    assert summary["between_domains"]["a"]["cosine"]["mean"] == 0
