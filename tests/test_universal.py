@@ -1,6 +1,7 @@
 """A universal perturbation: a mode of the step, fitted on some photos and added to others."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from cdmaa_jax import Config, apply_universal, fit_universal, protect, universal
 from cdmaa_jax.attack import evaluate_losses, run
+from cdmaa_jax.attack.algorithm import attack_batch
 from cdmaa_jax.attack.domains import uniform
 from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.attack.perturbations import bounds
@@ -118,6 +120,22 @@ def test_two_devices_agree_on_one(x64):
     np.testing.assert_allclose(both.images, alone.images, rtol=0, atol=1e-12)
     np.testing.assert_allclose(both.losses, alone.losses, rtol=1e-9)
     np.testing.assert_allclose(both.weights, alone.weights, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "face-weighted", "across_domains": "mgda", "regularization": "l2"},
+        {"loss": "latent", "across_domains": "iterative", "across_models": "iterative"},
+    ],
+)
+def test_it_goes_with_other_options(options):
+    ensemble = tuple(pair(encode=lambda params, x: jnp.tanh(x)))
+    batch, keys = toy_batch(photos(3, size=4), ensemble), jax.random.split(jax.random.key(0), 3)
+    config = config_of(update="mi-fgsm", **options)
+    result = jax.eval_shape(functools.partial(attack_batch, config), ensemble, batch, keys)
+    assert result.perturbation.shape == (4, 4, 3) and result.images.shape == (3, 4, 4, 3)
+    assert result.losses.shape == result.weights.shape == (6, 3, 2)
 
 
 def test_an_average_of_nothing_is_zero():
