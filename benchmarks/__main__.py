@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cold, compare, report, scale, work
+from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError, cores
 
-QUICK = {"quick": True, "rounds": 5, "long": 6, "seconds": 500.0}
+QUICK = {"quick": True, "rounds": 5, "long": 6, "seconds": 460.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +109,7 @@ def add_work(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--precision",
-        choices=tuple(compare.TOLERANCE),
+        choices=PRECISIONS,
         default="float32",
         help="of both sides' generators; losses and Gram matrix are float32 (%(default)s)",
     )
@@ -116,34 +117,34 @@ def add_work(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to it")
 
 
-def run_compare(options: argparse.Namespace, say: compare.Say) -> None:
+def run_compare(options: argparse.Namespace, say: Say) -> None:
     """Compares, prints the tables and writes the file."""
     check_threads(options.threads)
     found = compare.compare(compare_options(options), say)
-    print(report.text(found))
     write_json(options.json, found)
+    print(report.text(found))
 
 
-def run_compile(options: argparse.Namespace, say: compare.Say) -> None:
+def run_compile(options: argparse.Namespace, say: Say) -> None:
     """Compiles twice, prints the times and writes the file."""
     check_threads(options.threads)
     found = cold.measure(compare_options(options), say)
-    print(cold.text(found))
     write_json(options.json, found)
+    print(cold.text(found))
 
 
-def run_scale(options: argparse.Namespace, say: compare.Say) -> None:
+def run_scale(options: argparse.Namespace, say: Say) -> None:
     """Measures, prints the explanation, draws the curves and writes the file."""
     check_threads(options.threads)
     draw = plots().draw_growth if options.png else None
     found = scale.measure(compare_options(options), say)
-    print(scale.text(found))
     write_json(options.json, found)
+    print(scale.text(found))
     if draw:
         draw(found, options.png)
 
 
-def run_plot(options: argparse.Namespace, say: compare.Say) -> None:
+def run_plot(options: argparse.Namespace, say: Say) -> None:
     """Draws comparisons side by side, or one growth."""
     found = [read_json(path) for path in options.files]
     kinds = {one.get("benchmark") for one in found}
@@ -172,12 +173,12 @@ def read_json(path: Path) -> Any:
         raise BenchmarkError(f"{path}: not a file that a benchmark wrote ({error})") from error
 
 
-def compare_options(options: argparse.Namespace) -> compare.Options:
+def compare_options(options: argparse.Namespace) -> Options:
     """The comparison that the arguments ask for."""
     given = vars(options)
     quick = QUICK if given.get("quick") else {}
     chosen = {"rounds": given["rounds"]} if given.get("rounds") else {}
-    return compare.Options(
+    return Options(
         size=options.size or (None if options.ensemble else 128),
         batch=options.batch,
         models=tuple(options.models),
@@ -231,7 +232,7 @@ def write_json(path: Path | None, found: Any) -> None:
         raise BenchmarkError(f"{path}: not written, {error.strerror}") from error
 
 
-def progress() -> compare.Say:
+def progress() -> Say:
     """Prints a line with the time since the start to stderr."""
     begin = time.monotonic()
     return lambda line: print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr)

@@ -7,8 +7,8 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks.compare import Options, Say, cache, open_ours, prepare, settings_of
 from benchmarks.machine import machine
+from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
 
 STEPS = 2
 """Of the program that is compiled; a loop's length does not change what is compiled."""

@@ -51,7 +51,7 @@ def draw_comparison(axis: Any, report: Mapping[str, Any]) -> None:
         )
         axis.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=2)
     axis.set_xticks(range(len(cases)), [name_of(case) for case in cases], fontsize=8)
-    axis.set_ylabel(STEP)
+    axis.set_ylabel(STEP, fontsize=8)
     axis.set_title(title(report), fontsize=9)
     tidy(axis)
 

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.compare import Options, Say, cache, open_ours, prepare, settings_of
 from benchmarks.machine import machine
+from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
 from benchmarks.statistics import line
 from benchmarks.workers import Worker
 
@@ -39,7 +39,7 @@ def axes(size: int, models: Sequence[Mapping[str, Any]]) -> list[Axis]:
     return [
         Axis("steps", "steps T", (2, 6, 12, 24)),
         Axis("batch", "photos in a batch", (1, 2, 4, 8)),
-        Axis("domains", "domains of one model", _doubling(most)),
+        Axis("domains", "domains", _doubling(most)),
         Axis("models", "models", tuple(range(1, len(models) + 1))),
         Axis("size", "photo size, px", _sizes(size)),
     ]
@@ -168,8 +168,8 @@ def _batch(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
 def _domains(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     slope, start = fit(points)
     return (
-        f"{axis['model']} alone: {start:.3f} s once for a photo (the encoder, and what else does "
-        f"not depend on the domain) and {slope:.3f} s for each domain (its decoder)"
+        f"{axis['model']} alone: {start:.3f} s once for a photo (what does not depend on the "
+        f"domain: an encoder) and {slope:.3f} s for each domain"
     )
 
 
@@ -181,8 +181,10 @@ def _models(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str
 
 def _size(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     (small, less), (large, more) = points[0], points[-1]
+    if min(less, more) <= 0 or large == small:
+        return "the times are too short to tell"
     power = math.log(more / less) / math.log((large / small) ** 2)
-    return f"time grows as the number of pixels to the power {power:.2f}: convolutions have one"
+    return f"time grows as the number of pixels to the power {power:.2f}; of convolutions it is 1"
 
 
 _EXPLANATIONS = {

@@ -1,6 +1,8 @@
 """The benchmarks: both sides do the same work, operations are counted right, failures stop."""
 
+import contextlib
 import dataclasses
+import importlib.util
 import json
 
 import jax
@@ -11,13 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import __main__ as command
 from benchmarks import (
-    compare,
+    cold,
     flops,
     jax_side,
     machine,
     memory,
     reference,
+    runs,
+    scale,
+    session,
     solver,
+    torch_attack,
     torch_side,
     work,
 )
@@ -128,6 +134,26 @@ def test_solver_gives_no_nan_for_no_gradient():
     torch.testing.assert_close(weights.sum(1), torch.ones(1))
 
 
+@pytest.mark.parametrize("name", torch_attack.EAGER)
+def test_the_attack_in_pytorch_is_the_reference(name):
+    variant, images = torch_attack.EAGER[name], smooth(2)
+    start = torch.from_numpy(work.start(images.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
+    networks, models = [], []
+    for arch in ("stargan", "ugatit"):
+        model, config, conditions = official(arch, CHANGES[arch])
+        fields = dataclasses.asdict(config)
+        networks.append(
+            make_network(arch, fields, model.state_dict(), conditions, SIZE, variant.flavour)
+        )
+        models.append(reference.Model(model, conditions.expand(2, -1, -1)))
+    attack = torch_attack.Attack(networks, variant, images, contextlib.nullcontext)
+    attack.init()
+    _, losses, weights = attack.run(start, 2)
+    expected = reference.attack(images, start, models, steps=2)
+    torch.testing.assert_close(losses, expected.losses, rtol=1e-4, atol=0)
+    torch.testing.assert_close(weights, expected.weights, rtol=0, atol=1e-4)
+
+
 class Here:
     """A worker in this process."""
 
@@ -150,7 +176,7 @@ class Here:
 @pytest.fixture
 def here(monkeypatch):
     """Both sides in this process, with a quick matmul."""
-    monkeypatch.setattr(compare, "Worker", Here)
+    monkeypatch.setattr(session, "Worker", Here)
     for side in (jax_side.Side, torch_side.Side):
         monkeypatch.setattr(side, "matmul", lambda self: 1e11)
     before = jax.config.jax_default_matmul_precision
@@ -205,10 +231,10 @@ def test_a_wrong_weight_stops_the_comparison(here, monkeypatch, capsys):
 
 
 def test_what_is_not_a_number_does_not_agree():
-    assert compare.differences([[[1.0, 2.0]]], [[[1.0, 2.002]]]) == [pytest.approx(1e-3, rel=1e-2)]
+    assert runs.differences([[[1.0, 2.0]]], [[[1.0, 2.002]]]) == [pytest.approx(1e-3, rel=1e-2)]
     with pytest.raises(BenchmarkError):
-        compare.check("eager", [0.0, float("nan")], "float32")
-    compare.check("eager", [0.0, 0.0, 1.0], "float32")  # later steps may differ
+        runs.check("eager", [0.0, float("nan")], "float32")
+    runs.check("eager", [0.0, 0.0, 1.0], "float32")  # later steps may differ
 
 
 def test_a_step_is_timed_by_the_difference_of_two_lengths():
@@ -221,6 +247,56 @@ def test_a_step_is_timed_by_the_difference_of_two_lengths():
     direct = Samples()
     direct.add_direct(start=3.0, steps=8.0, count=4)
     assert images_per_second(direct, batch=2, steps=80) == pytest.approx(2 / (3 + 160))
+
+
+class Clock(Here):
+    """A worker whose runs take times by a formula: 3 s, and 2 s for a step, photo and model."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, name, **arguments):
+        if name != "run":
+            return {"process": 2**30, "device": None} if name == "memory" else {"jax": "0"}
+        self.calls += 1
+        images, pixels = arguments.get("batch", 1), (arguments.get("size") or 64) ** 2 / 64**2
+        cost = 2 * images * pixels * len(arguments["models"]) * arguments.get("domains", 1)
+        compilation = 40 if self.calls == 1 else 0
+        return {"seconds": compilation + 3 + cost * arguments["steps"], "stages": {"trace": 1.5}}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    models = tuple(work.Model(name, name, "", "", {}, k) for name, k in (("a", 5), ("b", 1)))
+    for module in (scale, cold):
+        monkeypatch.setattr(module, "prepare", lambda *_: work.Work(models, 64, 1))
+        monkeypatch.setattr(module, "open_ours", lambda *_: Clock())
+
+
+def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
+    file, picture = tmp_path / "growth.json", tmp_path / "growth.png"
+    arguments = ["scale", "--size", "64", "--json", str(file)]
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    assert command.main([*arguments, *(["--png", str(picture)] if drawn else [])]) == 0
+    axes = json.loads(file.read_text())["axes"]
+    points = {name: [(p["x"], p["seconds"]) for p in one["points"]] for name, one in axes.items()}
+    assert points["steps"] == [(t, 3 + 4 * t) for t in (2, 6, 12, 24)]
+    assert points["batch"] == [(b, pytest.approx(4 * b)) for b in (1, 2, 4, 8)]
+    assert points["domains"] == [(k, pytest.approx(2 * k)) for k in (1, 2, 4, 5)]
+    assert points["models"] == [(1, 2), (2, 4)]
+    assert points["size"] == [(s, pytest.approx(4 * (s / 64) ** 2)) for s in (32, 64, 96, 128)]
+    said = capsys.readouterr().out
+    assert "3.000 s for the clean outputs and 4.000 s for each step" in said
+    assert "to the power 1.00" in said
+    assert picture.exists() == drawn
+
+
+def test_compilation_is_the_first_run_less_the_second(clock, tmp_path, capsys):
+    file = tmp_path / "compile.json"
+    assert command.main(["compile", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["cold"]["compile_seconds"] == found["cached"]["compile_seconds"] == 40
+    assert "empty cache: 40.0 s of compilation" in capsys.readouterr().out
 
 
 def test_worker_answers_and_says_what_went_wrong():

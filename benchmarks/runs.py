@@ -1,0 +1,173 @@
+"""The runs of one case of the comparison: checked first, then timed in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.session import Session, cache, open_ours, open_torch
+from benchmarks.statistics import Samples
+from benchmarks.workers import BenchmarkError
+
+CHECKED_STEPS = 2
+"""How many first steps must agree; a step later, signs that rounding decides have had their say."""
+TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1}
+DROPPED = 1.3
+"""A variant that is this much slower than the best of its kind in the first round is dropped."""
+
+
+class Runs:
+    """The runs of one case: first ones, which compile and are checked, and timed ones."""
+
+    def __init__(self, session: Session, names: list[str]):
+        self._session, self._names = session, names
+        self._deadline = time.monotonic() + session.options.seconds
+        self.samples: dict[str, Samples] = {}
+        self.first: dict[str, float] = {}
+        self.stages: dict[str, float] = {}
+        self.agreement: dict[str, list[float]] = {}
+        self.left_out: dict[str, str] = {}
+        self.cold_memory: dict[str, Any] = {}
+
+    def warm_up(self) -> None:
+        """Compiles both programs of ours and every variant, and checks that they agree."""
+        options, say = self._session.options, self._session.say
+        say(f"  ours: compiling for {options.long} and {options.short} steps")
+        reply = self._ours(options.long)
+        self.first["ours"], self.stages = reply["seconds"], reply["stages"]
+        self.cold_memory = self._session.ours("memory")
+        self._ours(options.short)
+        self.samples["ours"] = Samples()
+        for name in self._variants():
+            self._try_variant(name, reply)
+
+    def time(self) -> None:
+        """Round after round, each in another order."""
+        options, names = self._session.options, list(self.samples)
+        begin = time.monotonic()
+        for number in range(options.rounds):
+            now = time.monotonic()
+            if number >= 2 and now + (now - begin) / number > self._deadline:
+                self._session.say(f"  out of time after {number} rounds")
+                break
+            shift = number % len(names)
+            for name in names[shift:] + names[:shift]:
+                self._sample(name)
+            if number == 0:
+                names = self._keep_best(names)
+
+    def best(self, kind: str) -> str | None:
+        """The fastest variant whose name begins with ``kind``."""
+        named = {n: s for n, s in self.samples.items() if n.startswith(kind) and s.kept}
+        found = {n: s.step() for n, s in named.items()}
+        return min(found, key=found.__getitem__) if found else None
+
+    def _variants(self) -> list[str]:
+        facts, options = self._session.facts["torch"], self._session.options
+        compiled = list(facts["compiled"]) if options.compile else []
+        if compiled and not facts["compiler"]:
+            self._session.say("  no C++ compiler was found (g++), so torch.compile is left out")
+            self.left_out |= dict.fromkeys(compiled, "no C++ compiler")
+            compiled = []
+        if options.quick:
+            compiled = [name for name in compiled if name in facts["quick"]]
+        return [*facts["eager"], *compiled]
+
+    def _try_variant(self, name: str, ours: Mapping[str, Any]) -> None:
+        session, compiled = self._session, name.startswith("compile")
+        if compiled and self._short_of_time():
+            self.left_out[name] = "out of time"
+            return
+        session.say(f"  PyTorch, {name}" + (": compiling" if compiled else ""))
+        begin = time.monotonic()
+        try:
+            reply = self._torch(name)
+        except BenchmarkError as error:
+            if not compiled:
+                raise
+            session.say(f"  PyTorch, {name}: left out, {error}")
+            self.left_out[name] = str(error)
+            return
+        self.first[name] = reply["init"] + reply["steps"]
+        self._compiling = time.monotonic() - begin
+        self.agreement[name] = differences(ours["losses"], reply["losses"])
+        check(name, self.agreement[name], session.options.precision)
+        self.samples[name] = Samples(limit=reply["steps"] / session.options.long)
+
+    def _short_of_time(self) -> bool:
+        """Whether a second compiled variant would take the time that the rounds need."""
+        tried = any(name.startswith("compile") for name in self.samples)
+        left = self._deadline - time.monotonic()
+        return tried and left < 2 * self._compiling + 0.4 * self._session.options.seconds
+
+    def _sample(self, name: str) -> None:
+        options, samples = self._session.options, self.samples[name]
+        if name != "ours":
+            reply = self._torch(name)
+            samples.add_direct(reply["init"], reply["steps"], options.long)
+            return
+        short, long = self._ours(options.short), self._ours(options.long)
+        samples.add_pair((options.short, short["seconds"]), (options.long, long["seconds"]))
+
+    def _keep_best(self, names: list[str]) -> list[str]:
+        kept = []
+        for name in names:
+            best = self.best(name.split(",")[0])
+            limit = DROPPED * self.samples[best].fastest() if best else float("inf")
+            if name == "ours" or self.samples[name].fastest() <= limit:
+                kept.append(name)
+                continue
+            self.samples[name].kept = False
+            self._session.torch("forget", variant=name)
+            self._session.say(f"  PyTorch, {name}: dropped after one round, slower than {best}")
+        return kept
+
+    def _ours(self, steps: int) -> Any:
+        return self._session.ours("run", models=self._names, steps=steps)
+
+    def _torch(self, variant: str) -> Any:
+        steps = self._session.options.long
+        return self._session.torch("run", models=self._names, steps=steps, variant=variant)
+
+
+def differences(ours: Any, theirs: Any) -> list[float]:
+    """The largest relative difference between losses [T][B][J] in each step."""
+    return [
+        max(
+            abs(a - b) / max(abs(a), abs(b), 1e-30)
+            for x, y in zip(one, other, strict=True)
+            for a, b in zip(x, y, strict=True)
+        )
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+
+
+def check(name: str, found: Sequence[float], precision: str) -> None:
+    """Raises ``BenchmarkError`` if the losses of the first steps differ by more than is allowed."""
+    tolerance = TOLERANCE[precision]
+    for step, difference in enumerate(found[:CHECKED_STEPS]):
+        if not difference <= tolerance:  # also for NaN
+            raise BenchmarkError(
+                f"the sides do not do the same work: losses of step {step} differ by "
+                f"{difference:.1e} of their size (at most {tolerance:.0e} is allowed) "
+                f"between ours and PyTorch, {name}"
+            )
+
+
+def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[str, Any]:
+    """The peak memory of fresh processes: ours with its program cached, and the best variants."""
+    session.say("  peak memory, in fresh processes")
+    options, folder, found = session.options, session.folder, {}
+    opened = {"folder": folder, "precision": options.precision}
+    steps = {"models": list(names), "steps": options.short}
+    with open_ours(options, folder) as worker:
+        worker("open", cache=cache(folder), **opened)
+        worker("run", **steps)
+        found["ours"] = worker("memory")
+    for name in filter(None, (runs.best("eager"), runs.best("compile"))):
+        with open_torch(options, folder, keep=False) as worker:
+            worker("open", **opened)
+            worker("run", variant=name, **steps)
+            found[name] = worker("memory")
+    return found

@@ -1,0 +1,131 @@
+"""What is asked for, and the processes that do it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import work
+from benchmarks.workers import BenchmarkError, Worker
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+"""Lets glibc keep what PyTorch frees, which its eager steps on a CPU are a tenth faster for."""
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is compared and how long.
+
+    Attributes:
+      size: of the photos in pixels; None for an ensemble's own.
+      batch: photos.
+      models: architectures with random weights at official widths, unless ``ensemble``.
+      ensemble: names of ensembles or checkpoint directories instead.
+      changes: for an architecture, fields of its configuration that are not the official ones.
+      alone: each generator alone, too.
+      quick: fewer variants and rounds, to be done by ``seconds``.
+      precision: "float32", "tf32" or "bfloat16".
+      threads: cores for both sides; None for all.
+      short, long: the two numbers of steps from whose times a step's is taken.
+      rounds: at most.
+      seconds: no round of a case is begun that would end later, but two always are.
+      compile: whether ``torch.compile`` is run.
+    """
+
+    size: int | None = 128
+    batch: int = 1
+    models: tuple[str, ...] = work.ARCHITECTURES
+    ensemble: tuple[str, ...] = ()
+    changes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    alone: bool = False
+    quick: bool = False
+    precision: str = "float32"
+    threads: int | None = None
+    short: int = 2
+    long: int = 6
+    rounds: int = 5
+    seconds: float = 3600.0
+    compile: bool = True
+
+
+@dataclasses.dataclass
+class Session:
+    """Two workers on one piece of work, and where their files are."""
+
+    options: Options
+    folder: str
+    work: work.Work
+    ours: Worker
+    torch: Worker
+    facts: dict[str, Any]
+    say: Say
+
+
+def prepare(options: Options, folder: str, say: Say) -> work.Work:
+    """Writes the work to the folder, in a process that ends."""
+    say("writing the generators' weights for both sides (about 15 s at official width)")
+    with Worker("prepare", options.threads) as worker:
+        shared = {"folder": folder, "size": options.size, "batch": options.batch}
+        if options.ensemble:
+            worker("prepare_ensemble", names=options.ensemble, **shared)
+        else:
+            worker("prepare_random", models=options.models, changes=options.changes, **shared)
+    return work.read(folder)
+
+
+def open_session(
+    options: Options,
+    folder: str,
+    prepared: work.Work,
+    stack: contextlib.ExitStack,
+    say: Say,
+) -> Session:
+    """Starts both sides."""
+    ours = stack.enter_context(open_ours(options, folder))
+    torch = stack.enter_context(open_torch(options, folder))
+    facts = {
+        "ours": ours("open", folder=folder, precision=options.precision, cache=cache(folder)),
+        "torch": torch("open", folder=folder, precision=options.precision),
+    }
+    if facts["ours"]["platform"] == "cpu" and options.precision == "tf32":
+        raise BenchmarkError("--precision tf32 needs a GPU; on a CPU there is no TF32")
+    if (facts["ours"]["platform"] == "cpu") != (facts["torch"]["platform"] == "cpu"):
+        raise BenchmarkError(
+            f"JAX runs on {facts['ours']['platform']} and PyTorch on {facts['torch']['platform']}; "
+            "install both for the same device, or set JAX_PLATFORMS=cpu and CUDA_VISIBLE_DEVICES="
+        )
+    return Session(options, folder, prepared, ours, torch, facts, say)
+
+
+def open_ours(options: Options, folder: str) -> Worker:
+    """A process with JAX."""
+    return Worker("jax", options.threads)
+
+
+def open_torch(options: Options, folder: str, keep: bool = True) -> Worker:
+    """A process with PyTorch whose compiled code goes to the folder, by default ``ALLOCATOR``."""
+    code = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder, "torch"))}
+    return Worker("torch", options.threads, code | (ALLOCATOR if keep else {}))
+
+
+def cache(folder: str) -> str:
+    """Where our compiled programs are kept while the benchmark runs."""
+    return str(Path(folder, "jax"))
+
+
+def settings_of(options: Options, prepared: work.Work) -> dict[str, Any]:
+    """What was asked for and what it came to."""
+    models = [
+        {"name": m.name, "arch": m.arch, "config": m.config, "domains": m.domains}
+        for m in prepared.models
+    ]
+    return dataclasses.asdict(options) | {"size": prepared.size, "generators": models}
