@@ -19,3 +19,10 @@ def x64():
     """Float64 arrays, for tests of what must not depend on rounding."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs are memory maps, of which a process may have only so many."""
+    yield
+    jax.clear_caches()

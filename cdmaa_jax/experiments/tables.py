@@ -54,7 +54,7 @@ def build_table(
         "configuration": {name: _configuration(one) for name, one in measured.items()},
         "facts": {name: one.facts for name, one in measured.items() if one.facts},
         "threshold": threshold,
-        "seconds": {name: round(one.seconds, 1) for name, one in measured.items()},
+        "seconds": {name: round(one.seconds, 3) for name, one in measured.items()},
         **about(study, skipped),
     }
 
