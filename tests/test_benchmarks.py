@@ -137,7 +137,8 @@ def test_solver_gives_no_nan_for_no_gradient():
 @pytest.mark.parametrize("name", torch_attack.EAGER)
 def test_the_attack_in_pytorch_is_the_reference(name):
     variant, images = torch_attack.EAGER[name], smooth(2)
-    start = torch.from_numpy(work.start(images.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
+    start = np.array(work.start(images.permute(0, 2, 3, 1).numpy()))
+    start = torch.from_numpy(start).permute(0, 3, 1, 2)
     networks, models = [], []
     for arch in ("stargan", "ugatit"):
         model, config, conditions = official(arch, CHANGES[arch])
