@@ -396,6 +396,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _reproduce(args: argparse.Namespace) -> int:
     from cdmaa_jax.experiments.reproduce import Request, reproduce
+    from cdmaa_jax.images.files import read_bytes
 
     what = _RESULTS if "all" in args.what else tuple(dict.fromkeys(args.what))
     names = (
@@ -410,7 +411,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     finally:
         watch.close()
     path, text = written[-1]  # the claims, and all other results
-    print(path.with_suffix(".json").read_text() if args.json else text)
+    print(read_bytes(path.with_suffix(".json")).decode() if args.json else text)
     _say(f"look at {', '.join(str(path) for path, _ in written)}")
     return 0
 
