@@ -30,6 +30,7 @@ TOGETHER, ALONE, ENCODERS = "together", "alone", "encoders"
 SEARCHED, UNIVERSAL = "searched", "universal"
 FITTED = (SEARCHED, UNIVERSAL)
 PERTURBATION = "perturbation.npy"
+FEW = 10
 Progress = Callable[[int], None]
 
 
@@ -206,7 +207,7 @@ def _fit_weights(column: Column, study: Study, tell: Callable[[int, int], None])
     crops = _tuning(study)[: study.batch]
     found = search_weights(
         crop_images(crops), study.ensemble.generators, column.config, study.seed,
-        labels=labels_of(crops, study), rounds=_rounds(study), batch_size=study.batch,
+        labels=labels_of(crops, study), **_grid(study), batch_size=study.batch,
         devices=photos.devices_for(study.batch), progress=tell,
     )  # fmt: skip
     names = [model.name for model in study.ensemble.generators]
@@ -239,13 +240,16 @@ def _tuning(study: Study) -> tuple[Crop, ...]:
     return study.tuning or study.crops
 
 
-def _rounds(study: Study) -> int:
-    """How fine the line search is: a second, finer round where there are enough photos for it."""
-    return 2 if len(_tuning(study)) >= 10 else 1
+def _grid(study: Study) -> dict[str, Any]:
+    """How fine the line search is: coarse where there are too few photos for it to be more."""
+    if len(_tuning(study)) < FEW:
+        return {"grid": DECADES[1:-1], "rounds": 1}
+    return {"grid": DECADES, "rounds": 2}
 
 
 def _pieces(column: Column, study: Study) -> int:
     """In how many pieces fitting is told of: the trials of a search, the steps of an attack."""
     if column.method == UNIVERSAL:
         return column.config.steps
-    return 1 + _rounds(study) * (len(study.ensemble.generators) - 1) * len(DECADES)
+    search = _grid(study)
+    return 1 + search["rounds"] * (len(study.ensemble.generators) - 1) * len(search["grid"])
