@@ -13,7 +13,7 @@ from benchmarks.workers import BenchmarkError
 CHECKED_STEPS = 2
 """How many first steps must agree; a step later, signs that rounding decides have had their say."""
 TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1}
-DROPPED = 1.3
+DROPPED = 1.2
 """A variant that is this much slower than the best of its kind in the first round is dropped."""
 
 

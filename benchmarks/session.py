@@ -113,8 +113,11 @@ def open_ours(options: Options, folder: str) -> Worker:
 
 def open_torch(options: Options, folder: str, keep: bool = True) -> Worker:
     """A process with PyTorch whose compiled code goes to the folder, by default ``ALLOCATOR``."""
-    code = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder, "torch"))}
-    return Worker("torch", options.threads, code | (ALLOCATOR if keep else {}))
+    own = {
+        "TORCHINDUCTOR_CACHE_DIR": str(Path(folder, "torch")),
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # of the compiler, about itself
+    }
+    return Worker("torch", options.threads, own | (ALLOCATOR if keep else {}))
 
 
 def cache(folder: str) -> str:
