@@ -31,7 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    top = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="benchmarks/README.md says what is measured and how. On a GPU the same commands "
+        "apply, but none of them has been run on one yet.",
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_compare(commands)
     add_compile(commands)
