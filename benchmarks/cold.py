@@ -24,38 +24,37 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
         prepared = prepare(options, folder, say)
         names = [model.name for model in prepared.models]
         say("a fresh process with an empty cache (up to minutes)")
-        empty = first_run(options, folder, names)
+        versions, empty = first_run(options, folder, names)
         say("a fresh process with the cache that it left")
-        full = first_run(options, folder, names)
+        _, full = first_run(options, folder, names)
     return {
         "benchmark": "compile",
         "settings": settings_of(options, prepared),
         "machine": machine(),
-        "versions": {"ours": empty.pop("versions")},
+        "versions": {"ours": versions},
         "cold": empty,
-        "cached": full | {"versions": None},
+        "cached": full,
     }
 
 
-def first_run(options: Options, folder: str, names: list[str]) -> dict[str, Any]:
-    """Seconds of a process from its start to its first result, and those of compilation.
+def first_run(options: Options, folder: str, names: list[str]) -> tuple[Any, dict[str, Any]]:
+    """What ran it, with seconds of a process from start to first result, and of compilation.
 
     Compilation is the first run less the second: tracing, lowering and XLA, or reading the cache.
     """
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(open_ours(options, folder))
+        worker = stack.enter_context(open_ours(options))
         versions = worker("open", folder=folder, precision=options.precision, cache=cache(folder))
         first = worker("run", models=names, steps=STEPS)
         whole = time.perf_counter() - begin
         memory = worker("memory")
         second = worker("run", models=names, steps=STEPS)
-    return {
+    return versions, {
         "compile_seconds": first["seconds"] - second["seconds"],
         "process_seconds": whole,
         "stages": first["stages"],
         "memory": memory,
-        "versions": versions,
     }
 
 

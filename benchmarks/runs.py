@@ -161,7 +161,7 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
     options, folder, found = session.options, session.folder, {}
     opened = {"folder": folder, "precision": options.precision}
     steps = {"models": list(names), "steps": options.short}
-    with open_ours(options, folder) as worker:
+    with open_ours(options) as worker:
         worker("open", cache=cache(folder), **opened)
         worker("run", **steps)
         found["ours"] = worker("memory")

@@ -65,7 +65,7 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)
         settings = settings_of(options, prepared)
-        with open_ours(options, folder) as worker:
+        with open_ours(options) as worker:
             versions = worker(
                 "open", folder=folder, precision=options.precision, cache=cache(folder)
             )

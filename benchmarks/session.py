@@ -90,7 +90,7 @@ def open_session(
     say: Say,
 ) -> Session:
     """Starts both sides."""
-    ours = stack.enter_context(open_ours(options, folder))
+    ours = stack.enter_context(open_ours(options))
     torch = stack.enter_context(open_torch(options, folder))
     facts = {
         "ours": ours("open", folder=folder, precision=options.precision, cache=cache(folder)),
@@ -106,7 +106,7 @@ def open_session(
     return Session(options, folder, prepared, ours, torch, facts, say)
 
 
-def open_ours(options: Options, folder: str) -> Worker:
+def open_ours(options: Options) -> Worker:
     """A process with JAX."""
     return Worker("jax", options.threads)
 

@@ -388,22 +388,27 @@ def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
     """What to add to the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
     images = np.stack([one.canonical for one in seen])
     labels = _labels([one.task.source for one in seen], job.labels)
-    return np.asarray((job.attack or _together)(job, images, labels, size)) - images
+    attack = job.attack or against(job.ensemble.generators, job.config)
+    return np.asarray(attack(job, images, labels, size)) - images
 
 
-def _together(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
-    """The images protected from all generators at once, by the job's configuration."""
-    result = protect(
-        images,
-        job.ensemble.generators,
-        job.config,
-        job.seed,
-        labels=labels,
-        batch_size=size,
-        devices=devices_for(size),
-        chunk=job.chunk,
-    )
-    return np.asarray(result.images)
+def against(models: Sequence[Generator], config: Config) -> Perturb:
+    """What protects a job's images from some models at once."""
+
+    def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
+        result = protect(
+            images,
+            models,
+            config,
+            job.seed,
+            labels=labels,
+            batch_size=size,
+            devices=devices_for(size),
+            chunk=job.chunk,
+        )
+        return np.asarray(result.images)
+
+    return attack
 
 
 def devices_for(size: int) -> list[jax.Device] | None:

@@ -277,7 +277,7 @@ def run(
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
     device = jax.devices()[0] if devices is None else devices[0]
-    share = jax.tree.map(lambda a: a[: len(a) // (1 if devices is None else len(devices))], batch)
+    share = _share(batch, 1 if devices is None else len(devices))
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     program = program_for(device.platform, devices is not None)
     if devices is None:
@@ -371,6 +371,15 @@ def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
 def _fit(batch: Batch) -> Batch:
     conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
     return dataclasses.replace(batch, conditions=conditions)
+
+
+def _share(batch: Batch, devices: int) -> Batch:
+    """The shapes of what each of some devices has of a batch."""
+
+    def shape(array: Array) -> Any:
+        return jax.ShapeDtypeStruct((len(array) // devices, *array.shape[1:]), array.dtype)
+
+    return jax.tree.map(shape, batch)
 
 
 def _check_batch(

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+_COLOURS = (
+    "#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c",
+    "#ccb974", "#64b5cd", "#1b3a6b", "#f0b98d", "#2b6b3f",
+)  # fmt: skip
 _DOTS = 150
 
 
@@ -55,7 +58,7 @@ def draw_lines(
       panels: title of a panel to lines: name to [T].
       title: of the whole.
       xlabel: of every panel.
-      ylabels: one for each panel.
+      ylabels: one for each panel; that of a ``share`` shows all of 0 to 1.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -67,6 +70,8 @@ def draw_lines(
             colour = _COLOURS[number % len(_COLOURS)]
             axes.plot(values, label=label, color=colour, linestyle=style, linewidth=1.2)
         axes.set_title(name, loc="left", fontsize=10)
+        if ylabel == "share":
+            axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if lines:

@@ -139,7 +139,7 @@ def _of_figure2(record: Record) -> Iterator[Claim]:
             yield _claim(record, "Figure 2", text, quantity, within - between)
     for way, text in (
         ("w", "w raises the loss of every model to first order (Theorem 1)"),
-        ("sign(w)", "so does sign(w), which is what a step takes"),
+        ("sign(w)", "the sign that a step takes of w can be ignored (equation 27)"),
     ):
         yield _share(record, way, text)
 

@@ -6,7 +6,6 @@ A column that several tables show, the default for one, is the same column.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +75,6 @@ def paper_tables(steps: int = STEPS) -> dict[str, Table]:
       steps: T of every column but the one with more of them, which has a quarter more.
     """
     return {table.name: table for table in (_updates(steps), *_ablations(steps))}
-
-
-def distinct(tables: Iterable[Table]) -> list[Column]:
-    """The columns of some tables, each once, in order."""
-    return list(dict.fromkeys(column for table in tables for column in table.columns.values()))
 
 
 def _updates(steps: int) -> Table:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import Photo, PhotoError
 from cdmaa_jax.images.labels import LabelTable
@@ -144,13 +145,10 @@ def _settings(size: int, aligned: bool) -> dict[str, Any]:
 
 def _read_index(folder: Path, size: int, aligned: bool) -> dict[str, Crop]:
     """The crops that were made before in the same way, by name."""
-    try:
-        found = json.loads((folder / INDEX).read_text())
-        if found["settings"] != _settings(size, aligned):
-            return {}
-        return {name: Crop(path=folder / name, **entry) for name, entry in found["crops"].items()}
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: they are made again
+    found = read_record(folder / INDEX)
+    if found.get("settings") != _settings(size, aligned):
         return {}
+    return {name: Crop(path=folder / name, **entry) for name, entry in found["crops"].items()}
 
 
 def _write_index(

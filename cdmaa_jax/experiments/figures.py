@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from cdmaa_jax import photos
 from cdmaa_jax.evaluation import metrics
 from cdmaa_jax.evaluation.picture import readable
 from cdmaa_jax.experiments import charts, runner
@@ -24,14 +23,13 @@ from cdmaa_jax.experiments.gradients import (
     summarize_trace,
     trace_gradients,
 )
-from cdmaa_jax.experiments.methods import crop_images, labels_of
+from cdmaa_jax.experiments.methods import crop_images, labels_of, see_crop
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 from cdmaa_jax.experiments.statistics import rounded
 from cdmaa_jax.experiments.tables import about
 from cdmaa_jax.images import files
-from cdmaa_jax.images.squares import look, see
-from cdmaa_jax.protection import fit_views
+from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
 FORMAT = "cdmaa-jax figure"
 TRACE = "trace.npz"
@@ -58,10 +56,10 @@ def gradient_column(default: Column) -> Column:
 def work_of_trace(default: Column, study: Study) -> Work:
     """What tracing will take."""
     few, column = traced(study), gradient_column(default)
-    batches = len(_batches(few))
-    done = batches if _saved(column, few).is_file() else 0
+    total = len(_batches(few))
+    done = total if _saved(column, few).is_file() else 0
     each = 3 * cost(default, study.ensemble.generators) * study.batch
-    return Work(column.slug, batches, done, each)
+    return Work(column.slug, total, done, each)
 
 
 def measure_figure2(
@@ -128,20 +126,18 @@ def _trace(column: Column, study: Study, progress: Callable[[int], None]) -> tup
 
 
 def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:
-    """The trace of some images, padded to a whole batch."""
+    """The trace of the images of a batch; its padding left out."""
     crops = [study.crops[i] for i in rows]
-    padded = [*crops, *[crops[-1]] * (study.batch - len(crops))]
-    labels = labels_of(padded, study)
+    labels = labels_of(crops, study)
     models = fit_views(study.ensemble.generators, study.size, study.size)
-    conditions = [np.asarray(model.conditions(labels)) for model in models]
-    trace = trace_gradients(column.config, models, crop_images(padded), conditions, study.seed)
-    kept = slice(0, len(crops))
+    conditions = [conditions_of(model, labels, len(crops)) for model in models]
+    trace = trace_gradients(column.config, models, crop_images(crops), conditions, study.seed)
+    kept = padding_mask(rows)
     return Trace(trace.gram[:, kept], trace.along[:, kept], trace.along_sign[:, kept])
 
 
 def _batches(study: Study) -> list[np.ndarray]:
-    indices = np.arange(len(study.crops))
-    return [indices[i : i + study.batch] for i in range(0, len(indices), study.batch)]
+    return list(batches(len(study.crops), study.batch))
 
 
 def _saved(column: Column, study: Study) -> Any:
@@ -223,18 +219,13 @@ def _edits(study: Study, paths: Sequence[Any], rows: Sequence[int]) -> list[list
     """Of each photo what the largest generator sees, then every edit of every model."""
     from_table = labels_of([study.crops[i] for i in rows], study)
     pixels = [files.read_photo(path).pixels for path in paths]
-    size = photos.default_canonical_size(study.ensemble, aligned=True)
-    seen = [[_see(one, size)] for one in pixels]
+    seen = [[see_crop(one, study.size)] for one in pixels]
     for generator in study.ensemble.generators:
-        inputs = np.stack([_see(one, generator.image_size) for one in pixels])
+        inputs = np.stack([see_crop(one, generator.image_size) for one in pixels])
         outputs = metrics.edits(generator, inputs, generator.conditions(from_table))
         for tiles, edits in zip(seen, np.asarray(outputs), strict=True):
             tiles += list(edits)
     return seen
-
-
-def _see(pixels: np.ndarray, size: int) -> np.ndarray:
-    return see(pixels, look(pixels, aligned=True).square, size)
 
 
 def _tiles(images: Sequence[np.ndarray], losses: np.ndarray, threshold: float) -> list[Tile]:

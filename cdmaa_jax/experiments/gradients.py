@@ -24,6 +24,7 @@ from cdmaa_jax.attack.models import combine
 from cdmaa_jax.attack.regularization import REGULARIZATIONS
 from cdmaa_jax.attack.targets import Target
 from cdmaa_jax.experiments.statistics import interval, resampling, rounded
+from cdmaa_jax.protection import make_batch
 from cdmaa_jax.types import Array, Batch, Generator
 
 RATIO = "norm_ratio"
@@ -58,17 +59,11 @@ def trace_gradients(
       config: whose domains are ``uniform``.
       models: J of them.
       images: as many as are attacked at once.
-      conditions: of each model, [N,K,n] or [1,K,n].
+      conditions: of each model, [N,K,n].
       seed: of the attack's start.
     """
-    batch = Batch(
-        jnp.asarray(images),
-        tuple(
-            jnp.broadcast_to(jnp.asarray(c, jnp.float32), (len(images), *np.shape(c)[1:]))
-            for c in conditions
-        ),
-        jnp.ones(len(images), bool),
-    )
+    everyone = np.arange(len(images))
+    batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
     keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
     return Trace(*(np.asarray(array) for array in _trace(config, tuple(models), batch, keys)))
 

@@ -21,7 +21,6 @@ from cdmaa_jax.images import files
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.squares import look, see
 from cdmaa_jax.photos import Job, Perturb
-from cdmaa_jax.protection import protect
 from cdmaa_jax.search import DECADES, search_weights, weighted_config
 from cdmaa_jax.types import Generator, Labels
 from cdmaa_jax.universal import apply_universal, fit_universal
@@ -129,7 +128,12 @@ def attacked(column: Column, models: Sequence[Generator]) -> tuple[Generator, ..
 def crop_images(crops: Sequence[Crop]) -> np.ndarray:
     """Crops as the attack takes them, float32 [N,n,n,3] in [-1, 1]."""
     pixels = [read_photo(crop.path).pixels for crop in crops]
-    return np.stack([see(one, look(one, aligned=True).square, len(one)) for one in pixels])
+    return np.stack([see_crop(one, len(one)) for one in pixels])
+
+
+def see_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    """What a generator of some size sees of a crop's pixels, float32 [size,size,3] in [-1, 1]."""
+    return see(pixels, look(pixels, aligned=True).square, size)
 
 
 def labels_of(crops: Sequence[Crop], study: Study) -> Labels | None:
@@ -144,21 +148,10 @@ def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> Pertu
         return _universal(column, study)
     if column.method == SEARCHED:
         weights = tuple((facts or {})["weights"].values())
-        return _against(study.ensemble.generators, weighted_config(column.config, weights))
+        return photos.against(study.ensemble.generators, weighted_config(column.config, weights))
     if column.method == TOGETHER:
         return None
-    return _against(attacked(column, study.ensemble.generators), column.config)
-
-
-def _against(models: Sequence[Generator], config: Config) -> Perturb:
-    def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
-        result = protect(
-            images, models, config, job.seed,
-            labels=labels, batch_size=size, devices=photos.devices_for(size),
-        )  # fmt: skip
-        return np.asarray(result.images)
-
-    return attack
+    return photos.against(attacked(column, study.ensemble.generators), column.config)
 
 
 def _universal(column: Column, study: Study) -> Perturb:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-MODELS = ("stargan", "attgan", "stgan", "ugatit")
 SOURCE = "Qiu, Du, Lu 2022, doi:10.3390/fi14020046; other weights, other photos"
 
 

@@ -13,6 +13,7 @@ from cdmaa_jax.experiments import charts, claims, figures, methods, tables
 from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
 from cdmaa_jax.experiments.crops import Crop, make_crops
 from cdmaa_jax.experiments.forecast import Work
+from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
@@ -271,10 +272,7 @@ class _Lab:
         few = [crop.entry() for crop in figures.traced(self._study).crops]
         found = {}
         for name in WHAT:
-            try:
-                record = json.loads((self._request.out / f"{name}.json").read_text())
-            except (OSError, ValueError):
-                continue
+            record = read_record(self._request.out / f"{name}.json")
             ours["images"] = few if name == "figure2" else images
             if all(record.get(key) == ours[key] for key in ("images", "seed", "ensemble", "steps")):
                 found[name] = record

@@ -20,6 +20,7 @@ from cdmaa_jax import photos
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments.columns import STEPS, Column, options
 from cdmaa_jax.experiments.crops import Crop, crop_labels
+from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import PhotoError
@@ -142,7 +143,7 @@ def measure_column(
       RuntimeError: a crop could not be protected.
     """
     folder = column_folder(column, study, uses_tuning)
-    about = _read_about(folder)
+    about = read_record(folder / ABOUT)
     job = _job(column, study, folder, attack)
     start, spent = time.monotonic(), about.get("seconds", 0.0)
     about |= {"identity": identity(column, study, uses_tuning)}
@@ -210,19 +211,12 @@ def _measured(column: Column, study: Study, job: Job, about: dict[str, Any]) -> 
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """The facts in a column's folder; none if there are none."""
-    return dict(_read_about(folder).get("facts", {}))
+    return read_record(folder / ABOUT).get("facts", {})
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
     """Keeps facts in a column's folder."""
-    _write_about(folder, _read_about(folder) | {"facts": facts})
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / ABOUT).read_text()))
-    except (OSError, ValueError):
-        return {}
+    _write_about(folder, read_record(folder / ABOUT) | {"facts": facts})
 
 
 def _write_about(folder: Path, about: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import paper
 from cdmaa_jax.experiments.columns import Table
-from cdmaa_jax.experiments.crops import Crop
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.statistics import LEVEL, RESAMPLES, resampling, rounded, summarize
 
@@ -82,13 +81,6 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     lines += ["", f"Less the default ({record['headings'][record['default']]}), paired:", ""]
     lines += _markdown_table(_difference_rows(record))
     return "\n".join(lines) + "\n"
-
-
-def describe_crops(crops: Sequence[Crop]) -> str:
-    """How many photos, and in how many a face was found where one was looked for."""
-    lost = sum(crop.face is False for crop in crops)
-    text = f"{len(crops)} photos"
-    return text if not lost else f"{text}, {lost} of them without a face found (centre square)"
 
 
 def _quality(measured: Measured) -> dict[str, float | None]:

@@ -4,7 +4,8 @@ Two functions, each the transpose of the other in the images, so that gradients 
 the same two again: ``gather`` is a convolution, from large images to small, and ``scatter`` a
 transposed one. Both take the kernel as [k,k,L,S], of the large and the small images' channels.
 
-GPU and TPU get XLA's own convolutions. XLA's CPU backend is near the machine's limit only for
+GPU and TPU get XLA's own convolutions; gradients of kernels, which training alone needs, have one
+form for all. XLA's CPU backend is near the machine's limit only for
 stride 1, input channels in fours and some padding, and falls to a tenth of it elsewhere. There,
 convolutions of stride 2 become such of 2×2 blocks; where kernels are larger than images, matrix
 products; and 3×3 convolutions of many channels Winograd's.
@@ -253,9 +254,7 @@ def _add_columns(columns: Any, channels: int) -> jax.Array:
 
 def _overlap(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
     """The sum of two arrays, the second one place further along an axis."""
-    here, there = ([(0, 0)] * first.ndim for _ in range(2))
-    here[axis], there[axis] = (0, 1), (1, 0)
-    return jnp.pad(first, here) + jnp.pad(second, there)
+    return winograd.shift(first, axis, 0, 1) + winograd.shift(second, axis, 1, 0)
 
 
 def _fit(x: Any, before: int, size: Any) -> jax.Array:

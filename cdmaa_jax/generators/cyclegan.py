@@ -47,22 +47,6 @@ class Config:
         return norms.make(self.norm, self.statistics, features)
 
 
-class _ConvTranspose(layers.ConvTranspose):
-    """``ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)``.
-
-    It doubles the size: the 4×4 one with padding 1 whose last taps are zero, for which there is a
-    fast way.
-    """
-
-    def __init__(self, inputs, outputs, *, bias, rngs):
-        super().__init__(inputs, outputs, 3, 2, 1, bias=bias, rngs=rngs)
-
-    def __call__(self, x, c=None):
-        kernel = jnp.pad(self.kernel[...], [(0, 1), (0, 1), (0, 0), (0, 0)])
-        y = layers.conv_transpose2d(x, kernel, 2, 1)
-        return y if self.bias is None else y + layers.per_channel(self.bias[...])
-
-
 class _Stage(nnx.Module):
     def __init__(self, conv, norm):
         self.conv = conv
@@ -104,7 +88,9 @@ class CycleGAN(nnx.Module):
         self.blocks = nnx.List([_ResidualBlock(4 * w, config, rngs) for _ in range(config.blocks)])
         self.up = nnx.List(
             [
-                _Stage(_ConvTranspose(f, f // 2, bias=bias, rngs=rngs), norm(f // 2))
+                _Stage(
+                    layers.ConvTranspose(f, f // 2, 3, 2, 1, 1, bias=bias, rngs=rngs), norm(f // 2)
+                )
                 for f in (4 * w, 2 * w)
             ]
         )

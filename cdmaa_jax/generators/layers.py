@@ -134,13 +134,28 @@ class Conv(nnx.Module):
 
 
 class ConvTranspose(nnx.Module):
-    """``torch.nn.ConvTranspose2d`` with a square kernel; ``planes`` and tuples as in ``Conv``."""
+    """``torch.nn.ConvTranspose2d`` with a square kernel; ``planes`` and tuples as in ``Conv``.
 
-    def __init__(self, inputs, outputs, size, stride=1, padding=0, *, bias=False, planes=0, rngs):
+    With planes there is no output padding.
+    """
+
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        size,
+        stride=1,
+        padding=0,
+        output_padding=0,
+        *,
+        bias=False,
+        planes=0,
+        rngs,
+    ):
         fan_in = outputs * size * size  # PyTorch takes the fan from the axis of the outputs
         self.kernel = _uniform(rngs, (size, size, outputs, inputs + planes), fan_in)
         self.bias = _uniform(rngs, (outputs,), fan_in) if bias else None
-        self.stride, self.padding, self.planes = stride, padding, planes
+        self.numbers, self.planes = (stride, padding, output_padding), planes
 
     def __call__(self, x, c=None):
         kernel, *parts = self.kernel[...], *(x if isinstance(x, tuple) else (x,))
@@ -149,10 +164,10 @@ class ConvTranspose(nnx.Module):
         parts[-1] = jnp.pad(parts[-1], [(0, 0)] * 3 + [(0, self.planes)])
         shares = jnp.split(kernel, _joints(parts), axis=3)
         pairs = zip(parts, shares, strict=True)
-        y = sum(conv_transpose2d(part, share, self.stride, self.padding) for part, share in pairs)
+        y = sum(conv_transpose2d(part, share, *self.numbers) for part, share in pairs)
         if self.planes:
             labels = kernel[..., -self.planes :]
-            y = y + planes_conv_transpose2d(c, labels, shape, self.stride, self.padding)
+            y = y + planes_conv_transpose2d(c, labels, shape, *self.numbers[:2])
         return y if self.bias is None else y + per_channel(self.bias[...])
 
 

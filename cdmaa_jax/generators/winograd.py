@@ -136,9 +136,9 @@ def _from_overlapping_tiles(spectrum: jax.Array, matrix: np.ndarray, tile: int) 
 
     def along(taps: jax.Array, axis: int) -> jax.Array:
         parts = [_combine(row, list(taps)) for row in matrix]
-        own = [_shift(part, axis, 0, 1) for part in parts[:tile]]
+        own = [shift(part, axis, 0, 1) for part in parts[:tile]]
         for i, part in enumerate(parts[tile:]):
-            own[i] = own[i] + _shift(part, axis, 1, 0)  # reaches into the next tile
+            own[i] = own[i] + shift(part, axis, 1, 0)  # reaches into the next tile
         stacked = jnp.stack(own, axis + 1)
         return stacked.reshape(*taps.shape[1 : axis + 1], -1, *taps.shape[axis + 2 :])
 
@@ -175,7 +175,8 @@ def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
     return functools.reduce(lambda a, b: a + b, products)
 
 
-def _shift(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
+def shift(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
+    """An array with so many zeros before and after it along an axis."""
     widths = [(0, 0, 0)] * x.ndim
     widths[axis] = (before, after, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), widths)

@@ -13,6 +13,7 @@ from cdmaa_jax.experiments.gradients import (
     summarize_trace,
     trace_gradients,
 )
+from cdmaa_jax.protection import conditions_of
 from tests.attack.toys import photos, quick_start, toy, toy_batch
 
 CONFIG = Config(steps=3)
@@ -26,7 +27,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def trace(models):
-    conditions = [model.conditions(None) for model in models]
+    conditions = [conditions_of(model, None, 2) for model in models]
     return trace_gradients(CONFIG, models, photos(2), conditions, seed=5)
 
 

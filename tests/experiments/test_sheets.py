@@ -1,0 +1,52 @@
+"""Pictures: that what they should show is in them."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from cdmaa_jax.experiments import charts
+from cdmaa_jax.experiments.sheets import _HELD, Row, Tile, draw_sheet
+
+
+def decode(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def grey(level):
+    return np.full((8, 8, 3), level / 127.5 - 1, np.float32)
+
+
+def sheet(*captions, holds=False):
+    tiles = [Tile(grey(40 * (i + 1)), caption, holds) for i, caption in enumerate(captions)]
+    return decode(draw_sheet(["a"] * len(tiles), ["x"] * len(tiles), [Row("row", tiles)]))
+
+
+def test_a_sheet_has_a_tile_for_each_picture():
+    pixels = sheet("L 0.1", "L 0.2", "L 0.3")
+    for level in (40, 80, 120):
+        assert (pixels == level).all(-1).sum() >= 96 * 96
+
+
+def test_edits_that_hold_are_red():
+    assert not (sheet("L 0.1") == _HELD).all(-1).any()
+    assert (sheet("L 0.1", holds=True) == _HELD).all(-1).any()
+
+
+def test_long_titles_are_broken_and_long_names_made_smaller():
+    tile = Tile(grey(40), "a caption that is much too long for its tile")
+    title = "logarithmic gradient regularization of a long name"
+    picture = decode(
+        draw_sheet(["uniform"], ["a domain of a very long name"], [Row(title, [tile])])
+    )
+    assert picture.shape[1] == 150 + 96 + 6 + 40
+
+
+def test_lines_and_panels_without_any():
+    png = charts.draw_lines(
+        {"a": {"one": np.arange(4), "two": [0, 1]}, "b": {}, "c": {"three": [1]}},
+        "title",
+        "step",
+        ("y", "y", "y"),
+    )
+    assert len(np.unique(decode(png).reshape(-1, 3), axis=0)) > 10
