@@ -223,15 +223,17 @@ def _fold(kernel: Any) -> jax.Array:
 
 
 def _space_to_depth(x: Any) -> jax.Array:
+    """Blocks of 2×2 pixels of x [B,H,W,C] as channels: [B,H/2,W/2,4C]. Rows stay whole."""
     b, h, w, c = x.shape
-    blocks = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return blocks.reshape(b, h // 2, w // 2, 4 * c)
+    pairs = x.reshape(b, h // 2, 2, w // 2, 2 * c)
+    return jnp.concatenate([pairs[:, :, 0], pairs[:, :, 1]], axis=3)
 
 
 def _depth_to_space(x: Any) -> jax.Array:
+    """The transpose: x [B,h,w,4C] to [B,2h,2w,C]."""
     b, h, w, c = x.shape
-    blocks = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return blocks.reshape(b, 2 * h, 2 * w, c // 4)
+    rows = jnp.stack([x[..., : c // 2], x[..., c // 2 :]], axis=2)
+    return rows.reshape(b, 2 * h, 2 * w, c // 4)
 
 
 def _columns(x: Any) -> jax.Array:

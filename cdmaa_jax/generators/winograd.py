@@ -72,7 +72,7 @@ def transform_kernel(kernel: Any, tile: int) -> jax.Array:
     """A kernel [k,k,I,O] at the n² points, [n²,I,O]."""
     matrix = transforms(tile, len(kernel)).kernel
     rows = jnp.stack([_combine(row, list(kernel)) for row in matrix])
-    columns = list(lax.optimization_barrier(rows).swapaxes(0, 1))
+    columns = _slices(lax.optimization_barrier(rows), 1)
     points = jnp.stack([_combine(row, columns) for row in matrix], axis=1)
     return points.reshape(-1, *kernel.shape[2:])
 
@@ -134,16 +134,15 @@ def _on_overlapping_tiles(
 def _from_overlapping_tiles(spectrum: jax.Array, matrix: np.ndarray, tile: int) -> jax.Array:
     """The transpose: tiles [n,n,B,rows,columns,C] added where they overlap, [B,H,W,C]."""
 
-    def along(taps: jax.Array, axis: int) -> jax.Array:
-        parts = [_combine(row, list(taps)) for row in matrix]
+    def along(taps: Sequence[jax.Array], axis: int) -> jax.Array:
+        parts = [_combine(row, taps) for row in matrix]
         own = [shift(part, axis, 0, 1) for part in parts[:tile]]
         for i, part in enumerate(parts[tile:]):
             own[i] = own[i] + shift(part, axis, 1, 0)  # reaches into the next tile
-        stacked = jnp.stack(own, axis + 1)
-        return stacked.reshape(*taps.shape[1 : axis + 1], -1, *taps.shape[axis + 2 :])
+        return _interleave(own, axis)
 
-    columns = along(spectrum.swapaxes(0, 1), 3)
-    return along(lax.optimization_barrier(columns), 1)
+    columns = along(_slices(spectrum, 1), 3)
+    return along(_slices(lax.optimization_barrier(columns), 0), 1)
 
 
 def _on_tiles(y: jax.Array, matrix: np.ndarray) -> jax.Array:
@@ -160,12 +159,22 @@ def _on_tiles(y: jax.Array, matrix: np.ndarray) -> jax.Array:
 def _from_tiles(spectrum: jax.Array, matrix: np.ndarray) -> jax.Array:
     """The transpose: Aᵀ m A of every tile, [n,n,B,rows,columns,C] to [B,H,W,C]."""
 
-    def along(taps: jax.Array, axis: int) -> jax.Array:
-        stacked = jnp.stack([_combine(column, list(taps)) for column in matrix.T], axis + 1)
-        return stacked.reshape(*taps.shape[1 : axis + 1], -1, *taps.shape[axis + 2 :])
+    def along(taps: Sequence[jax.Array], axis: int) -> jax.Array:
+        return _interleave([_combine(column, taps) for column in matrix.T], axis)
 
-    columns = along(spectrum.swapaxes(0, 1), 3)
-    return along(lax.optimization_barrier(columns), 1)
+    columns = along(_slices(spectrum, 1), 3)
+    return along(_slices(lax.optimization_barrier(columns), 0), 1)
+
+
+def _slices(x: jax.Array, axis: int) -> list[jax.Array]:
+    """An array's slices along an axis, without it; no transposed copy is made, as by swapping."""
+    return [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
+
+
+def _interleave(parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    """One array of what alternates along an axis."""
+    shape = parts[0].shape
+    return jnp.stack(parts, axis + 1).reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
 def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
