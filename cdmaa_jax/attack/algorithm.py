@@ -33,6 +33,8 @@ from cdmaa_jax.attack.targets import Target, as_tuple, fit_conditions, make_targ
 from cdmaa_jax.attack.updates import ApgdState, make_update
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
+_BELOW = -2.0  # less than any pixel
+
 
 class State(NamedTuple):
     """What an attack carries from step to step.
@@ -216,10 +218,21 @@ def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
         return evaluate(config.loss, Target(model, *target), images, keys, state.time)
 
     rows = zip(batch.conditions, state.references, state.weights, strict=True)
-    return [
-        in_chunks(functools.partial(at_once, model), chunk, (state.images, keys, *row))
-        for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True)
-    ]
+    images, evaluations = state.images, []
+    for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
+        evaluate_one = functools.partial(at_once, model)
+        evaluations.append(in_chunks(evaluate_one, chunk, (images, keys, *row)))
+        images = _after(evaluations[-1].gradient, images)
+    return evaluations
+
+
+def _after(gradient: Array, images: Array) -> Array:
+    """The images, but computed after a gradient of their shape; NaN where that is.
+
+    So the models take turns, and what one keeps for its gradient is freed before the next begins.
+    Nothing weaker lasts until XLA orders a program, which then might hold all of it at once.
+    """
+    return jnp.maximum(images, jnp.minimum(gradient, _BELOW))
 
 
 def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdmaa_jax.attack import Config, memory, run
+from cdmaa_jax.attack import Config, algorithm, memory, run
+from cdmaa_jax.attack.numbers import numbers_of, structure_of
+from cdmaa_jax.generators import registry
 from tests.attack.toys import photos, toy, toy_batch
 
 CPU = jax.devices("cpu")[0]
@@ -99,3 +101,29 @@ def test_a_plan_is_kept_whatever_becomes_free(monkeypatch):
     before = plan(needed.of((2, 2)) / memory.SHARE, monkeypatch=monkeypatch)
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**40)
     assert memory.plan_chunks("mse", ensemble, batch, CPU, None) == before == (2, 2)
+
+
+@pytest.mark.slow
+def test_models_take_turns_in_memory():
+    """The four official generators at once need little more memory than the largest alone."""
+    ensemble = [official(name) for name in ("stargan", "attgan", "stgan", "ugatit")]
+    alone = [working_memory([model]) for model in ensemble]
+    assert working_memory(ensemble) < 1.25 * max(alone)
+
+
+def official(name):
+    """A generator of the official widths; its parameters are zero."""
+    config = registry.architecture(name).config()
+    _, shapes = registry.graph_of(name, config)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return registry.make_generator(name, config, zeros)
+
+
+def working_memory(ensemble):
+    """Bytes that the compiled attack on one photo takes beside its arguments and results."""
+    batch = toy_batch(photos(1, 128), ensemble)
+    config, keys = Config(steps=2), jax.random.key(0)[None]
+    numbers = numbers_of(config, jnp.float32, len(ensemble))
+    program = algorithm.program_for("cpu", False)
+    lowered = program.lower(structure_of(config), tuple(ensemble), batch, keys, numbers)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
