@@ -102,11 +102,18 @@ class Runs:
         return tried and left < 2 * self._compiling + 0.4 * self._session.options.seconds
 
     def _sample(self, name: str) -> None:
+        """One timed run of a variant, two of ours; after one that is not timed.
+
+        A process that has waited runs slower at first, which the difference of a short and a long
+        run would turn into a step that takes less than it does.
+        """
         options, samples = self._session.options, self.samples[name]
         if name != "ours":
+            self._torch(name, options.short)
             reply = self._torch(name)
             samples.add_direct(reply["init"], reply["steps"], options.long)
             return
+        self._ours(options.short)
         short, long = self._ours(options.short), self._ours(options.long)
         samples.add_pair((options.short, short["seconds"]), (options.long, long["seconds"]))
 
@@ -126,8 +133,8 @@ class Runs:
     def _ours(self, steps: int) -> Any:
         return self._session.ours("run", models=self._names, steps=steps)
 
-    def _torch(self, variant: str) -> Any:
-        steps = self._session.options.long
+    def _torch(self, variant: str, steps: int | None = None) -> Any:
+        steps = steps or self._session.options.long
         return self._session.torch("run", models=self._names, steps=steps, variant=variant)
 
 
