@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from flax import nnx
 from jax import lax
 
 from cdmaa_jax.generators.convolutions import gather, scatter
+from cdmaa_jax.generators.sharing import meet
 
 EPSILON = 1e-5
 
@@ -128,8 +130,8 @@ class Conv(nnx.Module):
             kernel = kernel[:, :, : -self.planes]
         shares = jnp.split(kernel, _joints(parts), axis=2)
         pairs = zip(parts, shares, strict=True)
-        y = sum(conv2d(part, share, self.stride, self.padding) for part, share in pairs)
-        y = y + labels if self.planes else y
+        terms = [conv2d(part, share, self.stride, self.padding) for part, share in pairs]
+        y = _add([*terms, labels] if self.planes else terms)
         return y if self.bias is None else y + per_channel(self.bias[...])
 
 
@@ -164,10 +166,11 @@ class ConvTranspose(nnx.Module):
         parts[-1] = jnp.pad(parts[-1], [(0, 0)] * 3 + [(0, self.planes)])
         shares = jnp.split(kernel, _joints(parts), axis=3)
         pairs = zip(parts, shares, strict=True)
-        y = sum(conv_transpose2d(part, share, *self.numbers) for part, share in pairs)
+        terms = [conv_transpose2d(part, share, *self.numbers) for part, share in pairs]
         if self.planes:
             labels = kernel[..., -self.planes :]
-            y = y + planes_conv_transpose2d(c, labels, shape, *self.numbers[:2])
+            terms.append(planes_conv_transpose2d(c, labels, shape, *self.numbers[:2]))
+        y = _add(terms)
         return y if self.bias is None else y + per_channel(self.bias[...])
 
 
@@ -248,6 +251,11 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
 def _joints(parts: Any) -> list[int]:
     """Where the channels of joined parts meet."""
     return list(itertools.accumulate(part.shape[-1] for part in parts))[:-1]
+
+
+def _add(terms: Sequence[Any]) -> jax.Array:
+    """The sum of terms, some of which the domains may share."""
+    return functools.reduce(lambda a, b: meet(a, b) + meet(b, a), terms)
 
 
 def _separable(kernel: Any, rows: Any, columns: Any, subscripts: str) -> jax.Array:

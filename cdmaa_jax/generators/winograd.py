@@ -71,10 +71,9 @@ def _product_of_roots(roots: Sequence[Fraction]) -> np.ndarray:
 def transform_kernel(kernel: Any, tile: int) -> jax.Array:
     """A kernel [k,k,I,O] at the n² points, [n²,I,O]."""
     matrix = transforms(tile, len(kernel)).kernel
-    rows = jnp.stack([_combine(row, list(kernel)) for row in matrix])
-    columns = _slices(lax.optimization_barrier(rows), 1)
-    points = jnp.stack([_combine(row, columns) for row in matrix], axis=1)
-    return points.reshape(-1, *kernel.shape[2:])
+    taps = kernel.reshape(-1, *kernel.shape[2:])
+    both = jnp.asarray(np.kron(matrix, matrix), kernel.dtype)  # of rows and of columns at once
+    return jnp.einsum("pt,tio->pio", both, taps, precision=lax.Precision.HIGHEST)
 
 
 def convolve(x: Any, kernel: Any, padding: int, tile: int) -> jax.Array:
