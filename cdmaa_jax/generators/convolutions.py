@@ -14,6 +14,7 @@ products; and 3×3 convolutions of many channels Winograd's.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +27,9 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
 _FEW_CHANNELS = 16
 _LARGE_TILES = 96  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
+_MANY_TILES = 256  # of one image, from which on a product of its own does not cost more
+_CACHED_VALUES = 12 * 2**20  # of all tiles, from which on they leave a CPU's caches
+_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -131,7 +135,8 @@ def _gather_on_cpu(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
     sides = [(n + 2 * padding - taps) // stride + 1 for n in x.shape[1:3]]
     if stride == 1:
         if tile := _tile(kernel, len(x), sides):
-            return winograd.convolve(x, kernel, padding, tile)
+            plain = functools.partial(winograd.convolve, kernel=kernel, padding=padding, tile=tile)
+            return _in_caches(plain, x, kernel, sides)
         return _direct(x, kernel, padding)
     if stride != 2:
         return _plain(x, kernel, stride, padding)
@@ -139,10 +144,13 @@ def _gather_on_cpu(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
         x = _columns(_fit(x, padding, [2 * n + 2 for n in sides]))
         return x @ kernel.reshape(-1, small)
     folded = _fold(kernel)
-    x = _space_to_depth(_fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
-    if _pays_on_blocks(folded, sides):
-        return winograd.convolve(x, folded, 0, 4)
-    return _direct(x, folded, 0)
+    form = _on_blocks if _pays_on_blocks(folded, sides, _BLOCK_CHANNELS) else _direct
+
+    def convolve(x: Any) -> jax.Array:
+        x = _fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides])
+        return form(_space_to_depth(x), folded, 0)
+
+    return convolve(x) if form is _direct else _in_caches(convolve, x, folded, sides)
 
 
 def _scatter_on_cpu(
@@ -151,7 +159,10 @@ def _scatter_on_cpu(
     taps, (large, small) = kernel.shape[0], kernel.shape[2:]
     if stride == 1 and padding < taps:
         if tile := _tile(kernel, len(y), y.shape[1:3]):
-            return winograd.convolve_transposed(y, kernel, padding, tile)
+            convolve = functools.partial(
+                winograd.convolve_transposed, kernel=kernel, padding=padding, tile=tile
+            )
+            return _in_caches(convolve, y, kernel, y.shape[1:3])
         return _direct(y, _turn(kernel), taps - 1 - padding)
     if stride != 2:
         return _plain_transposed(y, kernel, stride, padding, size)
@@ -159,7 +170,7 @@ def _scatter_on_cpu(
         columns = lax.dot_general(y, kernel.reshape(-1, small), (((3,), (1,)), ((), ())))
         return _fit(_add_columns(columns, large), -padding, size)
     folded = _fold(kernel)
-    if _pays_on_blocks(folded, y.shape[1:3]):
+    if _pays_on_blocks(folded, y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED):
         blocks = winograd.convolve_transposed(y, folded, 0, 4)
     else:
         blocks = _direct(y, _turn(folded), folded.shape[0] - 1)
@@ -175,9 +186,26 @@ def _tile(kernel: Any, count: int, sides: Any) -> int:
     return 4 if tiles >= _LARGE_TILES else 2
 
 
-def _pays_on_blocks(folded: Any, sides: Any) -> bool:
-    """Whether Winograd's form pays for a convolution of 2×2 blocks."""
-    return len(folded) == 2 and min(folded.shape[2:]) >= 256 and min(sides) >= 12
+def _pays_on_blocks(folded: Any, sides: Any, channels: int) -> bool:
+    """Whether Winograd's form pays for a convolution of 2×2 blocks, from so many channels on."""
+    return len(folded) == 2 and min(folded.shape[2:]) >= channels and min(sides) >= 12
+
+
+def _on_blocks(x: Any, folded: Any, padding: int) -> jax.Array:
+    return winograd.convolve(x, folded, padding, 4)
+
+
+def _in_caches(convolve: Callable[[Any], jax.Array], x: Any, kernel: Any, sides: Any) -> jax.Array:
+    """A convolution of x [B,...] in Winograd's form to or from small images of some sides.
+
+    One image after the other, where the tiles of all would leave the caches and those of one are
+    enough to keep a matrix product busy.
+    """
+    tiles = -(-sides[0] // 4) * -(-sides[1] // 4)
+    values = len(x) * tiles * (len(kernel) + 3) ** 2 * sum(kernel.shape[2:])
+    if len(x) == 1 or tiles < _MANY_TILES or values < _CACHED_VALUES:
+        return convolve(x)
+    return lax.map(lambda image: convolve(image[None])[0], x)
 
 
 def _is_kernel_larger(sides: Any, channels: int) -> bool:

@@ -23,9 +23,10 @@ SHAPES = [  # height, width, large and small channels, taps, stride, padding
     (10, 10, 3, 4, 3, 2, 0),
     (7, 7, 2, 3, 3, 3, 1),
     (4, 5, 64, 64, 3, 1, 1),  # Winograd's, tiles of 2
+    (24, 26, 32, 128, 4, 2, 1),  # Winograd's on blocks, one way
     (12, 13, 64, 68, 3, 1, 1),  # tiles of 4
     (14, 16, 64, 64, 3, 1, 0),
-    (26, 24, 64, 256, 4, 2, 1),  # Winograd's on blocks
+    (26, 24, 64, 256, 4, 2, 1),  # Winograd's on blocks, both ways
 ]
 
 
@@ -88,7 +89,7 @@ def test_scatter_has_its_own_gradients(shape):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("shape", SHAPES[-4:], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[-5:], ids=str)
 def test_float32_rounds_little_more_than_a_plain_convolution(shape):
     stride, padding = shape[-2:]
     with jax.enable_x64(True):
@@ -99,6 +100,24 @@ def test_float32_rounds_little_more_than_a_plain_convolution(shape):
         error = jnp.abs(ours.astype(jnp.float64) - exact).max() / jnp.abs(exact).max()
     assert ours.dtype == jnp.float32
     assert float(error) < 4e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES[-5:], ids=str)
+def test_one_image_after_the_other_is_the_same(shape, monkeypatch):
+    stride, padding = shape[-2:]
+    with jax.enable_x64(True):
+        x, kernel = images_and_kernel(shape)
+
+        def both(x):
+            value, pull = jax.vjp(lambda x: convolutions.gather(x, kernel, stride, padding), x)
+            return value, pull(value)[0]
+
+        together = both(x)
+        monkeypatch.setattr(convolutions, "_CACHED_VALUES", 0)
+        monkeypatch.setattr(convolutions, "_MANY_TILES", 1)
+        assert "scan" in str(jax.make_jaxpr(both)(x))
+        for a, b in zip(both(x), together, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
 def test_second_derivatives():
