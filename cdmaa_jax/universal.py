@@ -18,7 +18,7 @@ import numpy as np
 
 from cdmaa_jax.attack import Config, run
 from cdmaa_jax.attack.algorithm import Carried, Info, advance, begin, box
-from cdmaa_jax.attack.compilation import compiler_options
+from cdmaa_jax.attack.compilation import call, compiler_options
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.protection import (
@@ -150,7 +150,9 @@ def _fit_in_turn(
     chunks = plan_chunks(config.loss, models, take(deck[0]), device, None)
     step = step_program(device.platform)
     for done, rows in enumerate(deck, start=1):
-        carried, info = step(structure, models, take(rows), keys, numbers, carried, chunks=chunks)
+        carried, info = call(
+            step, structure, models, take(rows), keys, numbers, carried, chunks=chunks
+        )
         told.append(jax.device_get(info))
         if progress is not None:
             progress(done, config.steps)

@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cdmaa_jax.attack.compilation import compiler_options
+from cdmaa_jax.attack.compilation import call, compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
 from cdmaa_jax.attack.losses import LOSSES
@@ -294,11 +294,11 @@ def run(
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     program = program_for(device.platform, devices is not None)
     if devices is None:
-        return program(config, models, batch, keys, numbers, chunks=chunks)
+        return call(program, config, models, batch, keys, numbers, chunks=chunks)
     mesh = Mesh(np.asarray(devices), ("batch",))
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return program(config, mesh, models, batch, keys, numbers, chunks)
+    return call(program, config, mesh, models, batch, keys, numbers, chunks)
 
 
 def attack_batch(
