@@ -10,9 +10,13 @@ from typing import Any
 
 import jax
 
-_ON_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+_ON_CPU = {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_backend_optimization_level": "1",
+}
 """By default XLA starts early what can run side by side; two convolutions cannot, and what they are
-prepared with then waits in memory: an attack takes twice as much, and no less time."""
+prepared with then waits in memory: an attack takes twice as much, and no less time. LLVM's higher
+levels compile a fifth longer for loops that wait for memory at any level."""
 
 
 @functools.cache

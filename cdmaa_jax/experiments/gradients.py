@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from cdmaa_jax.attack.algorithm import State, build
+from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import each_domain
 from cdmaa_jax.attack.models import combine
@@ -65,7 +66,8 @@ def trace_gradients(
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
     keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
-    return Trace(*(np.asarray(array) for array in _trace(config, tuple(models), batch, keys)))
+    trace = _program(jax.devices()[0].platform)
+    return Trace(*(np.asarray(array) for array in trace(config, tuple(models), batch, keys)))
 
 
 def join(traces: Sequence[Trace]) -> Trace:
@@ -157,7 +159,12 @@ def _summarizer(trace: Trace, seed: int) -> Callable[[np.ndarray], dict[str, Any
     return summary
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.cache
+def _program(platform: str) -> Callable[..., tuple[Array, ...]]:
+    """``_trace``, compiled for a platform."""
+    return jax.jit(_trace, static_argnames="config", compiler_options=compiler_options(platform))
+
+
 def _trace(
     config: Config, models: tuple[Generator, ...], batch: Batch, keys: Array
 ) -> tuple[Array, ...]:

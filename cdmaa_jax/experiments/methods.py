@@ -151,7 +151,20 @@ def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> Pertu
         return photos.against(study.ensemble.generators, weighted_config(column.config, weights))
     if column.method == TOGETHER:
         return None
+    if column.method == ALONE and len(study.crops) < FEW:
+        config = _alone_among(study.ensemble.generators, column)
+        return photos.against(study.ensemble.generators, config)
     return photos.against(attacked(column, study.ensemble.generators), column.config)
+
+
+def _alone_among(models: Sequence[Generator], column: Column) -> Config:
+    """The attack on one model, as one on all with no weight on the others.
+
+    It takes as much longer as there are more models, but shares the default's program: for few
+    photos to compile one for each model takes longer still.
+    """
+    weights = tuple(float(model.name == column.model) for model in models)
+    return weighted_config(column.config, weights)
 
 
 def _universal(column: Column, study: Study) -> Perturb:

@@ -10,7 +10,7 @@ from PIL import Image
 from cdmaa_jax import photos
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.evaluation import metrics
-from cdmaa_jax.experiments import paper
+from cdmaa_jax.experiments import methods, paper
 from cdmaa_jax.experiments.columns import Column, options, paper_tables
 from cdmaa_jax.experiments.crops import make_crops
 from cdmaa_jax.experiments.methods import PERTURBATION, attacked, measure, related_table
@@ -376,6 +376,16 @@ def test_the_related_methods_attack_what_they_should(ensemble):
     )  # fmt: skip
     encoderless = [dataclasses.replace(model, encode=None) for model in models]
     assert "latent" not in related_table(encoderless).columns
+
+
+def test_few_photos_are_attacked_alone_as_many_would_be(study, tmp_path, monkeypatch):
+    column = related_table(study.ensemble.generators, steps=3).columns["alone-ugatit"]
+    found = []
+    for few in (0, 10):
+        monkeypatch.setattr(methods, "FEW", few)
+        found.append(measure(column, dataclasses.replace(study, out=tmp_path / str(few))))
+    for name in found[0].losses:
+        np.testing.assert_allclose(found[1].losses[name], found[0].losses[name], rtol=0.02)
 
 
 def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_path):
