@@ -60,4 +60,4 @@ def release_memory() -> None:
 def _signature(tree: Any) -> tuple[Any, ...]:
     """What of a program's arguments it is compiled for."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, *((x.shape, x.dtype) if hasattr(x, "shape") else x for x in leaves)
+    return structure, *((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)
