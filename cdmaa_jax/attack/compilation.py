@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import sys
+import os
 from typing import Any
 
 import jax
@@ -52,7 +52,7 @@ def call(program: Any, *arguments: Any, **options: Any) -> Any:
 def release_memory() -> None:
     """Gives freed memory back to the system, which glibc's allocator does not by itself."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
 
