@@ -233,8 +233,6 @@ def test_a_wrong_weight_stops_the_comparison(here, monkeypatch, capsys):
 
 def test_what_is_not_a_number_does_not_agree():
     assert runs.differences([[[1.0, 2.0]]], [[[1.0, 2.002]]]) == [pytest.approx(1e-3, rel=1e-2)]
-    first, later = runs.differences([[[1.0], [2.0]]] * 2, [[[1.0], [2.02]]] * 2)  # two photos
-    assert first == pytest.approx(0.02 / 2.02) and later == pytest.approx(0.02 / 3.02)
     with pytest.raises(BenchmarkError):
         runs.check("eager", [0.0, float("nan")], "float32")
     runs.check("eager", [0.0, 0.0, 1.0], "float32")  # later steps may differ

@@ -38,7 +38,7 @@ def call(program: Any, *arguments: Any, **options: Any) -> Any:
     """``program(*arguments, **options)`` of a jitted function.
 
     Where it has yet to be compiled for them, that is done first, and the memory that compilation
-    has freed goes back to the system before the program takes its own: a third of the peak.
+    has freed goes back to the system before the program takes its own: a fifth of the peak.
     """
     key = (program, *_signature((arguments, options)))
     if key not in _READY:

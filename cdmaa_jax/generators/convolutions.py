@@ -29,7 +29,7 @@ _FEW_CHANNELS = 16
 _LARGE_TILES = 96  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
 _MANY_TILES = 256  # of one image, from which on a product of its own does not cost more
 _CACHED_VALUES = 12 * 2**20  # of all tiles, from which on they leave a CPU's caches
-_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256
+_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks pay
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
