@@ -31,6 +31,7 @@ from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
 from cdmaa_jax.attack.targets import Target, as_tuple, fit_conditions, make_target
 from cdmaa_jax.attack.updates import ApgdState, make_update
+from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
 _BELOW = -2.0  # less than any pixel
@@ -312,8 +313,10 @@ def attack_batch(
 ) -> Result:
     """``run`` without its checks and its compilation: a pure function, to trace."""
     attack = build(config, ensemble, batch, numbers, axis, chunks)
+    with once():
+        start = attack.init(keys)
     state, info = lax.scan(
-        lambda state, _: attack.step(state), attack.init(keys), length=config.resolve().steps
+        lambda state, _: attack.step(state), start, length=config.resolve().steps
     )
     state = attack.finish(state)
     shared = None if state.perturbation is None else state.perturbation[0]

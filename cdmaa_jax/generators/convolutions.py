@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cdmaa_jax.generators import winograd
+from cdmaa_jax.tracing import is_once
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
@@ -35,8 +36,8 @@ _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks p
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
     """``torch.nn.functional.conv2d`` of x [B,H,W,L] with a kernel [k,k,L,S]."""
-    options = {"stride": stride, "padding": padding}
-    return _on_backend(_gather_on_cpu, _plain, options)(x, kernel)
+    options = (("stride", stride), ("padding", padding))
+    return _on_backend(_gather_on_cpu, _plain, options, is_once())(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -45,8 +46,8 @@ def scatter(y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int
 
     The transpose of ``gather`` from images of ``size`` pixels to such of h × w.
     """
-    options = {"stride": stride, "padding": padding, "size": size}
-    return _on_backend(_scatter_on_cpu, _plain_transposed, options)(y, kernel)
+    options = (("stride", stride), ("padding", padding), ("size", size))
+    return _on_backend(_scatter_on_cpu, _plain_transposed, options, is_once())(y, kernel)
 
 
 def _gather_forward(x, kernel, stride, padding):
@@ -73,12 +74,18 @@ gather.defvjp(_gather_forward, _gather_backward)
 scatter.defvjp(_scatter_forward, _scatter_backward)
 
 
-def _on_backend(on_cpu: Any, elsewhere: Any, options: Any) -> Any:
+@functools.cache
+def _on_backend(
+    on_cpu: Any, elsewhere: Any, options: tuple[tuple[str, Any], ...], computed_once: bool
+) -> Any:
     """The function of images and kernel for the backend; what it is mapped over joins the batch.
 
-    So the choice of a form knows how many images there are, and nothing is transposed.
+    So the choice of a form knows how many images there are, and nothing is transposed. It is the
+    same function for the same options and jitted, so that what layers have in common is traced
+    once.
     """
-    on_cpu, elsewhere = (functools.partial(f, **options) for f in (on_cpu, elsewhere))
+    on_cpu = jax.jit(functools.partial(on_cpu, **dict(options), computed_once=computed_once))
+    elsewhere = jax.jit(functools.partial(elsewhere, **dict(options)))
 
     @jax.custom_batching.custom_vmap
     def convolve(images: Any, kernel: Any) -> jax.Array:
@@ -130,13 +137,16 @@ def _plain_transposed(
     return jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), large)(y)[0]
 
 
-def _gather_on_cpu(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
+def _gather_on_cpu(
+    x: Any, kernel: Any, stride: int, padding: int, computed_once: bool
+) -> jax.Array:
     taps, small = kernel.shape[0], kernel.shape[3]
     sides = [(n + 2 * padding - taps) // stride + 1 for n in x.shape[1:3]]
     if stride == 1:
-        if tile := _tile(kernel, len(x), sides):
+        tile = _tile(kernel, len(x), sides)
+        if tile and not computed_once:
             plain = functools.partial(winograd.convolve, kernel=kernel, padding=padding, tile=tile)
-            return _in_caches(plain, x, kernel, sides)
+            return _in_caches(plain, x, kernel, tile, sides)
         return _direct(x, kernel, padding)
     if stride != 2:
         return _plain(x, kernel, stride, padding)
@@ -144,25 +154,30 @@ def _gather_on_cpu(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
         x = _columns(_fit(x, padding, [2 * n + 2 for n in sides]))
         return x @ kernel.reshape(-1, small)
     folded = _fold(kernel)
-    form = _on_blocks if _pays_on_blocks(folded, sides, _BLOCK_CHANNELS) else _direct
 
-    def convolve(x: Any) -> jax.Array:
-        x = _fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides])
-        return form(_space_to_depth(x), folded, 0)
+    def blocks(x: Any) -> jax.Array:
+        return _space_to_depth(_fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
 
-    return convolve(x) if form is _direct else _in_caches(convolve, x, folded, sides)
+    if computed_once or not _pays_on_blocks(folded, sides, _BLOCK_CHANNELS):
+        return _direct(blocks(x), folded, 0)
+
+    def convolve(x: Any, points: Any) -> jax.Array:
+        return winograd.convolve(blocks(x), folded, 0, 4, points)
+
+    return _in_caches(convolve, x, folded, 4, sides)
 
 
 def _scatter_on_cpu(
-    y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]
+    y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int], computed_once: bool
 ) -> jax.Array:
     taps, (large, small) = kernel.shape[0], kernel.shape[2:]
     if stride == 1 and padding < taps:
-        if tile := _tile(kernel, len(y), y.shape[1:3]):
+        tile = _tile(kernel, len(y), y.shape[1:3])
+        if tile and not computed_once:
             convolve = functools.partial(
                 winograd.convolve_transposed, kernel=kernel, padding=padding, tile=tile
             )
-            return _in_caches(convolve, y, kernel, y.shape[1:3])
+            return _in_caches(convolve, y, kernel, tile, y.shape[1:3])
         return _direct(y, _turn(kernel), taps - 1 - padding)
     if stride != 2:
         return _plain_transposed(y, kernel, stride, padding, size)
@@ -170,7 +185,7 @@ def _scatter_on_cpu(
         columns = lax.dot_general(y, kernel.reshape(-1, small), (((3,), (1,)), ((), ())))
         return _fit(_add_columns(columns, large), -padding, size)
     folded = _fold(kernel)
-    if _pays_on_blocks(folded, y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED):
+    if _pays_on_blocks(folded, y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED) and not computed_once:
         blocks = winograd.convolve_transposed(y, folded, 0, 4)
     else:
         blocks = _direct(y, _turn(folded), folded.shape[0] - 1)
@@ -191,12 +206,10 @@ def _pays_on_blocks(folded: Any, sides: Any, channels: int) -> bool:
     return len(folded) == 2 and min(folded.shape[2:]) >= channels and min(sides) >= 12
 
 
-def _on_blocks(x: Any, folded: Any, padding: int) -> jax.Array:
-    return winograd.convolve(x, folded, padding, 4)
-
-
-def _in_caches(convolve: Callable[[Any], jax.Array], x: Any, kernel: Any, sides: Any) -> jax.Array:
-    """A convolution of x [B,...] in Winograd's form to or from small images of some sides.
+def _in_caches(
+    convolve: Callable[..., jax.Array], x: Any, kernel: Any, tile: int, sides: Any
+) -> jax.Array:
+    """``convolve(x, points=…)`` of x [B,...], in Winograd's form to or from small images of a size.
 
     One image after the other, where the tiles of all would leave the caches and those of one are
     enough to keep a matrix product busy.
@@ -204,8 +217,9 @@ def _in_caches(convolve: Callable[[Any], jax.Array], x: Any, kernel: Any, sides:
     tiles = -(-sides[0] // 4) * -(-sides[1] // 4)
     values = len(x) * tiles * (len(kernel) + 3) ** 2 * sum(kernel.shape[2:])
     if len(x) == 1 or tiles < _MANY_TILES or values < _CACHED_VALUES:
-        return convolve(x)
-    return lax.map(lambda image: convolve(image[None])[0], x)
+        return convolve(x, points=None)
+    points = winograd.transform_kernel(kernel, tile, after=x[0, 0, 0, 0])
+    return lax.map(lambda image: convolve(image[None], points=points)[0], x)
 
 
 def _is_kernel_larger(sides: Any, channels: int) -> bool:

@@ -9,8 +9,9 @@ The transposed convolution is the same computation transposed, so it takes the s
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -25,10 +26,12 @@ def _rational(*points: str) -> tuple[Fraction, ...]:
 
 
 _POINTS = {  # tile and taps to the points other than infinity
-    (2, 3): _rational("0", "1", "-1"),
-    (4, 3): _rational("0", "3/4", "-3/4", "3/2", "-3/2"),
+    (2, 3): _rational("1", "-1", "0"),
+    (4, 3): _rational("3/4", "-3/4", "3/2", "-3/2", "0"),
     (4, 2): _rational("2/5", "-2/5", "5/4", "-5/4"),
 }
+_MANY_VALUES = 5 * 2**20  # at the points of images and kernels, that leave a CPU's caches
+_CACHED_VALUES = 3 * 2**20  # such that do not
 
 
 class Transforms(NamedTuple):
@@ -68,101 +71,112 @@ def _product_of_roots(roots: Sequence[Fraction]) -> np.ndarray:
     return np.array(coefficients)
 
 
-def transform_kernel(kernel: Any, tile: int) -> jax.Array:
-    """A kernel [k,k,I,O] at the n² points, [n²,I,O]."""
+def transform_kernel(kernel: Any, tile: int, after: Any, rows: slice = slice(None)) -> jax.Array:
+    """A kernel [k,k,I,O] at the n² points, or some of the n rows of n of them, [points,I,O].
+
+    They are made after the number ``after``: tied to it by a value, or XLA would make all layers'
+    before a loop and keep them in memory, from where they are slower to read than to make.
+    """
     matrix = transforms(tile, len(kernel)).kernel
+    both = np.kron(matrix, matrix).reshape(len(matrix), len(matrix), -1)[rows]
+    least = jnp.finfo(kernel.dtype).min
+    tied = jnp.maximum(both.astype(kernel.dtype), jnp.where(after < least, after, least))
     taps = kernel.reshape(-1, *kernel.shape[2:])
-    both = jnp.asarray(np.kron(matrix, matrix), kernel.dtype)  # of rows and of columns at once
-    return jnp.einsum("pt,tio->pio", both, taps, precision=lax.Precision.HIGHEST)
+    matrix = tied.reshape(-1, len(taps))  # of rows and of columns at once
+    return jnp.einsum("pt,tio->pio", matrix, taps, precision=lax.Precision.HIGHEST)
 
 
-def convolve(x: Any, kernel: Any, padding: int, tile: int) -> jax.Array:
-    """The stride-1 convolution of x [B,H,W,I] with a kernel [k,k,I,O]."""
-    reach = len(kernel) - 1
+def convolve(x: Any, kernel: Any, padding: int, tile: int, points: Any = None) -> jax.Array:
+    """The stride-1 convolution of x [B,H,W,I] with a kernel [k,k,I,O].
+
+    ``points`` is what ``transform_kernel`` makes of the kernel, if that has been done.
+    """
+    matrices, reach = transforms(tile, len(kernel)), len(kernel) - 1
     height, width = (n + 2 * padding - reach for n in x.shape[1:3])
     counts = -(-height // tile), -(-width // tile)
     full = [count * tile + reach for count in counts]
     ends = [n - have - padding for n, have in zip(full, x.shape[1:3], strict=True)]
-    zero = jnp.zeros((), x.dtype)
+    zero, after = jnp.zeros((), x.dtype), x[0, 0, 0, 0]
     x = lax.pad(x, zero, [(0, 0, 0), *((padding, end, 0) for end in ends), (0, 0, 0)])
-    matrices = transforms(tile, len(kernel))
-    spectrum = _on_overlapping_tiles(x, matrices.inputs, tile, counts)
-    shape = spectrum.shape
-    products = _multiply(spectrum.reshape(shape[0] * shape[1], -1, shape[-1]), kernel, tile, 1)
-    y = _from_tiles(products.reshape(*shape[:-1], -1), matrices.outputs)
+
+    def to_points(x: jax.Array, axis: int, count: int) -> list[jax.Array]:
+        extent = (count - 1) * tile + 1
+        taps = [lax.slice_in_dim(x, i, i + extent, tile, axis) for i in range(tile + reach)]
+        return _product(matrices.inputs.T, taps)
+
+    def from_points(products: Sequence[jax.Array], axis: int) -> jax.Array:
+        return _interleave(_product(matrices.outputs.T, products), axis)
+
+    y = _by_points(x, kernel, tile, counts, to_points, from_points, 1, after, points)
     return y[:, :height, :width]
 
 
-def convolve_transposed(y: Any, kernel: Any, padding: int, tile: int) -> jax.Array:
-    """The transpose of ``convolve``: y [B,H,W,O] to [B,H',W',I], H' = H + k - 1 - 2 · padding."""
-    height, width = (n + len(kernel) - 1 - 2 * padding for n in y.shape[1:3])
-    ends = [-n % tile for n in y.shape[1:3]]
-    zero = jnp.zeros((), y.dtype)
-    y = lax.pad(y, zero, [(0, 0, 0), *((0, end, 0) for end in ends), (0, 0, 0)])
-    matrices = transforms(tile, len(kernel))
-    spectrum = _on_tiles(y, matrices.outputs)
-    shape = spectrum.shape
-    products = _multiply(spectrum.reshape(shape[0] * shape[1], -1, shape[-1]), kernel, tile, 2)
-    x = _from_overlapping_tiles(products.reshape(*shape[:-1], -1), matrices.inputs, tile)
-    return x[:, padding : padding + height, padding : padding + width]
-
-
-def _multiply(spectrum: jax.Array, kernel: Any, tile: int, axis: int) -> jax.Array:
-    """[n²,tiles,C] times the kernel, whose axis of that C is ``axis``, at every point."""
-    # Tied to the images, or XLA would keep all kernels' points in memory throughout a loop, from
-    # where they are slower to read than to make.
-    kernel, spectrum = lax.optimization_barrier((kernel, spectrum))
-    points = transform_kernel(kernel, tile)
-    return lax.dot_general(spectrum, points, (((2,), (axis,)), ((0,), (0,))))
-
-
-def _on_overlapping_tiles(
-    x: jax.Array, matrix: np.ndarray, tile: int, counts: tuple[int, int]
+def convolve_transposed(
+    y: Any, kernel: Any, padding: int, tile: int, points: Any = None
 ) -> jax.Array:
-    """Bᵀ d B of every tile of x [B,H,W,C]: [n,n,B,*counts,C]."""
+    """The transpose of ``convolve``: y [B,H,W,O] to [B,H',W',I], H' = H + k - 1 - 2 · padding."""
+    matrices = transforms(tile, len(kernel))
+    height, width = (n + len(kernel) - 1 - 2 * padding for n in y.shape[1:3])
+    counts = [-(-n // tile) for n in y.shape[1:3]]
+    ends = [-n % tile for n in y.shape[1:3]]
+    zero, after = jnp.zeros((), y.dtype), y[0, 0, 0, 0]
+    y = lax.pad(y, zero, [(0, 0, 0), *((0, end, 0) for end in ends), (0, 0, 0)])
 
-    def along(x: jax.Array, axis: int, count: int, to: int) -> jax.Array:
-        reach = (count - 1) * tile + 1
-        taps = [lax.slice_in_dim(x, i, i + reach, tile, axis) for i in range(len(matrix))]
-        return jnp.stack([_combine(column, taps) for column in matrix.T], to)
+    def to_points(y: jax.Array, axis: int, count: int) -> list[jax.Array]:
+        taps = [lax.slice_in_dim(y, i, count * tile, tile, axis) for i in range(tile)]
+        return _product(matrices.outputs, taps)
 
-    # Materialized between the two, since fusing them would compute the first n times.
-    return along(lax.optimization_barrier(along(x, 1, counts[0], 0)), 3, counts[1], 1)
-
-
-def _from_overlapping_tiles(spectrum: jax.Array, matrix: np.ndarray, tile: int) -> jax.Array:
-    """The transpose: tiles [n,n,B,rows,columns,C] added where they overlap, [B,H,W,C]."""
-
-    def along(taps: Sequence[jax.Array], axis: int) -> jax.Array:
-        parts = [_combine(row, taps) for row in matrix]
+    def from_points(products: Sequence[jax.Array], axis: int) -> jax.Array:
+        parts = _product(matrices.inputs, products)
         own = [shift(part, axis, 0, 1) for part in parts[:tile]]
         for i, part in enumerate(parts[tile:]):
             own[i] = own[i] + shift(part, axis, 1, 0)  # reaches into the next tile
         return _interleave(own, axis)
 
-    columns = along(_slices(spectrum, 1), 3)
-    return along(_slices(lax.optimization_barrier(columns), 0), 1)
+    x = _by_points(y, kernel, tile, counts, to_points, from_points, 2, after, points)
+    return x[:, padding : padding + height, padding : padding + width]
 
 
-def _on_tiles(y: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """A y Aᵀ of every tile of y [B,H,W,C]: [n,n,B,H/m,W/m,C]."""
-    tile = matrix.shape[1]
+def _by_points(
+    x: jax.Array,
+    kernel: Any,
+    tile: int,
+    counts: Sequence[int],
+    to_points: Callable[[jax.Array, int, int], Sequence[jax.Array]],
+    from_points: Callable[[Sequence[jax.Array], int], jax.Array],
+    contracted: int,
+    after: Any,
+    points: Any,
+) -> jax.Array:
+    """To the points along rows and columns, there times the kernel, and back.
 
-    def along(y: jax.Array, axis: int, to: int) -> jax.Array:
-        taps = [lax.slice_in_dim(y, i, y.shape[axis], tile, axis) for i in range(tile)]
-        return jnp.stack([_combine(row, taps) for row in matrix], to)
+    Where all points would leave the caches, as many rows of them at a time as do not. What goes
+    along rows is materialized before what goes along columns: fused, it would be computed for each.
+    """
+    side = tile + len(kernel) - 1
+    tiles = len(x) * math.prod(counts)
+    values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
+    step = side if points is not None else _rows_at_once(side, values)
+    rows, products = to_points(x, 1, counts[0]), []
+    for first in range(0, side, step):
+        some = slice(first, first + step)
+        part = lax.optimization_barrier(jnp.stack(rows[some]))
+        part = jnp.stack(to_points(part, 3, counts[1]), 1)  # [rows,n,B,*counts,C]
+        at = transform_kernel(kernel, tile, after, some) if points is None else points
+        product = lax.dot_general(
+            part.reshape(len(at), tiles, -1), at, (((2,), (contracted,)), ((0,), (0,)))
+        )
+        part = from_points(_slices(product.reshape(*part.shape[:-1], -1), 1), 3)
+        part = lax.optimization_barrier(part)
+        after = part[0, 0, 0, 0, 0]
+        products += _slices(part, 0)
+    return from_points(products, 1)
 
-    return along(lax.optimization_barrier(along(y, 1, 0)), 3, 1)
 
-
-def _from_tiles(spectrum: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """The transpose: Aᵀ m A of every tile, [n,n,B,rows,columns,C] to [B,H,W,C]."""
-
-    def along(taps: Sequence[jax.Array], axis: int) -> jax.Array:
-        return _interleave([_combine(column, taps) for column in matrix.T], axis)
-
-    columns = along(_slices(spectrum, 1), 3)
-    return along(_slices(lax.optimization_barrier(columns), 0), 1)
+def _rows_at_once(side: int, values: int) -> int:
+    """How many rows of points, of so many values each, stay in the caches; pairs stay together."""
+    fit = max(_CACHED_VALUES // values, 1)
+    return side if side * values <= _MANY_VALUES else max(fit - fit % 2, 1)
 
 
 def _slices(x: jax.Array, axis: int) -> list[jax.Array]:
@@ -174,6 +188,33 @@ def _interleave(parts: Sequence[jax.Array], axis: int) -> jax.Array:
     """One array of what alternates along an axis."""
     shape = parts[0].shape
     return jnp.stack(parts, axis + 1).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+
+
+def _product(matrix: np.ndarray, terms: Sequence[jax.Array]) -> list[jax.Array]:
+    """matrix @ terms, by half the operations: a point's negative shares all but signs with it."""
+    columns, rows = _mirrored(matrix.T), _mirrored(matrix)
+    terms = list(terms)
+    for i, j in columns:  # to what both have in common, and to what they differ in
+        terms[i], terms[j] = terms[i] + terms[j], terms[i] - terms[j]
+    halved = _butterfly(_butterfly(matrix.T, columns).T, rows)
+    products = [_combine(row, terms) for row in halved]
+    for i, j in rows:
+        products[i], products[j] = products[i] + products[j], products[i] - products[j]
+    return products
+
+
+def _mirrored(rows: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs of rows that are alike but for signs."""
+    pairs = itertools.combinations(range(len(rows)), 2)
+    return [(i, j) for i, j in pairs if np.array_equal(abs(rows[i]), abs(rows[j]))]
+
+
+def _butterfly(rows: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The rows, of each pair half the sum and half the difference instead."""
+    rows = rows.copy()
+    for i, j in pairs:
+        rows[i], rows[j] = (rows[i] + rows[j]) / 2, (rows[i] - rows[j]) / 2
+    return rows
 
 
 def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
