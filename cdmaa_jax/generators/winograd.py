@@ -72,18 +72,18 @@ def _product_of_roots(roots: Sequence[Fraction]) -> np.ndarray:
 
 
 def transform_kernel(kernel: Any, tile: int, after: Any, rows: slice = slice(None)) -> jax.Array:
-    """A kernel [k,k,I,O] at the n² points, or some of the n rows of n of them, [points,I,O].
+    """A kernel [k,k,I,O] at the n² points, or in some of their n rows: [n · rows,I,O].
 
     They are made after the number ``after``: tied to it by a value, or XLA would make all layers'
     before a loop and keep them in memory, from where they are slower to read than to make.
     """
     matrix = transforms(tile, len(kernel)).kernel
-    both = np.kron(matrix, matrix).reshape(len(matrix), len(matrix), -1)[rows]
-    least = jnp.finfo(kernel.dtype).min
-    tied = jnp.maximum(both.astype(kernel.dtype), jnp.where(after < least, after, least))
     taps = kernel.reshape(-1, *kernel.shape[2:])
-    matrix = tied.reshape(-1, len(taps))  # of rows and of columns at once
-    return jnp.einsum("pt,tio->pio", matrix, taps, precision=lax.Precision.HIGHEST)
+    both = np.einsum("pi,qj->qpij", matrix[rows], matrix)  # of rows and of columns at once
+    both = both.reshape(-1, len(taps)).astype(kernel.dtype)
+    least = jnp.finfo(kernel.dtype).min
+    tied = jnp.maximum(both, jnp.where(after < least, after, least))
+    return jnp.einsum("pt,tio->pio", tied, taps, precision=lax.Precision.HIGHEST)
 
 
 def convolve(x: Any, kernel: Any, padding: int, tile: int, points: Any = None) -> jax.Array:
@@ -157,20 +157,20 @@ def _by_points(
     tiles = len(x) * math.prod(counts)
     values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
     step = side if points is not None else _rows_at_once(side, values)
-    rows, products = to_points(x, 1, counts[0]), []
+    rows, products = to_points(x[None], 2, counts[0]), []
     for first in range(0, side, step):
         some = slice(first, first + step)
-        part = lax.optimization_barrier(jnp.stack(rows[some]))
-        part = jnp.stack(to_points(part, 3, counts[1]), 1)  # [rows,n,B,*counts,C]
+        part = lax.optimization_barrier(jnp.concatenate(rows[some]))
+        part = jnp.concatenate(to_points(part, 3, counts[1]))  # [n · rows,B,*counts,C]
         at = transform_kernel(kernel, tile, after, some) if points is None else points
         product = lax.dot_general(
             part.reshape(len(at), tiles, -1), at, (((2,), (contracted,)), ((0,), (0,)))
         )
-        part = from_points(_slices(product.reshape(*part.shape[:-1], -1), 1), 3)
+        part = from_points(_in_parts(product.reshape(*part.shape[:-1], -1), side), 3)
         part = lax.optimization_barrier(part)
         after = part[0, 0, 0, 0, 0]
-        products += _slices(part, 0)
-    return from_points(products, 1)
+        products += _in_parts(part, len(part))
+    return from_points(products, 2)[0]
 
 
 def _rows_at_once(side: int, values: int) -> int:
@@ -179,9 +179,10 @@ def _rows_at_once(side: int, values: int) -> int:
     return side if side * values <= _MANY_VALUES else max(fit - fit % 2, 1)
 
 
-def _slices(x: jax.Array, axis: int) -> list[jax.Array]:
-    """An array's slices along an axis, without it; no transposed copy is made, as by swapping."""
-    return [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
+def _in_parts(x: jax.Array, count: int) -> list[jax.Array]:
+    """An array in so many parts along its first axis."""
+    size = len(x) // count
+    return [lax.slice_in_dim(x, i, i + size) for i in range(0, len(x), size)]
 
 
 def _interleave(parts: Sequence[jax.Array], axis: int) -> jax.Array:
