@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import gc
-import os
 from typing import Any
 
 import jax
+
+from cdmaa_jax.allocator import release_memory
 
 _ON_CPU = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
@@ -47,14 +46,6 @@ def call(program: Any, *arguments: Any, **options: Any) -> Any:
         release_memory()
         _READY.add(key)
     return program(*arguments, **options)
-
-
-def release_memory() -> None:
-    """Gives freed memory back to the system, which glibc's allocator does not by itself."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def _signature(tree: Any) -> tuple[Any, ...]:

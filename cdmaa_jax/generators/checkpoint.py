@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cdmaa_jax.allocator import frugal
 from cdmaa_jax.generators.registry import ARCHITECTURES, Architecture, make_generator
 from cdmaa_jax.types import Generator, Params
 
@@ -132,7 +133,9 @@ def load_generator(directory: str | os.PathLike[str]) -> Generator:
     """
     record, params = load_params(directory)
     try:
-        return make_generator(record.architecture, record.config, params, record.name)
+        # Nobody else has these arrays, so that they need not be copied, nor the copying compiled.
+        own = jax.device_put(params)
+        return make_generator(record.architecture, record.config, own, record.name)
     except Exception as error:
         raise CheckpointError(
             f"{directory}: the arrays do not fit the configuration in {METADATA_FILE} "
@@ -153,7 +156,7 @@ def load_params(directory: str | os.PathLike[str]) -> tuple[Metadata, Params]:
             f"{directory}: the arrays are not those that {METADATA_FILE} describes; "
             "copy or convert the generator again"
         )
-    return record, jax.tree.map(lambda leaf: leaf.astype(np.float32), _with_indices(arrays))
+    return record, jax.tree.map(_as_float32, _with_indices(arrays))
 
 
 def read_metadata(directory: str | os.PathLike[str]) -> Metadata:
@@ -287,6 +290,10 @@ def _with_indices(tree: Any) -> Any:
     }
 
 
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32, copy=False)
+
+
 def _digest(arrays: Params) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
@@ -317,7 +324,7 @@ def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
     if not files.items() <= _hashes(directory / ARRAYS_DIRECTORY).items():
         raise CheckpointError(_damaged(directory))
     try:
-        with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
+        with frugal(), contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
             return checkpointer.restore((directory / ARRAYS_DIRECTORY).absolute())
     except Exception as error:  # Orbax and TensorStore raise their own kinds
         raise CheckpointError(_damaged(directory)) from error

@@ -158,16 +158,20 @@ def _by_points(
     values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
     step = side if points is not None else _rows_at_once(side, values)
     rows, products = to_points(x[None], 2, counts[0]), []
-    for first in range(0, side, step):
-        some = slice(first, first + step)
-        part = lax.optimization_barrier(jnp.concatenate(rows[some]))
+
+    @jax.jit  # traced once for all
+    def through_columns(part: jax.Array, at: jax.Array) -> jax.Array:
         part = jnp.concatenate(to_points(part, 3, counts[1]))  # [n · rows,B,*counts,C]
-        at = transform_kernel(kernel, tile, after, some) if points is None else points
         product = lax.dot_general(
             part.reshape(len(at), tiles, -1), at, (((2,), (contracted,)), ((0,), (0,)))
         )
-        part = from_points(_in_parts(product.reshape(*part.shape[:-1], -1), side), 3)
-        part = lax.optimization_barrier(part)
+        return from_points(_in_parts(product.reshape(*part.shape[:-1], -1), side), 3)
+
+    for first in range(0, side, step):
+        some = slice(first, first + step)
+        at = transform_kernel(kernel, tile, after, some) if points is None else points
+        part = lax.optimization_barrier(jnp.concatenate(rows[some]))
+        part = lax.optimization_barrier(through_columns(part, at))
         after = part[0, 0, 0, 0, 0]
         products += _in_parts(part, len(part))
     return from_points(products, 2)[0]
@@ -219,10 +223,15 @@ def _butterfly(rows: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray
 
 
 def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
-    """Σ coefficient · term, without the zeros."""
+    """Σ coefficient · term, without the zeros and the products by ±1."""
     pairs = [(float(c), term) for c, term in zip(coefficients, terms, strict=True) if c]
-    products = [term if c == 1 else c * term for c, term in pairs]
-    return functools.reduce(lambda a, b: a + b, products)
+    pairs.sort(key=lambda pair: pair[0], reverse=True)  # begins with one that is not subtracted
+    (first, term), *others = pairs
+    total = term if first == 1 else first * term
+    for c, term in others:
+        product = term if abs(c) == 1 else abs(c) * term
+        total = total + product if c > 0 else total - product
+    return total
 
 
 def shift(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:

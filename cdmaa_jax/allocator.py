@@ -1,0 +1,48 @@
+"""The C library's allocator, which by itself keeps what large pieces of work have freed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+import os
+from collections.abc import Iterator
+from typing import Any
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the parameters of glibc's mallopt
+_SMALL, _LARGE = 2**20, 2**25  # bytes; the larger one is where glibc's own adjustment ends
+
+
+def release_memory() -> None:
+    """Gives freed memory back to the system, which glibc's allocator does not by itself."""
+    gc.collect()
+    if (trim := _function("malloc_trim")) is not None:
+        trim(0)
+
+
+@contextlib.contextmanager
+def frugal() -> Iterator[None]:
+    """Memory that is freed within, by any thread, goes back to the system at once.
+
+    For loading and compiling, whose threads would otherwise each keep what they have used. It
+    costs time where much is allocated again and again, as programs do when they run.
+    """
+    adjust = _function("mallopt")
+    if adjust is not None:
+        adjust(_TRIM_THRESHOLD, _SMALL)
+        adjust(_MMAP_THRESHOLD, _SMALL)
+    try:
+        yield
+    finally:
+        release_memory()
+        if adjust is not None:
+            adjust(_MMAP_THRESHOLD, _LARGE)
+            adjust(_TRIM_THRESHOLD, 2 * _LARGE)
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    """A function of glibc; None where the C library is another."""
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    return getattr(library, name) if hasattr(library, "gnu_get_libc_version") else None
