@@ -14,6 +14,7 @@ products; and 3×3 convolutions of many channels Winograd's.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
 _FEW_CHANNELS = 16
 _LARGE_TILES = 96  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
+_LARGE_TILES_ON_BLOCKS = 160  # the same for blocks and large kernels
 _MANY_TILES = 256  # of one image, from which on a product of its own does not cost more
 _CACHED_VALUES = 12 * 2**20  # of all tiles, from which on they leave a CPU's caches
 _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks pay
@@ -158,13 +160,14 @@ def _gather_on_cpu(
     def blocks(x: Any) -> jax.Array:
         return _space_to_depth(_fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
 
-    if computed_once or not _pays_on_blocks(folded, sides, _BLOCK_CHANNELS):
+    tile = _tile_on_blocks(folded, len(x), sides, _BLOCK_CHANNELS)
+    if computed_once or not tile:
         return _direct(blocks(x), folded, 0)
 
     def convolve(x: Any, points: Any) -> jax.Array:
-        return winograd.convolve(blocks(x), folded, 0, 4, points)
+        return winograd.convolve(blocks(x), folded, 0, tile, points)
 
-    return _in_caches(convolve, x, folded, 4, sides)
+    return _in_caches(convolve, x, folded, tile, sides)
 
 
 def _scatter_on_cpu(
@@ -185,8 +188,9 @@ def _scatter_on_cpu(
         columns = lax.dot_general(y, kernel.reshape(-1, small), (((3,), (1,)), ((), ())))
         return _fit(_add_columns(columns, large), -padding, size)
     folded = _fold(kernel)
-    if _pays_on_blocks(folded, y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED) and not computed_once:
-        blocks = winograd.convolve_transposed(y, folded, 0, 4)
+    tile = _tile_on_blocks(folded, len(y), y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED)
+    if tile and not computed_once:
+        blocks = winograd.convolve_transposed(y, folded, 0, tile)
     else:
         blocks = _direct(y, _turn(folded), folded.shape[0] - 1)
     return _fit(_depth_to_space(blocks), -padding, size)
@@ -197,13 +201,23 @@ def _tile(kernel: Any, count: int, sides: Any) -> int:
     taps, _, *channels = kernel.shape
     if taps != 3 or min(channels) < _WINOGRAD_CHANNELS or min(sides) < 4:
         return 0
-    tiles = count * -(-sides[0] // 4) * -(-sides[1] // 4)
-    return 4 if tiles >= _LARGE_TILES else 2
+    return 4 if _tiles(count, sides) >= _LARGE_TILES else 2
 
 
-def _pays_on_blocks(folded: Any, sides: Any, channels: int) -> bool:
-    """Whether Winograd's form pays for a convolution of 2×2 blocks, from so many channels on."""
-    return len(folded) == 2 and min(folded.shape[2:]) >= channels and min(sides) >= 12
+def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
+    """The same for a convolution of blocks, from so many channels on.
+
+    Larger tiles take fewer products, but more points, at which a large kernel is slow to make.
+    """
+    if len(folded) != 2 or min(folded.shape[2:]) < channels or min(sides) < 12:
+        return 0
+    is_large = 25 * math.prod(folded.shape[2:]) > winograd.MANY_VALUES
+    return 2 if is_large and _tiles(count, sides) < _LARGE_TILES_ON_BLOCKS else 4
+
+
+def _tiles(count: int, sides: Any) -> int:
+    """How many tiles of 4×4 outputs so many images have."""
+    return count * -(-sides[0] // 4) * -(-sides[1] // 4)
 
 
 def _in_caches(
@@ -214,7 +228,7 @@ def _in_caches(
     One image after the other, where the tiles of all would leave the caches and those of one are
     enough to keep a matrix product busy.
     """
-    tiles = -(-sides[0] // 4) * -(-sides[1] // 4)
+    tiles = _tiles(1, sides)
     values = len(x) * tiles * (len(kernel) + 3) ** 2 * sum(kernel.shape[2:])
     if len(x) == 1 or tiles < _MANY_TILES or values < _CACHED_VALUES:
         return convolve(x, points=None)

@@ -28,9 +28,10 @@ def _rational(*points: str) -> tuple[Fraction, ...]:
 _POINTS = {  # tile and taps to the points other than infinity
     (2, 3): _rational("1", "-1", "0"),
     (4, 3): _rational("3/4", "-3/4", "3/2", "-3/2", "0"),
+    (2, 2): _rational("1", "-1"),
     (4, 2): _rational("2/5", "-2/5", "5/4", "-5/4"),
 }
-_MANY_VALUES = 5 * 2**20  # at the points of images and kernels, that leave a CPU's caches
+MANY_VALUES = 5 * 2**20  # at the points of images and kernels, that leave a CPU's caches
 _CACHED_VALUES = 3 * 2**20  # such that do not
 
 
@@ -180,7 +181,7 @@ def _by_points(
 def _rows_at_once(side: int, values: int) -> int:
     """How many rows of points, of so many values each, stay in the caches; pairs stay together."""
     fit = max(_CACHED_VALUES // values, 1)
-    return side if side * values <= _MANY_VALUES else max(fit - fit % 2, 1)
+    return side if side * values <= MANY_VALUES else max(fit - fit % 2, 1)
 
 
 def _in_parts(x: jax.Array, count: int) -> list[jax.Array]:

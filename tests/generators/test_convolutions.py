@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdmaa_jax import tracing
 from cdmaa_jax.generators import convolutions, winograd
 
 few = settings(max_examples=10, deadline=None)
@@ -121,6 +122,58 @@ def test_one_image_after_the_other_is_the_same(shape, monkeypatch):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("form", [(2, 3), (4, 3), (2, 2), (4, 2)], ids=str)
+def test_some_rows_of_points_at_a_time_are_the_same(form, rows, monkeypatch):
+    with jax.enable_x64(True):
+        tile, taps = form
+        x, kernel = normal(5, (2, 9, 10, 4), (taps, taps, 4, 3))
+        y = winograd.convolve(x, kernel, 1, tile)
+        back = winograd.convolve_transposed(y, kernel, 1, tile)
+        monkeypatch.setattr(winograd, "_rows_at_once", lambda side, values: min(rows, side))
+        products = str(jax.make_jaxpr(lambda x: winograd.convolve(x, kernel, 1, tile))(x))
+        assert products.count("barrier") == 2 * -(-(tile + taps - 1) // rows)
+        np.testing.assert_allclose(winograd.convolve(x, kernel, 1, tile), y, rtol=0, atol=1e-11)
+        again = winograd.convolve_transposed(y, kernel, 1, tile)
+        np.testing.assert_allclose(again, back, rtol=0, atol=1e-11)
+
+
+def test_rows_of_points_are_as_many_as_the_caches_keep():
+    assert winograd._rows_at_once(6, 100) == 6
+    assert winograd._rows_at_once(6, 5 * 2**20 // 6) == 6
+    assert winograd._rows_at_once(6, 2**20) == 2  # three would fit, but pairs stay together
+    assert winograd._rows_at_once(5, 2**22) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_that_is_not_finite_leaves_the_others_alone(value):
+    x, kernel = normal(0, (2, 32, 32, 64), (3, 3, 64, 64))
+    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    exact = convolutions.gather(x, kernel, 1, 1)[1]
+    broken = x.at[0, 0, 0, 0].set(value)
+    value, pull = jax.vjp(lambda x: convolutions.gather(x, kernel, 1, 1), broken)
+    np.testing.assert_array_equal(value[1], exact)
+    assert not np.isfinite(value[0, 0, 0]).any()
+    assert np.isfinite(pull(value.at[0].set(broken[0]))[0][1]).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES[-5:], ids=str)
+def test_what_is_computed_once_is_the_same_without_transforms(shape):
+    stride, padding = shape[-2:]
+    with jax.enable_x64(True):
+        x, kernel = images_and_kernel(shape)
+
+        def convolve(x):
+            return convolutions.gather(x, kernel, stride, padding)
+
+        often, traced = convolve(x), str(jax.make_jaxpr(convolve)(x))
+        with tracing.once():
+            np.testing.assert_allclose(convolve(x), often, rtol=0, atol=1e-11)
+            plainly = str(jax.make_jaxpr(lambda x: convolve(x))(x))
+    assert "dot_general" in traced
+    assert "dot_general" not in plainly
+
+
 def test_second_derivatives():
     with jax.enable_x64(True):
         x, kernel = images_and_kernel((8, 6, 3, 8, 4, 2, 1))
@@ -146,7 +199,7 @@ def test_domains_may_be_mapped_over():
 
 @few
 @given(
-    form=st.sampled_from([(2, 3), (4, 3), (4, 2)]),
+    form=st.sampled_from([(2, 3), (4, 3), (2, 2), (4, 2)]),
     height=st.integers(3, 11),
     width=st.integers(3, 11),
     padding=st.integers(0, 2),
