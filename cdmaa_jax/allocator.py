@@ -25,8 +25,9 @@ def release_memory() -> None:
 def frugal() -> Iterator[None]:
     """Memory that is freed within, by any thread, goes back to the system at once.
 
-    For loading and compiling, whose threads would otherwise each keep what they have used. It
-    costs time where much is allocated again and again, as programs do when they run.
+    For reading files, whose threads would otherwise each keep what they have used. It costs time
+    where much is allocated again and again, as programs do when they run. Afterwards glibc's
+    thresholds are fixed where its own adjustment would have brought them.
     """
     adjust = _function("mallopt")
     if adjust is not None:

@@ -156,7 +156,7 @@ def load_params(directory: str | os.PathLike[str]) -> tuple[Metadata, Params]:
             f"{directory}: the arrays are not those that {METADATA_FILE} describes; "
             "copy or convert the generator again"
         )
-    return record, jax.tree.map(_as_float32, _with_indices(arrays))
+    return record, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), _with_indices(arrays))
 
 
 def read_metadata(directory: str | os.PathLike[str]) -> Metadata:
@@ -288,10 +288,6 @@ def _with_indices(tree: Any) -> Any:
     return {
         int(key) if key.isdecimal() else key: _with_indices(value) for key, value in tree.items()
     }
-
-
-def _as_float32(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32, copy=False)
 
 
 def _digest(arrays: Params) -> str:

@@ -8,7 +8,8 @@ GPU and TPU get XLA's own convolutions; gradients of kernels, which training alo
 form for all. XLA's CPU backend is near the machine's limit only for
 stride 1, input channels in fours and some padding, and falls to a tenth of it elsewhere. There,
 convolutions of stride 2 become such of 2×2 blocks; where kernels are larger than images, matrix
-products; and 3×3 convolutions of many channels Winograd's.
+products; and 3×3 convolutions of many channels Winograd's. What a program computes only once is
+left to XLA's own, which compile sooner.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ _FEW_CHANNELS = 16
 _LARGE_TILES = 96  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
 _LARGE_TILES_ON_BLOCKS = 160  # the same for blocks and large kernels
 _MANY_TILES = 256  # of one image, from which on a product of its own does not cost more
-_CACHED_VALUES = 12 * 2**20  # of all tiles, from which on they leave a CPU's caches
+_MANY_VALUES = 12 * 2**20  # of all tiles, from which on one image at a time pays
 _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks pay
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
     """``torch.nn.functional.conv2d`` of x [B,H,W,L] with a kernel [k,k,L,S]."""
-    options = (("stride", stride), ("padding", padding))
-    return _on_backend(_gather_on_cpu, _plain, options, is_once())(x, kernel)
+    convolve = _on_backend(_gather_on_cpu, _plain, is_once(), stride=stride, padding=padding)
+    return convolve(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -48,8 +49,8 @@ def scatter(y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int
 
     The transpose of ``gather`` from images of ``size`` pixels to such of h × w.
     """
-    options = (("stride", stride), ("padding", padding), ("size", size))
-    return _on_backend(_scatter_on_cpu, _plain_transposed, options, is_once())(y, kernel)
+    options = {"stride": stride, "padding": padding, "size": size}
+    return _on_backend(_scatter_on_cpu, _plain_transposed, is_once(), **options)(y, kernel)
 
 
 def _gather_forward(x, kernel, stride, padding):
@@ -77,17 +78,15 @@ scatter.defvjp(_scatter_forward, _scatter_backward)
 
 
 @functools.cache
-def _on_backend(
-    on_cpu: Any, elsewhere: Any, options: tuple[tuple[str, Any], ...], computed_once: bool
-) -> Any:
+def _on_backend(on_cpu: Any, elsewhere: Any, computed_once: bool, **options: Any) -> Any:
     """The function of images and kernel for the backend; what it is mapped over joins the batch.
 
     So the choice of a form knows how many images there are, and nothing is transposed. It is the
     same function for the same options and jitted, so that what layers have in common is traced
     once.
     """
-    on_cpu = jax.jit(functools.partial(on_cpu, **dict(options), computed_once=computed_once))
-    elsewhere = jax.jit(functools.partial(elsewhere, **dict(options)))
+    on_cpu = jax.jit(functools.partial(on_cpu, **options, computed_once=computed_once))
+    elsewhere = jax.jit(functools.partial(elsewhere, **options))
 
     @jax.custom_batching.custom_vmap
     def convolve(images: Any, kernel: Any) -> jax.Array:
@@ -145,8 +144,7 @@ def _gather_on_cpu(
     taps, small = kernel.shape[0], kernel.shape[3]
     sides = [(n + 2 * padding - taps) // stride + 1 for n in x.shape[1:3]]
     if stride == 1:
-        tile = _tile(kernel, len(x), sides)
-        if tile and not computed_once:
+        if tile := 0 if computed_once else _tile(kernel, len(x), sides):
             plain = functools.partial(winograd.convolve, kernel=kernel, padding=padding, tile=tile)
             return _in_caches(plain, x, kernel, tile, sides)
         return _direct(x, kernel, padding)
@@ -175,8 +173,7 @@ def _scatter_on_cpu(
 ) -> jax.Array:
     taps, (large, small) = kernel.shape[0], kernel.shape[2:]
     if stride == 1 and padding < taps:
-        tile = _tile(kernel, len(y), y.shape[1:3])
-        if tile and not computed_once:
+        if tile := 0 if computed_once else _tile(kernel, len(y), y.shape[1:3]):
             convolve = functools.partial(
                 winograd.convolve_transposed, kernel=kernel, padding=padding, tile=tile
             )
@@ -230,7 +227,7 @@ def _in_caches(
     """
     tiles = _tiles(1, sides)
     values = len(x) * tiles * (len(kernel) + 3) ** 2 * sum(kernel.shape[2:])
-    if len(x) == 1 or tiles < _MANY_TILES or values < _CACHED_VALUES:
+    if len(x) == 1 or tiles < _MANY_TILES or values < _MANY_VALUES:
         return convolve(x, points=None)
     points = winograd.transform_kernel(kernel, tile, after=x[0, 0, 0, 0])
     return lax.map(lambda image: convolve(image[None], points=points)[0], x)
