@@ -22,6 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from cdmaa_jax.generators import winograd
 from cdmaa_jax.tracing import is_once
@@ -36,71 +38,19 @@ _MANY_VALUES = 12 * 2**20  # of all tiles, from which on one image at a time pay
 _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks pay
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
     """``torch.nn.functional.conv2d`` of x [B,H,W,L] with a kernel [k,k,L,S]."""
-    convolve = _on_backend(_gather_on_cpu, _plain, is_once(), stride=stride, padding=padding)
-    return convolve(x, kernel)
+    options = {"stride": stride, "padding": padding, "computed_once": is_once()}
+    return _gather_p.bind(x, kernel, **options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def scatter(y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
     """``torch.nn.functional.conv_transpose2d`` of y [B,h,w,S], kernel [k,k,L,S]: [B,*size,L].
 
     The transpose of ``gather`` from images of ``size`` pixels to such of h × w.
     """
-    options = {"stride": stride, "padding": padding, "size": size}
-    return _on_backend(_scatter_on_cpu, _plain_transposed, is_once(), **options)(y, kernel)
-
-
-def _gather_forward(x, kernel, stride, padding):
-    return gather(x, kernel, stride, padding), (x, kernel)
-
-
-def _gather_backward(stride, padding, saved, slope):
-    x, kernel = saved
-    back = scatter(slope, kernel, stride, padding, x.shape[1:3])
-    return back, _kernel_slope(x, slope, stride, padding, kernel.shape[0])
-
-
-def _scatter_forward(y, kernel, stride, padding, size):
-    return scatter(y, kernel, stride, padding, size), (y, kernel)
-
-
-def _scatter_backward(stride, padding, size, saved, slope):
-    y, kernel = saved
-    back = gather(slope, kernel, stride, padding)
-    return back, _kernel_slope(slope, y, stride, padding, kernel.shape[0])
-
-
-gather.defvjp(_gather_forward, _gather_backward)
-scatter.defvjp(_scatter_forward, _scatter_backward)
-
-
-@functools.cache
-def _on_backend(on_cpu: Any, elsewhere: Any, computed_once: bool, **options: Any) -> Any:
-    """The function of images and kernel for the backend; what it is mapped over joins the batch.
-
-    So the choice of a form knows how many images there are, and nothing is transposed. It is the
-    same function for the same options and jitted, so that what layers have in common is traced
-    once.
-    """
-    on_cpu = jax.jit(functools.partial(on_cpu, **options, computed_once=computed_once))
-    elsewhere = jax.jit(functools.partial(elsewhere, **options))
-
-    @jax.custom_batching.custom_vmap
-    def convolve(images: Any, kernel: Any) -> jax.Array:
-        return lax.platform_dependent(images, kernel, cpu=on_cpu, default=elsewhere)
-
-    @convolve.def_vmap
-    def join(count: int, mapped: list[bool], images: Any, kernel: Any) -> tuple[jax.Array, bool]:
-        if mapped[1]:
-            axes = [0 if m else None for m in mapped]
-            return jax.vmap(elsewhere, axes)(images, kernel), True
-        joined = convolve(images.reshape(-1, *images.shape[2:]), kernel)
-        return joined.reshape(count, -1, *joined.shape[1:]), True
-
-    return convolve
+    options = {"stride": stride, "padding": padding, "computed_once": is_once()}
+    return _scatter_p.bind(y, kernel, size=tuple(size), **options)
 
 
 def _kernel_slope(large: Any, small: Any, stride: int, padding: int, size: int) -> jax.Array:
@@ -126,14 +76,23 @@ def _kernel_slope(large: Any, small: Any, stride: int, padding: int, size: int) 
     return jnp.stack(taps).reshape(size, size, *taps[0].shape)
 
 
-def _plain(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
+def _plain(
+    x: Any, kernel: Any, stride: int, padding: int, computed_once: bool = False
+) -> jax.Array:
+    del computed_once
     pad = [(padding, padding)] * 2
     return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=_NHWC)
 
 
 def _plain_transposed(
-    y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]
+    y: Any,
+    kernel: Any,
+    stride: int,
+    padding: int,
+    size: tuple[int, int],
+    computed_once: bool = False,
 ) -> jax.Array:
+    del computed_once
     large = jax.ShapeDtypeStruct((len(y), *size, kernel.shape[2]), y.dtype)
     return jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), large)(y)[0]
 
@@ -321,3 +280,69 @@ def _fit(x: Any, before: int, size: Any) -> jax.Array:
 
 def _pad(x: Any, padding: int) -> jax.Array:
     return jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+
+
+def _primitive(
+    name: str, on_cpu: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array]
+) -> Primitive:
+    """A primitive of images and a kernel, in one form on CPUs and in another elsewhere.
+
+    A form is traced where a program is lowered, once for all that are alike, and not kept: traces
+    and their derivatives hold but one equation for each convolution. What images are mapped over
+    joins the batch, so that the choice of a form knows how many there are.
+    """
+    primitive = Primitive(name)
+
+    @functools.cache
+    def compiled(**options: Any) -> Any:
+        return jax.jit(functools.partial(primitive.bind, **options))
+
+    def compute(images: Any, kernel: Any, **options: Any) -> jax.Array:
+        return compiled(**options)(images, kernel)
+
+    def shape(images: Any, kernel: Any, **options: Any) -> Any:
+        both = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (images, kernel)]
+        return images.update(shape=_result_shape(elsewhere, *both, **options))
+
+    def mapped(arguments: Any, axes: Any, **options: Any) -> tuple[jax.Array, int]:
+        (images, kernel), (axis, kernel_axis) = arguments, axes
+        if kernel_axis is not None:
+            return jax.vmap(functools.partial(elsewhere, **options), axes)(images, kernel), 0
+        images = jnp.moveaxis(images, axis, 0)
+        joined = primitive.bind(images.reshape(-1, *images.shape[2:]), kernel, **options)
+        return joined.reshape(len(images), -1, *joined.shape[1:]), 0
+
+    primitive.def_impl(compute)
+    primitive.def_abstract_eval(shape)
+    batching.primitive_batchers[primitive] = mapped
+    for platform, form in ((None, elsewhere), ("cpu", on_cpu)):
+        rule = mlir.lower_fun(form, multiple_results=False)
+        mlir.register_lowering(primitive, rule, platform=platform, inline=False)
+    return primitive
+
+
+@functools.cache
+def _result_shape(form: Callable[..., jax.Array], *both: Any, **options: Any) -> tuple[int, ...]:
+    return jax.eval_shape(functools.partial(form, **options), *both).shape
+
+
+def _gather_to_images(slope, x, kernel, stride, padding, **_):
+    return scatter(slope, kernel, stride, padding, x.aval.shape[1:3])
+
+
+def _gather_to_kernel(slope, x, kernel, stride, padding, **_):
+    return _kernel_slope(x, slope, stride, padding, kernel.aval.shape[0])
+
+
+def _scatter_to_images(slope, y, kernel, stride, padding, **_):
+    return gather(slope, kernel, stride, padding)
+
+
+def _scatter_to_kernel(slope, y, kernel, stride, padding, **_):
+    return _kernel_slope(slope, y, stride, padding, kernel.aval.shape[0])
+
+
+_gather_p = _primitive("gather_convolution", _gather_on_cpu, _plain)
+_scatter_p = _primitive("scatter_convolution", _scatter_on_cpu, _plain_transposed)
+ad.defbilinear(_gather_p, _gather_to_images, _gather_to_kernel)
+ad.defbilinear(_scatter_p, _scatter_to_images, _scatter_to_kernel)
