@@ -10,9 +10,12 @@ _once = contextvars.ContextVar("once", default=False)
 
 
 @contextlib.contextmanager
-def once() -> Iterator[None]:
-    """What is traced within is computed once: it had better be quick to compile than to compute."""
-    token = _once.set(True)
+def once(holds: bool = True) -> Iterator[None]:
+    """What is traced within is computed once: it had better be quick to compile than to compute.
+
+    Or so few times that it comes to the same. Attacks that are run within count as traced there.
+    """
+    token = _once.set(holds or is_once())
     try:
         yield
     finally:

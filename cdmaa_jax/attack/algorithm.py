@@ -31,7 +31,7 @@ from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
 from cdmaa_jax.attack.targets import Target, as_tuple, fit_conditions, make_target
 from cdmaa_jax.attack.updates import ApgdState, make_update
-from cdmaa_jax.tracing import once
+from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
 _BELOW = -2.0  # less than any pixel
@@ -294,12 +294,13 @@ def run(
     share = _share(batch, 1 if devices is None else len(devices))
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     program = program_for(device.platform, devices is not None)
+    options = {"chunks": chunks, "computed_once": is_once()}
     if devices is None:
-        return call(program, config, models, batch, keys, numbers, chunks=chunks)
+        return call(program, config, models, batch, keys, numbers, **options)
     mesh = Mesh(np.asarray(devices), ("batch",))
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return call(program, config, mesh, models, batch, keys, numbers, chunks)
+    return call(program, config, mesh, models, batch, keys, numbers, **options)
 
 
 def attack_batch(
@@ -310,15 +311,20 @@ def attack_batch(
     numbers: Numbers | None = None,
     axis: str | None = None,
     chunks: tuple[int, ...] | None = None,
+    computed_once: bool = False,
 ) -> Result:
-    """``run`` without its checks and its compilation: a pure function, to trace."""
+    """``run`` without its checks and its compilation: a pure function, to trace.
+
+    If it is ``computed_once``, all of it is rather quick to compile than to compute.
+    """
     attack = build(config, ensemble, batch, numbers, axis, chunks)
     with once():
         start = attack.init(keys)
-    state, info = lax.scan(
-        lambda state, _: attack.step(state), start, length=config.resolve().steps
-    )
-    state = attack.finish(state)
+    with once(computed_once):
+        state, info = lax.scan(
+            lambda state, _: attack.step(state), start, length=config.resolve().steps
+        )
+        state = attack.finish(state)
     shared = None if state.perturbation is None else state.perturbation[0]
     return Result(state.images, info.losses, info.weights, shared)
 
@@ -361,10 +367,14 @@ def _run_sharded(
     keys: Array,
     numbers: Numbers,
     chunks: tuple[int, ...],
+    computed_once: bool,
 ) -> Result:
     """Each device attacks its own images, and only a universal perturbation's means meet."""
+    attack_share = functools.partial(
+        attack_batch, config, axis="batch", chunks=chunks, computed_once=computed_once
+    )
     attack = jax.shard_map(
-        functools.partial(attack_batch, config, axis="batch", chunks=chunks),
+        attack_share,
         mesh=mesh,
         in_specs=(P(), P("batch"), P("batch"), P()),
         out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch"), P()),  # type: ignore[arg-type]
@@ -378,9 +388,9 @@ def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
     """The compiled function: ``attack_batch`` with the configuration first, static."""
     options = compiler_options(platform)
     if sharded:
-        static = ("config", "mesh", "chunks")
+        static = ("config", "mesh", "chunks", "computed_once")
         return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
-    static = ("config", "axis", "chunks")
+    static = ("config", "axis", "chunks", "computed_once")
     return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
 
 

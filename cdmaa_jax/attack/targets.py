@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.losses import LOSSES, face_map, outputs, unit_largest, unit_mean
+from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Generator
 
 
@@ -122,10 +124,16 @@ def evaluate_losses(
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
     weights = None if weights is None else jnp.asarray(weights)
-    return _evaluate(loss, models, clean, adversarial, fitted, weights, jax.random.key(seed))
+    evaluate = _program(jax.devices()[0].platform)
+    return evaluate(loss, models, clean, adversarial, fitted, weights, jax.random.key(seed))
 
 
-@functools.partial(jax.jit, static_argnames="loss")
+@functools.cache
+def _program(platform: str) -> Any:
+    options = compiler_options(platform)
+    return jax.jit(_evaluate, static_argnames="loss", compiler_options=options)
+
+
 def _evaluate(
     loss: str,
     models: tuple[Generator, ...],
@@ -136,11 +144,12 @@ def _evaluate(
     key: Array,
 ) -> list[Array]:
     keys = jnp.broadcast_to(key, (len(clean),))
-    targets = [
-        make_target(loss, model, clean, c, keys, weights)
-        for model, c in zip(models, conditions, strict=True)
-    ]
-    return [domain_losses(loss, target, adversarial, keys) for target in targets]
+    with once():
+        targets = [
+            make_target(loss, model, clean, c, keys, weights)
+            for model, c in zip(models, conditions, strict=True)
+        ]
+        return [domain_losses(loss, target, adversarial, keys) for target in targets]
 
 
 def as_tuple(ensemble: Generator | Sequence[Generator]) -> tuple[Generator, ...]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Generator
 
 THRESHOLD = 0.05
@@ -87,7 +88,8 @@ def ssim(original: np.ndarray, protected: np.ndarray) -> float:
 
 @jax.jit
 def _edits(generator: Generator, images: Array, conditions: Array) -> Array:
-    return jax.vmap(generator, in_axes=(None, 1), out_axes=1)(images, conditions)
+    with once():
+        return jax.vmap(generator, in_axes=(None, 1), out_axes=1)(images, conditions)
 
 
 def _strips(

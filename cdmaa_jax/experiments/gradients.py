@@ -26,6 +26,7 @@ from cdmaa_jax.attack.regularization import REGULARIZATIONS
 from cdmaa_jax.attack.targets import Target
 from cdmaa_jax.experiments.statistics import interval, resampling, rounded
 from cdmaa_jax.protection import make_batch
+from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator
 
 RATIO = "norm_ratio"
@@ -66,7 +67,7 @@ def trace_gradients(
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
     keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
-    trace = _program(jax.devices()[0].platform)
+    trace = _program(jax.devices()[0].platform, is_once())
     return Trace(*(np.asarray(array) for array in trace(config, tuple(models), batch, keys)))
 
 
@@ -160,13 +161,18 @@ def _summarizer(trace: Trace, seed: int) -> Callable[[np.ndarray], dict[str, Any
 
 
 @functools.cache
-def _program(platform: str) -> Callable[..., tuple[Array, ...]]:
+def _program(platform: str, computed_once: bool) -> Callable[..., tuple[Array, ...]]:
     """``_trace``, compiled for a platform."""
-    return jax.jit(_trace, static_argnames="config", compiler_options=compiler_options(platform))
+    trace = functools.partial(_trace, computed_once=computed_once)
+    return jax.jit(trace, static_argnames="config", compiler_options=compiler_options(platform))
 
 
 def _trace(
-    config: Config, models: tuple[Generator, ...], batch: Batch, keys: Array
+    config: Config,
+    models: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    computed_once: bool,
 ) -> tuple[Array, ...]:
     attack, regularize = build(config, models, batch), REGULARIZATIONS[config.regularization]
     counts = [conditions.shape[1] for conditions in batch.conditions]
@@ -184,7 +190,10 @@ def _trace(
         gram = jnp.einsum("bmd,bnd->bmn", flat, flat, precision=lax.Precision.HIGHEST)
         return after, (gram, *along)
 
-    _, recorded = lax.scan(step, attack.init(keys), length=config.steps)
+    with once():
+        start = attack.init(keys)
+    with once(computed_once):
+        _, recorded = lax.scan(step, start, length=config.steps)
     return recorded
 
 

@@ -19,6 +19,7 @@ from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import PhotoError
+from cdmaa_jax.tracing import once
 
 CROPS = "crops"
 TABLES = ("table1", "table2", "table3", "table4", "related")
@@ -189,9 +190,10 @@ class _Lab:
     def make(self, name: str) -> str:
         """Measures and writes a result; its text."""
         make = {"figure2": self._figure2, "figure4": self._figure4}
-        if name in make:
-            return make[name]()
-        return self._table(name) if name in TABLES else self._ablation(name)
+        with once(self._study.is_brief):
+            if name in make:
+                return make[name]()
+            return self._table(name) if name in TABLES else self._ablation(name)
 
     def write_claims(self) -> str:
         """Writes what all results of this study in the folder say of the paper's claims."""

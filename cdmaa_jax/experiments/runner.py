@@ -30,6 +30,8 @@ from cdmaa_jax.photos import Job, Perturb
 COLUMNS = "columns"
 ABOUT = "column.json"
 _FORMAT = 1
+_FEW_STEPS = 200
+"""Of all photos together: fewer take less time than it takes to compile a program well."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Study:
     def size(self) -> int:
         """The side of the crops, in pixels."""
         return photos.default_canonical_size(self.ensemble, aligned=True)
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether a column computes so little that its program had better be compiled soon."""
+        return len(self.crops) * self.steps < _FEW_STEPS
 
     @property
     def batch(self) -> int:
