@@ -15,8 +15,9 @@ from cdmaa_jax.attack.algorithm import attack_batch, program_for
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.targets import Target, edit
-from cdmaa_jax.generators import attgan
-from cdmaa_jax.generators.registry import graph_of, make_generator
+from cdmaa_jax.generators import attgan, stargan
+from cdmaa_jax.generators.registry import graph_of, init_params, make_generator
+from cdmaa_jax.tracing import once
 from tests.attack.toys import photos, toy, toy_batch
 
 STEPS = 7
@@ -105,6 +106,30 @@ def flops(function, *args):
 
 def backward(function):
     return jax.grad(lambda x: (function(x) ** 2).sum())
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have one form")
+def test_what_is_run_once_has_a_program_of_its_own():
+    """It does the same without Winograd's transforms, and neither is taken for the other."""
+    config = stargan.Config(image_size=16, width=16, blocks=1)
+    generator = make_generator("stargan", config, init_params("stargan", config))
+    batch, key = toy_batch(photos(1, size=16), (generator,)), jax.random.key(0)
+    programs = program_for("cpu", False)
+    before = programs._cache_size()
+    often = run(Config(steps=3), generator, batch, key)
+    with once():
+        soon = run(Config(steps=3), generator, batch, key)
+    assert programs._cache_size() == before + 2
+    np.testing.assert_allclose(soon.losses, often.losses, rtol=1e-3)
+
+    def points(computed_once):
+        """Products of as many matrices as a tile of Winograd's has points."""
+        whole = functools.partial(attack_batch, Config(steps=3), computed_once=computed_once)
+        keys = jax.random.split(key, 1)
+        text = jax.jit(whole).lower((generator,), batch, keys).as_text()
+        return len(re.findall(r"dot_general .*batching_dims = \[0\] x \[0\].*<16x", text))
+
+    assert points(False) and not points(True)
 
 
 def test_encoder_is_computed_once_for_all_domains():

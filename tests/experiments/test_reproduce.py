@@ -42,6 +42,11 @@ def study(ensemble, folder, tmp_path):
     return Study(ensemble, tuple(crops), tmp_path / "out", batch_size=2)
 
 
+def test_few_steps_of_few_photos_are_brief(study):
+    assert dataclasses.replace(study, steps=39).is_brief  # of five photos
+    assert not dataclasses.replace(study, steps=40).is_brief
+
+
 def request_of(folder, ensemble, out, *what, **options):
     options = {"steps": 2, "batch_size": 2} | options  # one shape of batches, compiled once
     return Request(what or ("table3",), folder, out, ensemble, **options)
