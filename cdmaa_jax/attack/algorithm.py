@@ -82,12 +82,13 @@ class Attack(NamedTuple):
     Attributes:
       init: ``init(keys [B]) -> State``, the start and the clean references; with what other images
         were left with as a second argument, that instead of the start.
-      step: ``step(state) -> (state, info)``.
+      step: ``step(state) -> (state, info)``; with what the models come to at its images as a second
+        argument, an ``Evaluation`` for each, that instead of evaluating them.
       finish: ``finish(state) -> State``, that of the result: x_T, or APGD's best.
     """
 
     init: Callable[..., State]
-    step: Callable[[State], tuple[State, Info]]
+    step: Callable[..., tuple[State, Info]]
     finish: Callable[[State], State]
 
 
@@ -169,9 +170,12 @@ def _moved(state: State) -> Array:
     return state.images if state.perturbation is None else state.perturbation
 
 
-def _step(problem: _Problem, state: State) -> tuple[State, Info]:
+def _step(
+    problem: _Problem, state: State, models: Sequence[Evaluation] | None = None
+) -> tuple[State, Info]:
     numbers, pool = problem.numbers, problem.perturbation.pool
-    models = _evaluate(problem, state)
+    if models is None:
+        models = _evaluate(problem, state)
     gradients = [regularized(numbers, pool(m.gradient), pool(m.loss)) for m in models]
     stacked = jnp.stack(gradients, axis=1)
     weights = weights_of(numbers, stacked, state.time)

@@ -20,7 +20,7 @@ from jax import lax
 from cdmaa_jax.attack.algorithm import State, build
 from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
-from cdmaa_jax.attack.domains import each_domain
+from cdmaa_jax.attack.domains import Evaluation, each_domain
 from cdmaa_jax.attack.models import combine
 from cdmaa_jax.attack.regularization import REGULARIZATIONS
 from cdmaa_jax.attack.targets import Target
@@ -178,9 +178,11 @@ def _trace(
     counts = [conditions.shape[1] for conditions in batch.conditions]
 
     def step(state: State, _: None) -> tuple[State, tuple[Array, ...]]:
-        each = _gradients(config, models, batch, state)
-        after, info = attack.step(state)
-        of_models = jnp.stack([gradients.mean(1) for gradients in each], axis=1)
+        of_domains = _of_domains(config, models, batch, state)
+        evaluations = [Evaluation(loss.mean(1), g.mean(1), loss) for g, loss in of_domains]
+        each = [gradients for gradients, _ in of_domains]
+        after, info = attack.step(state, evaluations)
+        of_models = jnp.stack([model.gradient for model in evaluations], axis=1)
         regular = jax.vmap(regularize, in_axes=(1, 1, None), out_axes=1)(
             of_models, info.losses, config.zeta
         )
@@ -197,13 +199,13 @@ def _trace(
     return recorded
 
 
-def _gradients(
+def _of_domains(
     config: Config, models: tuple[Generator, ...], batch: Batch, state: State
-) -> list[Array]:
-    """Of each model the gradients of its domains' losses, [B,K,H,W,3]."""
+) -> list[tuple[Array, Array]]:
+    """Of each model the gradients of its domains' losses, [B,K,H,W,3], and those, [B,K]."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
     targets = zip(models, batch.conditions, state.references, state.weights, strict=True)
-    return [each_domain(config.loss, Target(*t), state.images, keys)[0] for t in targets]
+    return [each_domain(config.loss, Target(*t), state.images, keys) for t in targets]
 
 
 def _scaled(gradients: Array) -> Array:
