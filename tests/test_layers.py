@@ -15,13 +15,13 @@ ALLOWED = {
     "images": {"types"},
     "attack": {"types", "tracing", "allocator"},
     "protection": {"types", "attack", "images"},
-    "evaluation": {"types", "generators", "attack", "images", "protection"},
+    "evaluation": {"types", "tracing", "generators", "attack", "images", "protection"},
     "photos": {"types", "generators", "attack", "images", "protection", "evaluation"},
     "search": {"types", "attack", "images", "protection"},
     "universal": {"types", "attack", "images", "protection"},
     "experiments": {
-        "types", "generators", "attack", "images", "protection", "evaluation", "photos", "search",
-        "universal",
+        "types", "tracing", "generators", "attack", "images", "protection", "evaluation", "photos",
+        "search", "universal",
     },
     "cli": {
         "types", "generators", "attack", "images", "protection", "evaluation", "photos",

@@ -371,7 +371,7 @@ def _run_sharded(
     keys: Array,
     numbers: Numbers,
     chunks: tuple[int, ...],
-    computed_once: bool,
+    computed_once: bool = False,
 ) -> Result:
     """Each device attacks its own images, and only a universal perturbation's means meet."""
     attack_share = functools.partial(
