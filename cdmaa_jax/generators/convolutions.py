@@ -326,16 +326,16 @@ def _result_shape(form: Callable[..., jax.Array], *both: Any, **options: Any) ->
     return jax.eval_shape(functools.partial(form, **options), *both).shape
 
 
-def _gather_to_images(slope, x, kernel, stride, padding, **_):
-    return scatter(slope, kernel, stride, padding, x.aval.shape[1:3])
+def _gather_to_images(slope, x, kernel, **options):
+    return _scatter_p.bind(slope, kernel, size=tuple(x.aval.shape[1:3]), **options)
 
 
 def _gather_to_kernel(slope, x, kernel, stride, padding, **_):
     return _kernel_slope(x, slope, stride, padding, kernel.aval.shape[0])
 
 
-def _scatter_to_images(slope, y, kernel, stride, padding, **_):
-    return gather(slope, kernel, stride, padding)
+def _scatter_to_images(slope, y, kernel, size, **options):
+    return _gather_p.bind(slope, kernel, **options)
 
 
 def _scatter_to_kernel(slope, y, kernel, stride, padding, **_):
