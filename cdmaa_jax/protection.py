@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, run
 from cdmaa_jax.attack.targets import as_tuple
 from cdmaa_jax.images.views import resize
@@ -81,6 +82,53 @@ def protect(
       >>> result.images.shape, result.losses.shape
       ((1, 32, 32, 3), (10, 1, 1))
     """
+    parts = []
+    for models, batch, keys in _attacks(
+        images, ensemble, config, key, labels, face_weights, batch_size, devices
+    ):
+        result = run(config, models, batch, keys, devices=devices, chunk=chunk)
+        parts.append(_unpad(result, batch.mask))
+        check_finite(models, parts[-1].losses, parts[-1].images)
+    return _join(parts)
+
+
+def prepare(
+    images: Any,
+    ensemble: Generator | Sequence[Generator],
+    config: Config = Config(),  # noqa: B008 - frozen
+    key: int | Array = 0,
+    *,
+    labels: Labels | None = None,
+    face_weights: Any = None,
+    batch_size: int | None = None,
+    devices: Sequence[Any] | None = None,
+    chunk: int | None = None,
+) -> None:
+    """Compiles what ``protect`` runs for the same arguments, unless that was done or begun.
+
+    Runs nothing. May be called in another thread; a ``protect`` that needs the program meanwhile
+    waits for it.
+
+    Raises:
+      ValueError: as ``protect``, but for what only running shows.
+    """
+    models, batch, keys = next(
+        _attacks(images, ensemble, config, key, labels, face_weights, batch_size, devices)
+    )
+    attack.prepare(config, models, batch, keys, devices=devices, chunk=chunk)
+
+
+def _attacks(
+    images: Any,
+    ensemble: Generator | Sequence[Generator],
+    config: Config,
+    key: int | Array,
+    labels: Labels | None,
+    face_weights: Any,
+    batch_size: int | None,
+    devices: Sequence[Any] | None,
+) -> Iterator[tuple[tuple[Generator, ...], Batch, Array]]:
+    """The models, and one batch after the other with its keys."""
     _check_perturbation(config)
     clean = checked_images(images)
     count, height, width, _ = clean.shape
@@ -88,13 +136,8 @@ def protect(
     conditions = tuple(conditions_of(model, labels, count) for model in models)
     keys, weights = checked_keys(key, count), _checked_weights(face_weights, clean)
     size = chosen_batch_size(batch_size, count, len(devices) if devices is not None else 1)
-    parts = []
     for rows in batches(count, size):
-        batch = make_batch(clean, conditions, rows, padding_mask(rows), weights)
-        result = run(config, models, batch, keys[rows], devices=devices, chunk=chunk)
-        parts.append(_unpad(result, batch.mask))
-        check_finite(models, parts[-1].losses, parts[-1].images)
-    return _join(parts)
+        yield models, make_batch(clean, conditions, rows, padding_mask(rows), weights), keys[rows]
 
 
 def fit_views(

@@ -25,7 +25,7 @@ number of steps, epsilon and update rule are free.
   that have an ``encode``.
 """
 
-from cdmaa_jax.attack.algorithm import Attack, Info, State, build, run
+from cdmaa_jax.attack.algorithm import Attack, Info, State, build, prepare, run
 from cdmaa_jax.attack.config import Config, choices
 from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.attack.targets import evaluate_losses
@@ -39,5 +39,6 @@ __all__ = [
     "choices",
     "evaluate_losses",
     "min_norm_weights",
+    "prepare",
     "run",
 ]

@@ -20,7 +20,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cdmaa_jax.attack.compilation import call, compiler_options
+from cdmaa_jax.attack import compilation
+from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
 from cdmaa_jax.attack.losses import LOSSES
@@ -288,6 +289,40 @@ def run(
         ensemble, or the batch the devices; or a generator's outputs have another shape than its
         inputs.
     """
+    program, arguments, options = _program_of(config, ensemble, batch, key, devices, chunk)
+    return compilation.call(program, *arguments, **options)
+
+
+def prepare(
+    config: Config,
+    ensemble: Generator | Sequence[Generator],
+    batch: Batch,
+    key: Array,
+    *,
+    devices: Sequence[Any] | None = None,
+    chunk: int | None = None,
+) -> None:
+    """Compiles what ``run`` runs for the same arguments, unless that was done or begun.
+
+    Runs nothing: values do not matter, but for the structure of the configuration. May be called in
+    another thread; a ``run`` that needs the program meanwhile waits for it.
+
+    Raises:
+      ValueError: as ``run``.
+    """
+    program, arguments, options = _program_of(config, ensemble, batch, key, devices, chunk)
+    compilation.prepare(program, *arguments, **options)
+
+
+def _program_of(
+    config: Config,
+    ensemble: Generator | Sequence[Generator],
+    batch: Batch,
+    key: Array,
+    devices: Sequence[Any] | None,
+    chunk: int | None,
+) -> tuple[Callable[..., Result], tuple[Any, ...], dict[str, Any]]:
+    """The program of an attack, what it is called with, and that by name."""
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
     _check_weights(config, batch)
@@ -300,11 +335,11 @@ def run(
     program = program_for(device.platform, devices is not None)
     options = {"chunks": chunks, "computed_once": is_once()}
     if devices is None:
-        return call(program, config, models, batch, keys, numbers, **options)
+        return program, (config, models, batch, keys, numbers), options
     mesh = Mesh(np.asarray(devices), ("batch",))
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return call(program, config, mesh, models, batch, keys, numbers, **options)
+    return program, (config, mesh, models, batch, keys, numbers), options
 
 
 def attack_batch(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import threading
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -30,22 +32,45 @@ def compiler_options(platform: str) -> dict[str, str]:
     return _ON_CPU
 
 
-_READY: set[Any] = set()
+_READY: dict[Any, Future[None]] = {}
+_CHANGES = threading.Lock()  # of which programs are ready, or being made so
 
 
 def call(program: Any, *arguments: Any, **options: Any) -> Any:
-    """``program(*arguments, **options)`` of a jitted function.
+    """``program(*arguments, **options)`` of a jitted function, when ``prepare`` has compiled it."""
+    prepare(program, *arguments, **options).result()
+    return program(*arguments, **options)
 
-    Where it has yet to be compiled for them, that is done first, and the memory that compilation
-    has freed goes back to the system before the program takes its own: a fifth of the peak.
+
+def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:
+    """Compiles a jitted function for arguments, unless that was done or another thread is at it.
+
+    The memory that compilation has freed goes back to the system before the program takes its own:
+    a fifth of the peak.
+
+    Returns:
+      a future that is done when the program is compiled.
+
+    Raises:
+      Exception: whatever compilation raises; the future of another thread's raises it too.
     """
     key = (program, *_signature((arguments, options)))
-    if key not in _READY:
+    with _CHANGES:
+        is_ours = key not in _READY
+        ready = _READY.setdefault(key, Future())
+    if not is_ours:
+        return ready
+    try:
         release_memory()
         program.lower(*arguments, **options).compile()
         release_memory()
-        _READY.add(key)
-    return program(*arguments, **options)
+    except BaseException as error:
+        with _CHANGES:
+            del _READY[key]
+        ready.set_exception(error)
+        raise
+    ready.set_result(None)
+    return ready
 
 
 def _signature(tree: Any) -> tuple[Any, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from cdmaa_jax import photos
+from cdmaa_jax import photos, protection
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.numbers import structure_of
 from cdmaa_jax.experiments import runner
 from cdmaa_jax.experiments.columns import STEPS, Column, Table
 from cdmaa_jax.experiments.crops import Crop, crop_labels
@@ -116,6 +117,34 @@ def measure(
     return measure_column(column, study, progress, attack, facts, column.method in FITTED)
 
 
+def prepare(column: Column, study: Study) -> None:
+    """Compiles what attacks a column's images, unless all of it is done; runs nothing.
+
+    Raises:
+      ValueError: the column cannot be attacked, as ``measure`` would find in its turn.
+    """
+    if column.method in FITTED or runner.count_done(column, study) == len(study.crops):
+        return
+    crops = study.crops[: study.batch]
+    protection.prepare(
+        crop_images(crops), *_attacked(column, study), study.seed,
+        labels=labels_of(crops, study), batch_size=study.batch,
+        devices=photos.devices_for(study.batch),
+    )  # fmt: skip
+
+
+def program_of(column: Column, study: Study) -> Hashable:
+    """What a column's program depends on: columns of one program are compiled once."""
+    models, config = _attacked(column, study)
+    return tuple(model.name for model in models), structure_of(config)
+
+
+def photo_steps(column: Column, study: Study) -> int:
+    """In how many steps, of all photos together, the program of a column runs."""
+    runs = 1 + (_pieces(column, study) if column.method == SEARCHED else 0)
+    return runs * len(study.crops) * column.config.resolve().steps
+
+
 def attacked(column: Column, models: Sequence[Generator]) -> tuple[Generator, ...]:
     """The models that a column attacks, of those that it is measured on."""
     if column.method == ALONE:
@@ -146,15 +175,22 @@ def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> Pertu
     """How a column's images are protected; None where its options say all of it."""
     if column.method == UNIVERSAL:
         return _universal(column, study)
-    if column.method == SEARCHED:
-        weights = tuple((facts or {})["weights"].values())
-        return photos.against(study.ensemble.generators, weighted_config(column.config, weights))
     if column.method == TOGETHER:
         return None
+    weights = tuple((facts or {})["weights"].values()) if column.method == SEARCHED else None
+    return photos.against(*_attacked(column, study, weights))
+
+
+def _attacked(
+    column: Column, study: Study, weights: Sequence[float] | None = None
+) -> tuple[tuple[Generator, ...], Config]:
+    """The models that a column attacks and the options; with the weights that a search found."""
+    models = tuple(study.ensemble.generators)
+    if column.method == SEARCHED:
+        return models, weighted_config(column.config, weights or (1.0,) * len(models))
     if column.method == ALONE and len(study.crops) < FEW:
-        config = _alone_among(study.ensemble.generators, column)
-        return photos.against(study.ensemble.generators, config)
-    return photos.against(attacked(column, study.ensemble.generators), column.config)
+        return models, _alone_among(models, column)
+    return attacked(column, models), column.config
 
 
 def _alone_among(models: Sequence[Generator], column: Column) -> Config:

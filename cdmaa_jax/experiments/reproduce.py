@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cdmaa_jax import photos
 from cdmaa_jax.experiments import charts, claims, figures, methods, tables
+from cdmaa_jax.experiments.ahead import working_ahead
 from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
 from cdmaa_jax.experiments.crops import Crop, make_crops
 from cdmaa_jax.experiments.forecast import Work
 from cdmaa_jax.experiments.records import read_record
-from cdmaa_jax.experiments.runner import Measured, Study
+from cdmaa_jax.experiments.runner import FEW_STEPS, Measured, Study
 from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
@@ -100,9 +103,10 @@ def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]
     study, skipped = _study(request, source, listener)
     lab = _Lab(request, study, skipped, listener)
     listener.plan(lab.works(request.what))
-    for name in WHAT:
-        if name in request.what:
-            yield request.out / f"{name}.md", lab.make(name)
+    with working_ahead(lab.preparations(request.what)):
+        for name in WHAT:
+            if name in request.what:
+                yield request.out / f"{name}.md", lab.make(name)
     yield request.out / f"{RESULTS}.md", lab.write_claims()
 
 
@@ -175,6 +179,10 @@ class _Lab:
         self._tables["related"] = methods.related_table(study.ensemble.generators, request.steps)
         self._default = self._tables["table3"].columns["mgda"]
         self._measured: dict[Column, Measured] = {}
+        self._photo_steps: Counter[Hashable] = Counter()  # of each program
+        for column in self._columns(request.what):
+            program = methods.program_of(column, study)
+            self._photo_steps[program] += methods.photo_steps(column, study)
 
     def works(self, names: Sequence[str]) -> list[Work]:
         """All the work for some results, each part once."""
@@ -187,13 +195,28 @@ class _Lab:
             works.append(figures.work_of_trace(self._default, self._study))
         return works
 
+    def preparations(self, names: Sequence[str]) -> list[Callable[[], None]]:
+        """What compiles the programs of some results, in order, one after the other.
+
+        Only where compiling is most of the work: else it would slow down more than it saves.
+        """
+        columns = self._columns(names) if self._study.is_brief else []
+        return [functools.partial(self._prepare, column) for column in columns]
+
+    def _prepare(self, column: Column) -> None:
+        with once(self._is_brief(column)):
+            methods.prepare(column, self._study)
+
+    def _is_brief(self, column: Column) -> bool:
+        """Whether a column's program runs so little that it had better be quick to compile."""
+        return self._photo_steps[methods.program_of(column, self._study)] < FEW_STEPS
+
     def make(self, name: str) -> str:
         """Measures and writes a result; its text."""
         make = {"figure2": self._figure2, "figure4": self._figure4}
-        with once(self._study.is_brief):
-            if name in make:
-                return make[name]()
-            return self._table(name) if name in TABLES else self._ablation(name)
+        if name in make:
+            return make[name]()
+        return self._table(name) if name in TABLES else self._ablation(name)
 
     def write_claims(self) -> str:
         """Writes what all results of this study in the folder say of the paper's claims."""
@@ -223,9 +246,10 @@ class _Lab:
 
     def _get(self, column: Column) -> Measured:
         if column not in self._measured:
-            self._measured[column] = methods.measure(
-                column, self._study, self._listener.begin, self._listener.progress
-            )
+            with once(self._is_brief(column)):
+                self._measured[column] = methods.measure(
+                    column, self._study, self._listener.begin, self._listener.progress
+                )
         return self._measured[column]
 
     def _table(self, name: str) -> str:
@@ -250,9 +274,10 @@ class _Lab:
 
     def _figure2(self) -> str:
         self._listener.begin(figures.gradient_column(self._default).slug)
-        record, chart = figures.measure_figure2(
-            self._default, self._study, self._listener.progress, self._skipped
-        )
+        with once(self._study.is_brief):
+            record, chart = figures.measure_figure2(
+                self._default, self._study, self._listener.progress, self._skipped
+            )
         text = figures.figure2_markdown(record)
         return self._write("figure2", record, text, {".png": chart})
 

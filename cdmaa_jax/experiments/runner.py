@@ -30,7 +30,7 @@ from cdmaa_jax.photos import Job, Perturb
 COLUMNS = "columns"
 ABOUT = "column.json"
 _FORMAT = 1
-_FEW_STEPS = 200
+FEW_STEPS = 200
 """Of all photos together: fewer take less time than it takes to compile a program well."""
 
 
@@ -65,8 +65,8 @@ class Study:
 
     @property
     def is_brief(self) -> bool:
-        """Whether a column computes so little that its program had better be compiled soon."""
-        return len(self.crops) * self.steps < _FEW_STEPS
+        """Whether a column takes less time than it takes to compile its program."""
+        return len(self.crops) * self.steps < FEW_STEPS
 
     @property
     def batch(self) -> int:

@@ -1,0 +1,31 @@
+"""Work that is done ahead, beside other work that will need it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+
+@contextlib.contextmanager
+def working_ahead(tasks: Iterable[Callable[[], None]]) -> Iterator[None]:
+    """Calls tasks one after the other in another thread; leaving waits for the one that is begun.
+
+    What fails is passed over: whoever needs its result will meet the same error in turn.
+    """
+    left = threading.Event()
+
+    def work() -> None:
+        for task in tasks:
+            if left.is_set():
+                return
+            with contextlib.suppress(Exception):
+                task()
+
+    thread = threading.Thread(target=work, name="working ahead")
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()
