@@ -6,6 +6,8 @@ were asked for (by ``weighted``), and returns the weight [B,J] of every model.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -46,8 +48,12 @@ def weighted(gradients: Array, time: Array, given: Array) -> Array:
 
 
 def combine(weights: Array, gradients: Array) -> Array:
-    """w = Σ a_j · grad_j, [B,H,W,3]; a sum, so that no matrix unit rounds it."""
-    return (weights[:, :, None, None, None] * gradients).sum(1)
+    """w = Σ a_j · grad_j, [B,H,W,3]; additions, so that no matrix unit rounds it.
+
+    Nor a reduction, which takes XLA's CPU backend many times as long.
+    """
+    shares = weights[:, :, None, None, None] * gradients
+    return functools.reduce(operator.add, [shares[:, j] for j in range(shares.shape[1])])
 
 
 MODEL_STRATEGIES: dict[str, Callable[[Array, Array, Array], Array]] = {

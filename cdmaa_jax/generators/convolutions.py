@@ -15,6 +15,7 @@ left to XLA's own, which compile sooner.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ from cdmaa_jax.tracing import is_once
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
 _FEW_CHANNELS = 16
+_FEW_INPUTS = 32  # up to which, to few channels, planes are faster
 _LARGE_TILES = 96  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
 _LARGE_TILES_ON_BLOCKS = 160  # the same for blocks and large kernels
 _MANY_TILES = 256  # of one image, from which on a product of its own does not cost more
@@ -205,11 +207,14 @@ def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
     """
     if kernel.shape[0] == 1 and padding == 0:
         return x @ kernel[0, 0]
+    is_narrow = kernel.shape[3] < _FEW_CHANNELS and kernel.shape[0] % 2 == 1
+    if is_narrow and kernel.shape[2] <= _FEW_INPUTS:
+        return _by_planes(x, kernel, padding)
     spare = -x.shape[3] % 4
     x = jnp.pad(x, [(0, 0)] * 3 + [(0, spare)])
     kernel = jnp.pad(kernel, [(0, 0), (0, 0), (0, spare), (0, 0)])
     same = kernel.shape[0] // 2
-    if kernel.shape[3] < _FEW_CHANNELS and kernel.shape[0] % 2:
+    if is_narrow:
         extra, margin = max(padding - same, 0), max(same - padding, 0)
         x = lax.optimization_barrier(_pad(x, extra))  # or the padding would join the convolution's
         y = _plain(x, kernel, 1, same)
@@ -218,6 +223,22 @@ def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
         return _plain(x, kernel, 1, padding)
     y = lax.conv_general_dilated(x, kernel, (1, 1), [(0, 0), (1, 1)], dimension_numbers=_NHWC)
     return y[:, :, 1:-1]
+
+
+def _by_planes(x: Any, kernel: Any, padding: int) -> jax.Array:
+    """A stride-1 convolution to few channels: one matrix product, to a plane for each tap of each.
+
+    The planes are summed up where the taps lie. So both are fast, though pixels have few values.
+    """
+    taps, channels = kernel.shape[0], kernel.shape[2]
+    x = _pad(x, padding)
+    rows = kernel.transpose(0, 1, 3, 2).reshape(-1, channels)
+    planes = lax.dot_general(rows, x, (((1,), (3,)), ((), ())))
+    planes = planes.reshape(taps, taps, -1, *x.shape[:3])  # [k,k,O,B,H,W]
+    height, width = (n - taps + 1 for n in x.shape[1:3])
+    places = itertools.product(range(taps), repeat=2)
+    y = sum(planes[i, j, :, :, i : i + height, j : j + width] for i, j in places)
+    return jnp.transpose(y, (1, 2, 3, 0))
 
 
 def _turn(kernel: Any) -> jax.Array:

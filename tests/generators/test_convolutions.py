@@ -15,7 +15,9 @@ from cdmaa_jax.generators import convolutions, winograd
 few = settings(max_examples=10, deadline=None)
 SHAPES = [  # height, width, large and small channels, taps, stride, padding
     (9, 7, 3, 5, 7, 1, 3),
-    (8, 8, 5, 3, 3, 1, 0),
+    (8, 8, 5, 3, 3, 1, 0),  # to few channels, from few: planes
+    (8, 9, 36, 3, 3, 1, 1),  # from many
+    (8, 9, 36, 3, 3, 1, 0),
     (6, 5, 2, 4, 1, 1, 0),
     (8, 6, 3, 8, 4, 2, 1),
     (4, 4, 3, 20, 4, 2, 1),  # the kernel is the larger: matrix products
