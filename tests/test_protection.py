@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import cdmaa_jax.protection
-from cdmaa_jax import Config, protect
+from cdmaa_jax import Config, protect, protection
 from cdmaa_jax.attack import algorithm
 from cdmaa_jax.protection import fit_views
 from tests.attack.toys import photos, toy
@@ -22,7 +21,7 @@ def ensemble():
 
 
 def test_example_of_any_function_as_a_target():
-    results = doctest.testmod(cdmaa_jax.protection)
+    results = doctest.testmod(protection)
     assert results.attempted > 3 and not results.failed
 
 
@@ -50,6 +49,19 @@ def test_one_program_serves_all_batches(ensemble):
     other = [toy(0), toy(1)]  # other arrays, the same functions
     protect(photos(1), other, QUICK, batch_size=2)
     assert algorithm.program_for("cpu", False)._cache_size() == before
+
+
+def test_prepared_programs_are_those_of_protect(ensemble, caplog):
+    images, labels = photos(3, size=9), {"odd": np.array([0, 1, 1])}
+    options = {"labels": labels, "batch_size": 2}
+    with jax.log_compiles():
+        protection.prepare(images, ensemble, QUICK, **options)
+        assert "attack_batch" in caplog.text
+        caplog.clear()
+        protect(images, ensemble, QUICK, 7, **options)
+        assert "attack_batch" not in caplog.text
+    with pytest.raises(ValueError, match="batch_size"):
+        protection.prepare(images, ensemble, QUICK, batch_size=0)
 
 
 def test_float32_images_stay_within_epsilon(ensemble):

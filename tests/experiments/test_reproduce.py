@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +15,15 @@ from cdmaa_jax.evaluation import metrics
 from cdmaa_jax.experiments import methods, paper
 from cdmaa_jax.experiments.columns import Column, options, paper_tables
 from cdmaa_jax.experiments.crops import make_crops
-from cdmaa_jax.experiments.methods import PERTURBATION, attacked, measure, related_table
+from cdmaa_jax.experiments.methods import (
+    FITTED,
+    PERTURBATION,
+    attacked,
+    measure,
+    related_table,
+)
 from cdmaa_jax.experiments.reproduce import WHAT, Listener, Request, reproduce
-from cdmaa_jax.experiments.runner import Study, column_folder, measure_column
+from cdmaa_jax.experiments.runner import FEW_STEPS, Study, column_folder, measure_column
 from cdmaa_jax.experiments.sources import find_source
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
@@ -45,6 +53,56 @@ def study(ensemble, folder, tmp_path):
 def test_few_steps_of_few_photos_are_brief(study):
     assert dataclasses.replace(study, steps=39).is_brief  # of five photos
     assert not dataclasses.replace(study, steps=40).is_brief
+
+
+def test_a_program_that_many_columns_share_is_compiled_well(study):
+    """Though each of the columns is brief: what counts is how much one program computes."""
+    study = dataclasses.replace(study, crops=study.crops[:1], tuning=study.crops[:1])
+    columns = [c for table in paper_tables(50).values() for c in table.columns.values()]
+    columns += related_table(study.ensemble.generators, 50).columns.values()
+    steps = Counter()
+    for column in dict.fromkeys(columns):
+        steps[methods.program_of(column, study)] += methods.photo_steps(column, study)
+    by_table = {name: table.columns for name, table in paper_tables(50).items()}
+    default = methods.program_of(Column(Config(steps=50)), study)
+    for name in ("table3", "table4"):
+        assert {methods.program_of(c, study) for c in by_table[name].values()} == {default}
+    # Eight of the paper's columns, two models alone, all models joined, and the search's trials.
+    trials = 1 + (len(study.ensemble.generators) - 1) * 5
+    assert steps[default] == 50 * (8 + 2 + 1 + 1 + trials) > FEW_STEPS
+    assert steps[methods.program_of(by_table["table1"]["apgd"], study)] == 50 < FEW_STEPS
+
+
+def test_only_brief_studies_prepare_programs_beside_their_work(
+    ensemble, folder, tmp_path, monkeypatch
+):
+    prepared = []
+    monkeypatch.setattr(methods, "prepare", lambda column, study: prepared.append(column))
+    run(request_of(folder, ensemble, tmp_path / "out", images=2))
+    # In order, and not all if the work was done sooner.
+    columns = list(paper_tables(2)["table3"].columns.values())
+    assert prepared == columns[: len(prepared)]
+    prepared.clear()
+    monkeypatch.setattr("cdmaa_jax.experiments.runner.FEW_STEPS", 1)
+    run(request_of(folder, ensemble, tmp_path / "other", images=2))
+    assert not prepared
+
+
+def test_what_is_prepared_is_what_measuring_runs(study, caplog, monkeypatch):
+    """For every column that a method needs no tuning for, alone ones among them."""
+    columns = related_table(study.ensemble.generators, 3).columns
+    columns = [c for c in columns.values() if c.method not in FITTED]
+    with jax.log_compiles():
+        for column in columns:
+            methods.prepare(column, study)
+        assert "_run_sharded" in caplog.text  # by two devices
+        caplog.clear()
+        for column in columns:
+            measure(column, study)
+        assert "_run_sharded" not in caplog.text and "attack_batch" not in caplog.text
+    monkeypatch.setattr(methods.protection, "prepare", pytest.fail)
+    for column in columns:
+        methods.prepare(column, study)  # all done: nothing to compile
 
 
 def request_of(folder, ensemble, out, *what, **options):

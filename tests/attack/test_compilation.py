@@ -1,0 +1,102 @@
+"""Programs are compiled once, by whichever thread comes first."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cdmaa_jax.attack import Config, compilation, prepare, run
+from cdmaa_jax.tracing import once
+from tests.attack.toys import photos, toy, toy_batch
+
+
+class Program:
+    """Stands for a jitted function: takes its time to compile, and counts."""
+
+    def __init__(self, error=None):
+        self.error, self.compiled, self.begun = error, 0, threading.Event()
+        self.may_end = threading.Event()
+
+    def lower(self, *arguments, **options):
+        return self
+
+    def compile(self):
+        self.compiled += 1
+        self.begun.set()
+        assert self.may_end.wait(30)
+        if self.error is not None:
+            raise self.error
+
+    def __call__(self, *arguments, **options):
+        return arguments, options
+
+
+def in_thread(results, function, *arguments, **options):
+    def work():
+        try:
+            results.append(function(*arguments, **options))
+        except ValueError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_call_waits_for_the_thread_that_compiles():
+    program, results = Program(), []
+    ahead = in_thread([], compilation.prepare, program, jnp.ones(3), steps=2)
+    assert program.begun.wait(30)
+    again = compilation.prepare(program, jnp.zeros(3), steps=2)  # begun, so it does not wait
+    assert not again.done()
+    caller = in_thread(results, compilation.call, program, jnp.zeros(3), steps=2)
+    program.may_end.set()
+    ahead.join()
+    caller.join()
+    assert again.done() and program.compiled == 1
+    assert results[0][1] == {"steps": 2}
+
+
+def test_other_shapes_and_options_are_compiled_apart():
+    program = Program()
+    program.may_end.set()
+    for argument, steps in ((jnp.ones(3), 1), (jnp.ones(4), 1), (jnp.ones(3), 2)):
+        compilation.call(program, argument, steps=steps)
+        compilation.call(program, argument + 1, steps=steps)
+    assert program.compiled == 3
+
+
+def test_a_failure_is_raised_to_all_and_not_kept():
+    program, results = Program(ValueError("too large")), []
+    threads = [in_thread(results, compilation.prepare, program, jnp.ones(3))]
+    assert program.begun.wait(30)
+    threads.append(in_thread(results, compilation.prepare(program, jnp.ones(3)).result))
+    program.may_end.set()
+    for thread in threads:
+        thread.join()
+    assert [str(error) for error in results] == ["too large"] * 2
+    with pytest.raises(ValueError, match="too large"):
+        compilation.call(program, jnp.ones(3))
+    assert program.compiled == 2
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_an_attack_that_was_prepared_compiles_nothing_more(brief, caplog):
+    ensemble = [toy(0), toy(1)]
+    batch, key = toy_batch(photos(2, size=10), ensemble), jax.random.key(0)
+    other = toy_batch(photos(2, size=10, seed=1), ensemble)
+    config = Config(steps=3 + brief)
+
+    def work():
+        with jax.log_compiles(), once(brief):
+            prepare(config, ensemble, batch, key)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert "attack_batch" in caplog.text
+    caplog.clear()
+    with jax.log_compiles(), once(brief):
+        run(Config(steps=3 + brief, epsilon=0.1), ensemble, other, jax.random.key(1))
+    assert "attack_batch" not in caplog.text
