@@ -4,12 +4,12 @@ import dataclasses
 import json
 from collections import Counter
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cdmaa_jax import photos
+from cdmaa_jax.attack import compilation
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.evaluation import metrics
 from cdmaa_jax.experiments import methods, paper
@@ -88,18 +88,18 @@ def test_only_brief_studies_prepare_programs_beside_their_work(
     assert not prepared
 
 
-def test_what_is_prepared_is_what_measuring_runs(study, caplog, monkeypatch):
+def test_what_is_prepared_is_what_measuring_runs(study, monkeypatch):
     """For every column that a method needs no tuning for, alone ones among them."""
     columns = related_table(study.ensemble.generators, 3).columns
     columns = [c for c in columns.values() if c.method not in FITTED]
-    with jax.log_compiles():
-        for column in columns:
-            methods.prepare(column, study)
-        assert "_run_sharded" in caplog.text  # by two devices
-        caplog.clear()
-        for column in columns:
-            measure(column, study)
-        assert "_run_sharded" not in caplog.text and "attack_batch" not in caplog.text
+    before = len(compilation._READY)
+    for column in columns:
+        methods.prepare(column, study)
+    prepared = len(compilation._READY)
+    assert prepared > before
+    for column in columns:
+        measure(column, study)
+    assert len(compilation._READY) == prepared
     monkeypatch.setattr(methods.protection, "prepare", pytest.fail)
     for column in columns:
         methods.prepare(column, study)  # all done: nothing to compile
