@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdmaa_jax.attack import Config, run
+from cdmaa_jax import attack
+from cdmaa_jax.attack import Config, compilation, run
 from cdmaa_jax.attack.algorithm import Carried, Info, advance, begin, box
 from cdmaa_jax.attack.compilation import call, compiler_options
 from cdmaa_jax.attack.memory import plan_chunks
@@ -32,6 +33,7 @@ from cdmaa_jax.protection import (
     make_batch,
     padding_mask,
 )
+from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Labels
 
 _begin = jax.jit(begin, static_argnames="config")
@@ -81,20 +83,37 @@ def fit_universal(
       ValueError: an argument is not as above; ``apgd``, which compares an objective between steps,
         has more images than a batch holds; or what ``protect`` raises of generators.
     """
-    clean = checked_images(images)
-    models = fit_views(ensemble, *clean.shape[1:3])
-    vectors = tuple(conditions_of(model, labels, len(clean)) for model in models)
-    size = chosen_batch_size(batch_size, len(clean))
-    config = dataclasses.replace(config, perturbation="universal")
-    key = checked_keys(key, 1)[0]
-    if len(clean) <= size:
-        (rows,) = batches(len(clean), size)
-        batch = make_batch(clean, vectors, rows, padding_mask(rows))
-        found = _fit_at_once(config, models, batch, key)
-    else:
-        found = _fit_in_turn(config, models, clean, vectors, key, size, progress)
-    check_finite(models, found.losses[:, None], found.perturbation)
+    fit = _fit_of(images, ensemble, config, key, labels, batch_size)
+    found = _fit_at_once(fit) if fit.at_once else _fit_in_turn(fit, progress)
+    check_finite(fit.models, found.losses[:, None], found.perturbation)
     return found
+
+
+def prepare_universal(
+    images: Any,
+    ensemble: Generator | Sequence[Generator],
+    config: Config = Config(),  # noqa: B008 - frozen
+    key: int | Array = 0,
+    *,
+    labels: Labels | None = None,
+    batch_size: int | None = None,
+) -> None:
+    """Compiles what ``fit_universal`` runs for the same arguments, unless that was done or begun.
+
+    May be called in another thread; a ``fit_universal`` that needs the program meanwhile waits for
+    it.
+
+    Raises:
+      ValueError: as ``fit_universal``, but for what only running shows.
+    """
+    fit = _fit_of(images, ensemble, config, key, labels, batch_size)
+    if fit.at_once:
+        attack.prepare(fit.config, fit.models, fit.everything(), fit.key)
+        return
+    batch = fit.batch_of(fit.deck()[0])
+    carried = jax.eval_shape(functools.partial(begin, fit.structure), *fit.start_of(batch))
+    program, arguments, options = _step_of(fit, batch, carried)
+    compilation.prepare(program, *arguments, **options)
 
 
 def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarray:
@@ -118,53 +137,119 @@ def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarra
     return np.clip(clean + shared, np.asarray(lower), np.asarray(upper))
 
 
-def _fit_at_once(
-    config: Config, models: tuple[Generator, ...], batch: Batch, key: Array
-) -> Universal:
-    result = jax.device_get(run(config, models, batch, key))
-    mask = np.asarray(batch.mask)
-    return Universal(result.perturbation, result.losses[:, mask].mean(1), result.weights[:, 0])
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """What a perturbation is fitted to, checked.
+
+    Attributes:
+      config: of a universal perturbation.
+      models: ready for the images.
+      clean: the images, [N,H,W,3].
+      vectors: of each model the condition vectors, [N,K,n].
+      key: one key.
+      size: images per step.
+    """
+
+    config: Config
+    models: tuple[Generator, ...]
+    clean: np.ndarray
+    vectors: tuple[np.ndarray, ...]
+    key: Array
+    size: int
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a step takes all images."""
+        return len(self.clean) <= self.size
+
+    @property
+    def structure(self) -> Config:
+        """What the program of a step depends on."""
+        return structure_of(self.config)
+
+    def everything(self) -> Batch:
+        """All images as one batch, padded."""
+        (rows,) = batches(len(self.clean), self.size)
+        return make_batch(self.clean, self.vectors, rows, padding_mask(rows))
+
+    def batch_of(self, rows: np.ndarray) -> Batch:
+        """Those images, of which none is padding."""
+        return make_batch(self.clean, self.vectors, rows, np.ones(self.size, bool))
+
+    def deck(self) -> list[np.ndarray]:
+        """Which images each step takes."""
+        return list(_deck(self.key, len(self.clean), self.size, self.config.resolve().steps))
+
+    def start_of(self, batch: Batch) -> tuple[Any, ...]:
+        """What every step takes beside the structure: models, batch, keys and numbers."""
+        keys = jnp.broadcast_to(self.key, (self.size,))
+        return self.models, batch, keys, numbers_of(self.config, self.clean.dtype, len(self.models))
 
 
-def _fit_in_turn(
+def _fit_of(
+    images: Any,
+    ensemble: Generator | Sequence[Generator],
     config: Config,
-    models: tuple[Generator, ...],
-    clean: np.ndarray,
-    vectors: tuple[np.ndarray, ...],
-    key: Array,
-    size: int,
-    progress: Callable[[int, int], None] | None,
-) -> Universal:
-    """A batch of the deck for each step."""
-    config = config.resolve()
-    if config.update == "apgd":
+    key: int | Array,
+    labels: Labels | None,
+    batch_size: int | None,
+) -> _Fit:
+    """Everything that is to be fitted, checked."""
+    clean = checked_images(images)
+    models = fit_views(ensemble, *clean.shape[1:3])
+    vectors = tuple(conditions_of(model, labels, len(clean)) for model in models)
+    size = chosen_batch_size(batch_size, len(clean))
+    config = dataclasses.replace(config, perturbation="universal")
+    fit = _Fit(config, models, clean, vectors, checked_keys(key, 1)[0], size)
+    if config.update == "apgd" and not fit.at_once:
         raise ValueError(
             f"apgd compares an objective between steps, so it needs all images in one batch: "
             f"give a batch_size of {len(clean)} or another update"
         )
-    numbers, structure = numbers_of(config, clean.dtype, len(models)), structure_of(config)
-    keys, told, device = jnp.broadcast_to(key, (size,)), [], jax.devices()[0]
-    take = functools.partial(make_batch, clean, vectors, mask=np.ones(size, bool))
-    deck = list(_deck(key, len(clean), size, config.steps))
-    carried = _begin(structure, models, take(deck[0]), keys, numbers)
-    chunks = plan_chunks(config.loss, models, take(deck[0]), device, None)
-    step = step_program(device.platform)
+    return fit
+
+
+def _fit_at_once(fit: _Fit) -> Universal:
+    batch = fit.everything()
+    result = jax.device_get(run(fit.config, fit.models, batch, fit.key))
+    mask = np.asarray(batch.mask)
+    return Universal(result.perturbation, result.losses[:, mask].mean(1), result.weights[:, 0])
+
+
+def _fit_in_turn(fit: _Fit, progress: Callable[[int, int], None] | None) -> Universal:
+    """A batch of the deck for each step."""
+    told, deck = [], fit.deck()
+    carried = _begin(fit.structure, *fit.start_of(fit.batch_of(deck[0])))
     for done, rows in enumerate(deck, start=1):
-        carried, info = call(
-            step, structure, models, take(rows), keys, numbers, carried, chunks=chunks
-        )
+        program, arguments, options = _step_of(fit, fit.batch_of(rows), carried)
+        carried, info = call(program, *arguments, **options)
         told.append(jax.device_get(info))
         if progress is not None:
-            progress(done, config.steps)
+            progress(done, len(deck))
     steps = jax.tree.map(lambda *parts: np.stack(parts), *told)
     return Universal(np.asarray(carried.perturbation[0]), steps.losses.mean(1), steps.weights[:, 0])
 
 
+def _step_of(
+    fit: _Fit, batch: Batch, carried: Carried
+) -> tuple[Callable[..., tuple[Carried, Info]], tuple[Any, ...], dict[str, Any]]:
+    """The program of a step, what it is called with, and that by name."""
+    device = jax.devices()[0]
+    chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
+    arguments = (fit.structure, *fit.start_of(batch), carried)
+    return step_program(device.platform, is_once()), arguments, {"chunks": chunks}
+
+
 @functools.cache
-def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
-    """``advance``, compiled for a platform."""
-    static, options = ("config", "chunks"), compiler_options(platform)
-    return jax.jit(advance, static_argnames=static, compiler_options=options)
+def step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
+    """``advance``, compiled for a platform; for a few runs if it is ``computed_once``."""
+
+    def step(*arguments: Any, chunks: tuple[int, ...]) -> tuple[Carried, Info]:
+        with once(computed_once):
+            return advance(*arguments, chunks=chunks)
+
+    options = compiler_options(platform)
+    return jax.jit(step, static_argnums=0, static_argnames="chunks", compiler_options=options)
 
 
 def _deck(key: Array, count: int, size: int, steps: int) -> Iterator[np.ndarray]:

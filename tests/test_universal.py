@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cdmaa_jax import Config, apply_universal, fit_universal, protect, universal
-from cdmaa_jax.attack import evaluate_losses, run
+from cdmaa_jax.attack import compilation, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import attack_batch
 from cdmaa_jax.attack.domains import uniform
 from cdmaa_jax.attack.minnorm import min_norm_weights
@@ -180,6 +180,22 @@ def test_all_images_in_one_batch_are_what_run_gives():
     np.testing.assert_array_equal(fitted.weights, np.broadcast_to([0.25, 0.75], (5, 2)))
 
 
+@pytest.mark.parametrize("batch_size", [3, 2])
+def test_what_is_prepared_is_what_is_run(batch_size):
+    """One batch of all images, and several."""
+    images, config = photos(3, size=4), Config(steps=2)
+    what, options = (images, pair(), config, 5), {"batch_size": batch_size}
+    before = len(compilation._READY)
+    universal.prepare_universal(*what, **options)
+    assert len(compilation._READY) == before + 1
+    prepared = universal.step_program("cpu", False)._cache_size()
+    fit_universal(*what, **options)
+    assert len(compilation._READY) == before + 1
+    assert universal.step_program("cpu", False)._cache_size() <= prepared + 1
+    with pytest.raises(ValueError, match="batch_size"):
+        universal.prepare_universal(*what, batch_size=0)
+
+
 def test_batches_continue_where_the_last_one_ended():
     """Five copies of one image, three at a time: as one batch of the image, momentum included.
 
@@ -187,14 +203,12 @@ def test_batches_continue_where_the_last_one_ended():
     """
     ensemble, images = pair(), np.repeat(photos(1, size=4), 5, axis=0)
     config = Config(steps=6, update="mi-fgsm", across_domains="iterative")
-    before = universal.step_program("cpu")._cache_size()
+    before = universal.step_program("cpu", False)._cache_size()
     fitted = fit_universal(images, ensemble, config, batch_size=3)
     again = fit_universal(
         images[::-1], ensemble, dataclasses.replace(config, epsilon=0.03), batch_size=3
     )
-    assert (
-        universal.step_program("cpu")._cache_size() == before + 1
-    )  # for all batches, and other numbers
+    assert universal.step_program("cpu", False)._cache_size() == before + 1
     assert np.abs(again.perturbation).max() <= 0.03
     alone = quick_run(
         dataclasses.replace(config, perturbation="universal"),

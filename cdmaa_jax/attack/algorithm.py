@@ -121,7 +121,7 @@ def build(
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
     moved = PERTURBATIONS[config.perturbation](batch, numbers.radius, axis)
-    rule = make_update(config, numbers.step_size, moved.lower, moved.upper)
+    rule = make_update(config, numbers, moved.lower, moved.upper)
     each = [None] * len(ensemble) if chunks is None else chunks
     problem = _Problem(config, numbers, ensemble, batch, moved, rule, each)
     bind = functools.partial
@@ -217,11 +217,12 @@ def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
     """Every model at the current images, through this step's draw of the random views."""
     config, batch = problem.config, problem.batch
     evaluate = DOMAIN_STRATEGIES[config.across_domains]
+    turn = state.time * problem.numbers.domain_stride
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
 
     def at_once(model: Generator, part: tuple[Any, ...]) -> Evaluation:
         images, keys, *target = part
-        return evaluate(config.loss, Target(model, *target), images, keys, state.time)
+        return evaluate(config.loss, Target(model, *target), images, keys, turn)
 
     rows = zip(batch.conditions, state.references, state.weights, strict=True)
     images, evaluations = state.images, []

@@ -1,8 +1,8 @@
 """The numbers of an attack, apart from its structure: arguments of the compiled program.
 
-Attacks that differ in nothing else share one program. Which regularization and which weights of
-the models are chosen are numbers here too: computing all of them and taking one costs next to
-nothing beside the generators, and compiling a program for each costs a lot.
+Attacks that differ in nothing else share one program. Which regularization, which weights of the
+models and which of the sign steps are chosen are numbers here too: computing all of them and taking
+one costs next to nothing beside the generators, and compiling a program for each costs a lot.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cdmaa_jax.attack.config import JITTER, Config, choices
 
 
 class Numbers(NamedTuple):
-    """Scalars in the images' type, but for the last three.
+    """Scalars in the images' type, but for the last five.
 
     Attributes:
       radius: the largest change of a value, rounded down to the type.
@@ -27,6 +27,9 @@ class Numbers(NamedTuple):
       model_weights: [J], summing to one; equal unless the models are ``weighted``.
       regularization: int32, the place in ``REGULARIZATIONS``.
       across_models: int32, the place in ``MODEL_STRATEGIES``.
+      momentum: bool, whether the update rule is ``mi-fgsm``.
+      domain_stride: int32, by how many domains each step is further than the one before, where it
+        takes one of them alone.
     """
 
     radius: Any
@@ -37,6 +40,8 @@ class Numbers(NamedTuple):
     model_weights: Any
     regularization: Any
     across_models: Any
+    momentum: Any
+    domain_stride: Any
 
 
 def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
@@ -57,12 +62,22 @@ def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
         model_weights=_shares(config.model_weights, dtype, models),
         regularization=_place(config, "regularization"),
         across_models=_place(config, "across_models"),
+        momentum=np.asarray(config.update == "mi-fgsm"),
+        domain_stride=np.asarray(config.across_domains != "single", np.int32),
     )
 
 
 def structure_of(config: Config) -> Config:
-    """What of an attack its program depends on: the same with every number at its default."""
+    """What of an attack its program depends on: the same with every number at its default.
+
+    The first domain alone is what ``iterative`` takes if it goes no further; but what APGD reads is
+    of all the domains that a strategy attacks.
+    """
     config, default = config.resolve(), Config()
+    if config.update == "mi-fgsm":
+        config = dataclasses.replace(config, update=default.update)
+    if config.across_domains == "single" and config.update != "apgd":
+        config = dataclasses.replace(config, across_domains="iterative")
     names = (
         "epsilon", "step_size", "zeta", "threshold", "start",
         "regularization", "across_models", "model_weights",

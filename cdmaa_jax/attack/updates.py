@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.numbers import Numbers
 from cdmaa_jax.attack.regularization import per_image
 from cdmaa_jax.types import Array
 
@@ -23,16 +24,16 @@ RHO, ALPHA = 0.75, 0.75
 
 
 def make_update(
-    config: Config, step_size: float | Array, lower: Array, upper: Array
+    config: Config, numbers: Numbers, lower: Array, upper: Array
 ) -> optax.GradientTransformationExtraArgs:
     """The update rule of a resolved configuration inside the box [lower, upper], each [B,H,W,3].
 
-    The step size, for APGD the first, is apart because it may be an argument of a program.
+    Its numbers, the step size and whether there is momentum, may be arguments of a program.
     """
     if config.update == "apgd":
-        return apgd(config.steps, step_size, lower, upper)
-    make = mi_fgsm if config.update == "mi-fgsm" else i_fgsm
-    return optax.with_extra_args_support(make(step_size))
+        return apgd(config.steps, numbers.step_size, lower, upper)
+    rule = with_momentum_if(numbers.momentum, numbers.step_size)
+    return optax.with_extra_args_support(rule)
 
 
 def i_fgsm(step_size: float | Array) -> optax.GradientTransformation:
@@ -44,6 +45,18 @@ def mi_fgsm(step_size: float | Array) -> optax.GradientTransformation:
     """a · sign(m) of the momentum m = Σ w / ‖w‖₁, per image (Dong et al. 2018, with μ = 1)."""
     normalize = optax.stateless(lambda w, params: _unit_l1(w))
     return optax.chain(normalize, optax.trace(MOMENTUM), i_fgsm(step_size))
+
+
+def with_momentum_if(holds: bool | Array, step_size: float | Array) -> optax.GradientTransformation:
+    """``mi_fgsm`` where that holds, else ``i_fgsm``; the state is that of ``mi_fgsm``."""
+    with_momentum, without = mi_fgsm(step_size), i_fgsm(step_size)
+
+    def update(w, state, params=None):
+        change, state = with_momentum.update(w, state, params)
+        plain, _ = without.update(w, without.init(w), params)
+        return jnp.where(holds, change, plain), state
+
+    return optax.GradientTransformation(with_momentum.init, update)
 
 
 def _unit_l1(w: Array) -> Array:

@@ -20,6 +20,7 @@ from cdmaa_jax.experiments.gradients import (
     RATIO,
     Trace,
     join,
+    prepare_trace,
     summarize_trace,
     trace_gradients,
 )
@@ -60,6 +61,14 @@ def work_of_trace(default: Column, study: Study) -> Work:
     done = total if _saved(column, few).is_file() else 0
     each = 2 * cost(default, study.ensemble.generators) * study.batch
     return Work(column.slug, total, done, each)
+
+
+def prepare_figure2(default: Column, study: Study) -> None:
+    """Compiles what traces gradients, unless that is done; runs nothing."""
+    few = traced(study)
+    column = gradient_column(default)
+    if not _saved(column, few).is_file():
+        prepare_trace(*_tracing(column, few, next(batches(len(few.crops), few.batch))))
 
 
 def measure_figure2(
@@ -127,13 +136,17 @@ def _trace(column: Column, study: Study, progress: Callable[[int], None]) -> tup
 
 def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:
     """The trace of the images of a batch; its padding left out."""
+    trace, kept = trace_gradients(*_tracing(column, study, rows)), padding_mask(rows)
+    return Trace(trace.gram[:, kept], trace.along[:, kept], trace.along_sign[:, kept])
+
+
+def _tracing(column: Column, study: Study, rows: np.ndarray) -> tuple[Any, ...]:
+    """What ``trace_gradients`` takes for a batch."""
     crops = [study.crops[i] for i in rows]
     labels = labels_of(crops, study)
     models = fit_views(study.ensemble.generators, study.size, study.size)
     conditions = [conditions_of(model, labels, len(crops)) for model in models]
-    trace = trace_gradients(column.config, models, crop_images(crops), conditions, study.seed)
-    kept = padding_mask(rows)
-    return Trace(trace.gram[:, kept], trace.along[:, kept], trace.along_sign[:, kept])
+    return column.config, models, crop_images(crops), conditions, study.seed
 
 
 def _batches(study: Study) -> list[np.ndarray]:
@@ -205,10 +218,10 @@ def figure4(measured: Measured, study: Study, skipped: Sequence[str] = ()) -> tu
 
 def draw_outputs(table: Table, measured: Mapping[str, Measured], study: Study) -> bytes:
     """The sheet of an ablation: the first photo's edits, and those of every column's copy."""
-    before = _edits(study, [study.crops[0].path], [0])[0]
+    copies = [one.folder / one.files[0] for one in measured.values()]
+    before, *each = _edits(study, [study.crops[0].path, *copies], [0] * (1 + len(copies)))
     rows = [Row("original", [Tile(image) for image in before])]
-    for name, one in measured.items():
-        after = _edits(study, [one.folder / one.files[0]], [0])[0]
+    for (name, one), after in zip(measured.items(), each, strict=True):
         losses = np.concatenate([values[0] for values in one.losses.values()])
         tiles = _tiles(after[1:], losses, one.column.config.threshold)
         rows.append(Row(table.headings[name], [Tile(after[0]), *tiles]))
@@ -216,15 +229,21 @@ def draw_outputs(table: Table, measured: Mapping[str, Measured], study: Study) -
 
 
 def _edits(study: Study, paths: Sequence[Any], rows: Sequence[int]) -> list[list[np.ndarray]]:
-    """Of each photo what the largest generator sees, then every edit of every model."""
+    """Of each photo what the largest generator sees, then every edit of every model.
+
+    In batches of the study, which the programs that measured it are compiled for.
+    """
     from_table = labels_of([study.crops[i] for i in rows], study)
     pixels = [files.read_photo(path).pixels for path in paths]
     seen = [[see_crop(one, study.size)] for one in pixels]
     for generator in study.ensemble.generators:
         inputs = np.stack([see_crop(one, generator.image_size) for one in pixels])
-        outputs = metrics.edits(generator, inputs, generator.conditions(from_table))
-        for tiles, edits in zip(seen, np.asarray(outputs), strict=True):
-            tiles += list(edits)
+        conditions = conditions_of(generator, from_table, len(paths))
+        for some in batches(len(paths), study.batch):
+            outputs = np.asarray(metrics.edits(generator, inputs[some], conditions[some]))
+            kept = padding_mask(some)
+            for place, edits in zip(some[kept], outputs[kept], strict=True):
+                seen[place] += list(edits)
     return seen
 
 

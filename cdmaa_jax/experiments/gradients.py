@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from cdmaa_jax.attack.algorithm import State, build
-from cdmaa_jax.attack.compilation import compiler_options
+from cdmaa_jax.attack.compilation import call, compiler_options, prepare
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import Evaluation, each_domain
 from cdmaa_jax.attack.models import combine
@@ -64,11 +64,34 @@ def trace_gradients(
       conditions: of each model, [N,K,n].
       seed: of the attack's start.
     """
+    traced = call(*_call_of(config, models, images, conditions, seed))
+    return Trace(*(np.asarray(array) for array in traced))
+
+
+def prepare_trace(
+    config: Config,
+    models: Sequence[Generator],
+    images: np.ndarray,
+    conditions: Sequence[np.ndarray],
+    seed: int,
+) -> None:
+    """Compiles what ``trace_gradients`` runs for the same arguments; runs nothing."""
+    prepare(*_call_of(config, models, images, conditions, seed))
+
+
+def _call_of(
+    config: Config,
+    models: Sequence[Generator],
+    images: np.ndarray,
+    conditions: Sequence[np.ndarray],
+    seed: int,
+) -> tuple[Any, ...]:
+    """The program of a trace, and what it is called with."""
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
     keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
-    trace = _program(jax.devices()[0].platform, is_once())
-    return Trace(*(np.asarray(array) for array in trace(config, tuple(models), batch, keys)))
+    program = _program(jax.devices()[0].platform, is_once())
+    return program, config, tuple(models), batch, keys
 
 
 def join(traces: Sequence[Trace]) -> Trace:

@@ -24,7 +24,7 @@ from cdmaa_jax.images.squares import look, see
 from cdmaa_jax.photos import Job, Perturb
 from cdmaa_jax.search import DECADES, search_weights, weighted_config
 from cdmaa_jax.types import Generator, Labels
-from cdmaa_jax.universal import apply_universal, fit_universal
+from cdmaa_jax.universal import apply_universal, fit_universal, prepare_universal
 
 TOGETHER, ALONE, ENCODERS = "together", "alone", "encoders"
 SEARCHED, UNIVERSAL = "searched", "universal"
@@ -123,6 +123,8 @@ def prepare(column: Column, study: Study) -> None:
     Raises:
       ValueError: the column cannot be attacked, as ``measure`` would find in its turn.
     """
+    if column.method == UNIVERSAL:
+        _prepare_perturbation(column, study)
     if column.method in FITTED or runner.count_done(column, study) == len(study.crops):
         return
     crops = study.crops[: study.batch]
@@ -266,15 +268,27 @@ def _fit_perturbation(
 ) -> dict[str, Any]:
     """Huang et al.: one perturbation for all photos, which never saw the tested ones."""
     crops = _tuning(study)
-    found = fit_universal(
-        crop_images(crops), study.ensemble.generators, column.config, study.seed,
-        labels=labels_of(crops, study), batch_size=study.batch, progress=tell,
-    )  # fmt: skip
+    what, options = _fitting(column, study)
+    found = fit_universal(*what, **options, progress=tell)
     file = io.BytesIO()
     np.save(file, np.asarray(found.perturbation, np.float32))
     folder = runner.column_folder(column, study, uses_tuning=True)
     files.write_whole(folder / PERTURBATION, file.getvalue())
     return {"photos": len(crops)}
+
+
+def _prepare_perturbation(column: Column, study: Study) -> None:
+    """Compiles what fits a perturbation, unless it is fitted; runs nothing."""
+    if not _is_fitted(column, study):
+        what, options = _fitting(column, study)
+        prepare_universal(*what, **options)
+
+
+def _fitting(column: Column, study: Study) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``fit_universal`` takes, and that by name."""
+    crops = _tuning(study)
+    what = crop_images(crops), study.ensemble.generators, column.config, study.seed
+    return what, {"labels": labels_of(crops, study), "batch_size": study.batch}
 
 
 def _tuning(study: Study) -> tuple[Crop, ...]:
@@ -285,7 +299,7 @@ def _tuning(study: Study) -> tuple[Crop, ...]:
 def _grid(study: Study) -> dict[str, Any]:
     """How fine the line search is: coarse where there are too few photos for it to be more."""
     if len(_tuning(study)) < FEW:
-        return {"grid": DECADES[1:-1], "rounds": 1}
+        return {"grid": DECADES[2:-2], "rounds": 1}
     return {"grid": DECADES, "rounds": 2}
 
 

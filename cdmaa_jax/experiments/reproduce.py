@@ -200,12 +200,24 @@ class _Lab:
 
         Only where compiling is most of the work: else it would slow down more than it saves.
         """
-        columns = self._columns(names) if self._study.is_brief else []
-        return [functools.partial(self._prepare, column) for column in columns]
+        if not self._study.is_brief:
+            return []
+        tasks: dict[Hashable, Callable[[], None]] = {}
+        for name in WHAT:
+            if name in names and name == "figure2":
+                tasks[name] = self._prepare_figure2
+            elif name in names:
+                columns = self._columns([name])
+                tasks |= {column: functools.partial(self._prepare, column) for column in columns}
+        return list(tasks.values())
 
     def _prepare(self, column: Column) -> None:
         with once(self._is_brief(column)):
             methods.prepare(column, self._study)
+
+    def _prepare_figure2(self) -> None:
+        with once(self._study.is_brief):
+            figures.prepare_figure2(self._default, self._study)
 
     def _is_brief(self, column: Column) -> bool:
         """Whether a column's program runs so little that it had better be quick to compile."""

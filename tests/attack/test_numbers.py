@@ -1,6 +1,7 @@
 """The numbers of an attack: their types, and that programs do not depend on them."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ OTHERS = (
     {"regularization": "l2"},
     {"across_models": "iterative"},
     {"across_models": "weighted", "model_weights": (1, 2)},
+    {"update": "mi-fgsm"},
 )
 
 
@@ -36,7 +38,7 @@ def test_numbers_are_those_of_the_resolved_configuration():
     numbers = numbers_of(Config(update="fgsm", epsilon=0.25, start="uniform"), np.float32, 2)
     assert numbers.step_size == 0.25 and numbers.start == 0.25
     assert numbers_of(Config(update="apgd", epsilon=0.25), np.float64, 2).step_size == 0.5
-    assert {v.dtype for v in numbers[:-2]} == {np.dtype(np.float32)}
+    assert {v.dtype for v in numbers[:-4]} == {np.dtype(np.float32)}
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=5).filter(lambda w: sum(w) > 1e-3))
@@ -52,6 +54,13 @@ def test_weights_are_shares(weights):
 def test_structure_leaves_numbers_out(options):
     assert structure_of(Config(**options)) == structure_of(Config())
     assert structure_of(Config(steps=3)) != structure_of(Config())
+
+
+def test_one_domain_alone_is_one_structure_unless_an_objective_is_of_all():
+    first, each = Config(across_domains="single"), Config(across_domains="iterative")
+    assert structure_of(first) == structure_of(each) != structure_of(Config())
+    first, each = (dataclasses.replace(c, update="apgd") for c in (first, each))
+    assert structure_of(first) != structure_of(each)
 
 
 def test_numbers_are_arguments_of_one_program():
@@ -92,14 +101,23 @@ def test_choices_are_arguments_of_one_program():
     """Each run gives what it gives with its choice compiled in."""
     ensemble, key = [toy(0, size=4), toy(1, size=4)], jax.random.key(0)
     batch = toy_batch(photos(1, size=4), ensemble)
-    run(Config(steps=4), ensemble, batch, key)
+    known = [Config(steps=4), Config(steps=4, across_domains="iterative")]
+    others = [
+        {"across_models": "iterative"},
+        {"regularization": "log"},
+        {"update": "mi-fgsm"},
+        {"across_domains": "single"},
+    ]
+    found = [run(config, ensemble, batch, key).images for config in known]
     before = algorithm.program_for("cpu", False)._cache_size()
-    for options in ({"across_models": "iterative"}, {"regularization": "log"}):
+    for options in others:
         config = Config(steps=4, **options)
-        result = run(config, ensemble, batch, key)
+        found.append(run(config, ensemble, batch, key).images)
         expected = quick_run(config, ensemble, batch, key)
-        np.testing.assert_allclose(result.images, expected.images, atol=1e-6)
+        np.testing.assert_allclose(found[-1], expected.images, atol=1e-6)
     assert algorithm.program_for("cpu", False)._cache_size() == before
+    for a, b in itertools.combinations(found, 2):
+        assert not np.array_equal(a, b)
 
 
 def test_model_weights_are_arguments_of_one_program():

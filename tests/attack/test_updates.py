@@ -6,7 +6,15 @@ import optax
 import pytest
 
 from cdmaa_jax.attack.config import Config
-from cdmaa_jax.attack.updates import apgd, checkpoints, i_fgsm, make_update, mi_fgsm
+from cdmaa_jax.attack.numbers import numbers_of
+from cdmaa_jax.attack.updates import (
+    apgd,
+    checkpoints,
+    i_fgsm,
+    make_update,
+    mi_fgsm,
+    with_momentum_if,
+)
 
 SHAPE = (2, 1, 2, 3)
 
@@ -55,6 +63,19 @@ def test_momentum_is_safe_at_zero():
     np.testing.assert_allclose(change, directions(0, 0.01))
     change, _ = rule.update(directions(0, 0), state)
     np.testing.assert_allclose(change, directions(0, 0.01))
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_whether_there_is_momentum_may_be_a_number(holds):
+    """The second direction is too small to turn the momentum; the third is infinite."""
+    rule, alone = with_momentum_if(jnp.asarray(holds), 0.01), (mi_fgsm if holds else i_fgsm)(0.01)
+    start = directions(0, 0)
+    state, known = rule.init(start), alone.init(start)
+    last = directions(1, 1).at[:, 0, 0].set(-0.1)
+    for w in (directions(1, -1), last, directions(np.inf, 1), last):
+        change, state = rule.update(w, state)
+        expected, known = alone.update(w, known)
+        np.testing.assert_array_equal(change, expected)
 
 
 def test_checkpoints_are_croce_and_heins():
@@ -116,7 +137,8 @@ def test_apgd_finds_a_maximum_that_the_fixed_step_jumps_over():
 @pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm", "apgd"])
 def test_zero_direction_gives_no_change(update):
     lower, upper = box_around(directions(0, 0), 0.05)
-    rule = make_update(Config(update=update), 0.01, lower, upper)
+    config = Config(update=update)
+    rule = make_update(config, numbers_of(config, np.float32, 1), lower, upper)
     zero = directions(0, 0)
     change, _ = rule.update(zero, rule.init(zero), zero, value=jnp.zeros(2))
     np.testing.assert_array_equal(change, zero)

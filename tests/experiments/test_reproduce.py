@@ -12,11 +12,10 @@ from cdmaa_jax import photos
 from cdmaa_jax.attack import compilation
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.evaluation import metrics
-from cdmaa_jax.experiments import methods, paper
+from cdmaa_jax.experiments import figures, methods, paper
 from cdmaa_jax.experiments.columns import Column, options, paper_tables
 from cdmaa_jax.experiments.crops import make_crops
 from cdmaa_jax.experiments.methods import (
-    FITTED,
     PERTURBATION,
     attacked,
     measure,
@@ -67,9 +66,13 @@ def test_a_program_that_many_columns_share_is_compiled_well(study):
     default = methods.program_of(Column(Config(steps=50)), study)
     for name in ("table3", "table4"):
         assert {methods.program_of(c, study) for c in by_table[name].values()} == {default}
-    # Eight of the paper's columns, two models alone, all models joined, and the search's trials.
-    trials = 1 + (len(study.ensemble.generators) - 1) * 5
-    assert steps[default] == 50 * (8 + 2 + 1 + 1 + trials) > FEW_STEPS
+    # Nine of the paper's columns, two models alone, all models joined, and the search's trials.
+    trials = 1 + (len(study.ensemble.generators) - 1) * 3
+    assert steps[default] == 50 * (9 + 2 + 1 + 1 + trials) > FEW_STEPS
+    single, iterative = (
+        methods.program_of(by_table["table2"][n], study) for n in ("single", "iterative")
+    )
+    assert single == iterative != default
     assert steps[methods.program_of(by_table["table1"]["apgd"], study)] == 50 < FEW_STEPS
 
 
@@ -89,20 +92,29 @@ def test_only_brief_studies_prepare_programs_beside_their_work(
 
 
 def test_what_is_prepared_is_what_measuring_runs(study, monkeypatch):
-    """For every column that a method needs no tuning for, alone ones among them."""
-    columns = related_table(study.ensemble.generators, 3).columns
-    columns = [c for c in columns.values() if c.method not in FITTED]
+    """For every column, alone and fitted ones among them, and for the trace of gradients."""
+    study = dataclasses.replace(study, tuning=study.crops[:2])
+    columns = list(related_table(study.ensemble.generators, 3).columns.values())
+    default = Column(Config(steps=3))
     before = len(compilation._READY)
     for column in columns:
         methods.prepare(column, study)
+    figures.prepare_figure2(default, study)
     prepared = len(compilation._READY)
     assert prepared > before
     for column in columns:
         measure(column, study)
+    figures.measure_figure2(default, study, lambda count: None)
     assert len(compilation._READY) == prepared
-    monkeypatch.setattr(methods.protection, "prepare", pytest.fail)
+    for module, name in (
+        (methods.protection, "prepare"),
+        (methods, "prepare_universal"),
+        (figures, "prepare_trace"),
+    ):
+        monkeypatch.setattr(module, name, pytest.fail)
     for column in columns:
         methods.prepare(column, study)  # all done: nothing to compile
+    figures.prepare_figure2(default, study)
 
 
 def request_of(folder, ensemble, out, *what, **options):
@@ -154,9 +166,9 @@ def test_a_table_has_what_reproduces_it(ensemble, folder, tmp_path):
     assert list(record["columns"]) == ["single", "iterative", "uniform", "mgda"]
     for column in record["columns"].values():
         assert list(column) == ["stargan", "ugatit", "mean"]
-        for figures in (*column.values(), *(one["difference"] for one in column.values())):
-            low, high = figures["interval"]
-            assert low <= figures["attack_rate"] <= high
+        for rates in (*column.values(), *(one["difference"] for one in column.values())):
+            low, high = rates["interval"]
+            assert low <= rates["attack_rate"] <= high
             low, high = figures["avg_l_interval"]
             assert low <= figures["avg_l"] <= high
     assert record["configuration"]["uniform"]["across_models"] == "uniform"
