@@ -14,7 +14,10 @@ from benchmarks.session import Options, Say, cache, open_ours, prepare, settings
 from benchmarks.statistics import line
 from benchmarks.workers import Worker
 
-SHORT, LONG = 2, 6
+SHORT = 1
+LASTING = 4.0
+"""Seconds that the longer of two runs takes more than the shorter one, about."""
+MOST = 64
 REPEATS = 3
 
 
@@ -37,7 +40,7 @@ def axes(size: int, models: Sequence[Mapping[str, Any]]) -> list[Axis]:
     """What is varied for a piece of work whose photos have ``size`` pixels."""
     most = max(model["domains"] for model in models)
     return [
-        Axis("steps", "steps T", (2, 6, 12, 24)),
+        Axis("steps", "steps T", (1, 4, 8, 16)),
         Axis("batch", "photos in a batch", (1, 2, 4, 8)),
         Axis("domains", "domains", _doubling(most)),
         Axis("models", "models", tuple(range(1, len(models) + 1))),
@@ -117,12 +120,18 @@ def measure_point(
     worker: Worker, axis: str, value: int, arguments: Mapping[str, Any]
 ) -> dict[str, float]:
     """Medians of runs; on the axis of steps of one length, else of two."""
-    lengths = (value,) if axis == "steps" else (SHORT, LONG)
-    medians = [median_of_runs(worker, steps, arguments) for steps in lengths]
     if axis == "steps":
-        return {"seconds": medians[0]}
-    step, start = line((SHORT, medians[0]), (LONG, medians[1]))
+        return {"seconds": median_of_runs(worker, value, arguments)}
+    short = median_of_runs(worker, SHORT, arguments)
+    steps = longer(short)
+    long = median_of_runs(worker, steps, arguments)
+    step, start = line((SHORT, short), (steps, long))
     return {"seconds": step, "start_seconds": start}
+
+
+def longer(short: float) -> int:
+    """The steps of the longer run, by the seconds of the shorter: brief steps need more of them."""
+    return SHORT + min(max(2, round(LASTING / short)), MOST)
 
 
 def median_of_runs(worker: Worker, steps: int, arguments: Mapping[str, Any]) -> float:

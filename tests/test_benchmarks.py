@@ -281,7 +281,7 @@ def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
     assert command.main([*arguments, *(["--png", str(picture)] if drawn else [])]) == 0
     axes = json.loads(file.read_text())["axes"]
     points = {name: [(p["x"], p["seconds"]) for p in one["points"]] for name, one in axes.items()}
-    assert points["steps"] == [(t, 3 + 4 * t) for t in (2, 6, 12, 24)]
+    assert points["steps"] == [(t, 3 + 4 * t) for t in (1, 4, 8, 16)]
     assert points["batch"] == [(b, pytest.approx(4 * b)) for b in (1, 2, 4, 8)]
     assert points["domains"] == [(k, pytest.approx(2 * k)) for k in (1, 2, 4, 5)]
     assert points["models"] == [(1, 2), (2, 4)]
@@ -290,6 +290,12 @@ def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
     assert "3.000 s for the clean outputs and 4.000 s for each step" in said
     assert "to the power 1.00" in said
     assert picture.exists() == drawn
+
+
+def test_brief_steps_are_timed_over_more_of_them():
+    assert scale.longer(4.0) == scale.longer(1e3) == 3
+    assert scale.longer(0.4) == 11
+    assert scale.longer(1e-6) == 65
 
 
 def test_compilation_is_the_first_run_less_the_second(clock, tmp_path, capsys):

@@ -236,9 +236,13 @@ def _by_planes(x: Any, kernel: Any, padding: int) -> jax.Array:
     planes = lax.dot_general(rows, x, (((1,), (3,)), ((), ())))
     planes = planes.reshape(taps, taps, -1, *x.shape[:3])  # [k,k,O,B,H,W]
     height, width = (n - taps + 1 for n in x.shape[1:3])
-    places = itertools.product(range(taps), repeat=2)
-    y = sum(planes[i, j, :, :, i : i + height, j : j + width] for i, j in places)
-    return jnp.transpose(y, (1, 2, 3, 0))
+
+    def plane(i: int, j: int) -> jax.Array:
+        """One tap's, with its axes: XLA would move their removal along the sum, bit by bit."""
+        return planes[i : i + 1, j : j + 1, :, :, i : i + height, j : j + width]
+
+    y = sum(plane(i, j) for i, j in itertools.product(range(taps), repeat=2))
+    return jnp.transpose(y[0, 0], (1, 2, 3, 0))
 
 
 def _turn(kernel: Any) -> jax.Array:

@@ -33,7 +33,8 @@ def _spread_forward(x, count):
 
 
 def _spread_backward(count, _, slope):
-    return (functools.reduce(operator.add, [slope[i] for i in range(count)]),)
+    # Each with its axis: XLA would move the removal along the sum, one addition at a time.
+    return (functools.reduce(operator.add, [slope[i : i + 1] for i in range(count)])[0],)
 
 
 _spread.defvjp(_spread_forward, _spread_backward)
