@@ -80,6 +80,13 @@ def add_scale(commands: Any) -> None:
     )
     command.set_defaults(run=run_scale)
     add_work(command)
+    command.add_argument(
+        "--axes",
+        nargs="+",
+        choices=scale.AXES,
+        default=list(scale.AXES),
+        help="what is varied (all, which takes an hour at the official widths on two cores)",
+    )
     command.add_argument("--png", type=Path, metavar="FILE", help="draw the curves")
 
 
@@ -142,7 +149,7 @@ def run_scale(options: argparse.Namespace, say: Say) -> None:
     """Measures, prints the explanation, draws the curves and writes the file."""
     check_threads(options.threads)
     draw = plots().draw_growth if options.png else None
-    found = scale.measure(compare_options(options), say)
+    found = scale.measure(compare_options(options), say, options.axes)
     write_json(options.json, found)
     print(scale.text(found))
     if draw:
@@ -150,15 +157,15 @@ def run_scale(options: argparse.Namespace, say: Say) -> None:
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:
-    """Draws comparisons side by side, or one growth."""
+    """Draws comparisons side by side, or growth, whose axes may be in several files."""
     found = [read_json(path) for path in options.files]
     kinds = {one.get("benchmark") for one in found}
     if kinds == {"compare"}:
         plots().draw_comparisons(found, options.out)
-    elif kinds == {"scale"} and len(found) == 1:
-        plots().draw_growth(found[0], options.out)
+    elif kinds == {"scale"}:
+        plots().draw_growth(scale.join(found), options.out)
     else:
-        raise BenchmarkError("plot takes files of compare, or one of scale")
+        raise BenchmarkError("plot takes files of compare, or files of scale")
     say(f"{options.out} written")
 
 

@@ -82,8 +82,8 @@ def title(report: Mapping[str, Any]) -> str:
 def draw_growth(report: Mapping[str, Any], path: Path) -> None:
     """A small panel for everything that grows."""
     found = report["axes"]
-    figure, axes = plt.subplots(1, len(found), figsize=(2.7 * len(found), 2.6))
-    for axis, (name, one) in zip(axes, found.items(), strict=True):
+    figure, axes = plt.subplots(1, len(found), figsize=(2.7 * len(found), 2.6), squeeze=False)
+    for axis, (name, one) in zip(axes[0], found.items(), strict=True):
         points = one["points"]
         axis.plot(
             [point["x"] for point in points],

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.machine import machine
 from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
 from benchmarks.statistics import line
-from benchmarks.workers import Worker
+from benchmarks.workers import BenchmarkError, Worker
 
 SHORT = 1
 LASTING = 4.0
@@ -36,16 +36,20 @@ class Axis:
     values: tuple[int, ...]
 
 
-def axes(size: int, models: Sequence[Mapping[str, Any]]) -> list[Axis]:
-    """What is varied for a piece of work whose photos have ``size`` pixels."""
+AXES = ("steps", "batch", "domains", "models", "size")
+
+
+def axes(size: int, models: Sequence[Mapping[str, Any]], names: Sequence[str] = AXES) -> list[Axis]:
+    """What is varied, of ``names``, for a piece of work whose photos have ``size`` pixels."""
     most = max(model["domains"] for model in models)
-    return [
+    every = [
         Axis("steps", "steps T", (1, 4, 8, 16)),
         Axis("batch", "photos in a batch", (1, 2, 4, 8)),
         Axis("domains", "domains", _doubling(most)),
         Axis("models", "models", tuple(range(1, len(models) + 1))),
         Axis("size", "photo size, px", _sizes(size)),
     ]
+    return [axis for axis in every if axis.name in names]
 
 
 def _sizes(size: int) -> tuple[int, ...]:
@@ -59,8 +63,8 @@ def _doubling(most: int) -> tuple[int, ...]:
     return (*powers, most)
 
 
-def measure(options: Options, say: Say) -> dict[str, Any]:
-    """Everything that ``python -m benchmarks scale`` reports, for JSON.
+def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str, Any]:
+    """Everything that ``python -m benchmarks scale`` reports of some axes, for JSON.
 
     Raises:
       BenchmarkError: a process fails.
@@ -74,7 +78,7 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
             )
             found = {
                 axis.name: along(axis, worker, settings, say)
-                for axis in axes(prepared.size, settings["generators"])
+                for axis in axes(prepared.size, settings["generators"], names)
             }
     return {
         "benchmark": "scale",
@@ -83,6 +87,21 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
         "versions": {"ours": versions},
         "axes": found,
     }
+
+
+def join(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Reports of different axes of the same work as one.
+
+    Raises:
+      BenchmarkError: the work or the machine was not the same.
+    """
+    first = reports[0]
+    for other in reports[1:]:
+        for key in ("settings", "machine"):
+            if other[key] != first[key]:
+                raise BenchmarkError(f"these were not measured alike: they differ in {key}")
+    found = {name: axis for report in reports for name, axis in report["axes"].items()}
+    return {**first, "axes": {name: found[name] for name in AXES if name in found}}
 
 
 def along(axis: Axis, worker: Worker, settings: Mapping[str, Any], say: Say) -> dict[str, Any]:

@@ -292,6 +292,26 @@ def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
     assert picture.exists() == drawn
 
 
+def test_axes_of_growth_can_be_measured_apart(clock, tmp_path, capsys):
+    files = [tmp_path / f"{i}.json" for i in range(2)]
+    for file, names in zip(files, (["size", "batch"], ["models"]), strict=True):
+        arguments = ["scale", "--size", "64", "--axes", *names, "--json", str(file)]
+        assert command.main(arguments) == 0
+    found = [json.loads(file.read_text()) for file in files]
+    assert list(found[0]["axes"]) == ["batch", "size"]
+    joined = scale.join(found)
+    assert list(joined["axes"]) == ["batch", "models", "size"]
+    assert joined["settings"] == found[1]["settings"]
+    if importlib.util.find_spec("matplotlib"):
+        picture = tmp_path / "growth.png"
+        assert command.main(["plot", *map(str, files), "--out", str(picture)]) == 0
+        assert picture.exists()
+        assert command.main(["plot", str(files[1]), "--out", str(picture)]) == 0
+    found[1]["settings"]["size"] = 32
+    with pytest.raises(BenchmarkError, match="differ in settings"):
+        scale.join(found)
+
+
 def test_brief_steps_are_timed_over_more_of_them():
     assert scale.longer(4.0) == scale.longer(1e3) == 3
     assert scale.longer(0.4) == 11

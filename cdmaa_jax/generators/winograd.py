@@ -108,8 +108,8 @@ def convolve(x: Any, kernel: Any, padding: int, tile: int, points: Any = None) -
     def from_points(products: Sequence[jax.Array], axis: int) -> jax.Array:
         return _interleave(_product(matrices.outputs.T, products), axis)
 
-    y = _by_points(x, kernel, tile, counts, to_points, from_points, 1, after, points)
-    return y[:, :height, :width]
+    way = _Way(to_points, from_points, contracted=1)
+    return _by_points(x, kernel, tile, counts, way, after, points)[:, :height, :width]
 
 
 def convolve_transposed(
@@ -134,8 +134,24 @@ def convolve_transposed(
             own[i] = own[i] + shift(part, axis, 1, 0)  # reaches into the next tile
         return _interleave(own, axis)
 
-    x = _by_points(y, kernel, tile, counts, to_points, from_points, 2, after, points)
+    way = _Way(to_points, from_points, contracted=2)
+    x = _by_points(y, kernel, tile, counts, way, after, points)
     return x[:, padding : padding + height, padding : padding + width]
+
+
+class _Way(NamedTuple):
+    """A convolution, or its transpose, between pixels and points.
+
+    Attributes:
+      to_points: ``to_points(x, axis, count)``: of so many tiles along an axis the values at the
+        points, one array for each.
+      from_points: ``from_points(products, axis)``: from an array for each point to pixels.
+      contracted: the kernel's axis that the products sum over.
+    """
+
+    to_points: Callable[[jax.Array, int, int], Sequence[jax.Array]]
+    from_points: Callable[[Sequence[jax.Array], int], jax.Array]
+    contracted: int
 
 
 def _by_points(
@@ -143,9 +159,7 @@ def _by_points(
     kernel: Any,
     tile: int,
     counts: Sequence[int],
-    to_points: Callable[[jax.Array, int, int], Sequence[jax.Array]],
-    from_points: Callable[[Sequence[jax.Array], int], jax.Array],
-    contracted: int,
+    way: _Way,
     after: Any,
     points: Any,
 ) -> jax.Array:
@@ -158,15 +172,15 @@ def _by_points(
     tiles = len(x) * math.prod(counts)
     values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
     step = side if points is not None else _rows_at_once(side, values)
-    rows, products = to_points(x[None], 2, counts[0]), []
+    rows, products = way.to_points(x[None], 2, counts[0]), []
 
     @jax.jit  # traced once for all
     def through_columns(part: jax.Array, at: jax.Array) -> jax.Array:
-        part = jnp.concatenate(to_points(part, 3, counts[1]))  # [n · rows,B,*counts,C]
+        part = jnp.concatenate(way.to_points(part, 3, counts[1]))  # [n · rows,B,*counts,C]
         product = lax.dot_general(
-            part.reshape(len(at), tiles, -1), at, (((2,), (contracted,)), ((0,), (0,)))
+            part.reshape(len(at), tiles, -1), at, (((2,), (way.contracted,)), ((0,), (0,)))
         )
-        return from_points(_in_parts(product.reshape(*part.shape[:-1], -1), side), 3)
+        return way.from_points(_in_parts(product.reshape(*part.shape[:-1], -1), side), 3)
 
     for first in range(0, side, step):
         some = slice(first, first + step)
@@ -175,7 +189,7 @@ def _by_points(
         part = lax.optimization_barrier(through_columns(part, at))
         after = part[0, 0, 0, 0, 0]
         products += _in_parts(part, len(part))
-    return from_points(products, 2)[0]
+    return way.from_points(products, 2)[0]
 
 
 def _rows_at_once(side: int, values: int) -> int:
