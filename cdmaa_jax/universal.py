@@ -18,8 +18,8 @@ import numpy as np
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, compilation, run
-from cdmaa_jax.attack.algorithm import Carried, Info, advance, begin, box
-from cdmaa_jax.attack.compilation import call, compiler_options
+from cdmaa_jax.attack.algorithm import Carried, Info, begin, box, step_program
+from cdmaa_jax.attack.compilation import call
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.protection import (
@@ -33,7 +33,6 @@ from cdmaa_jax.protection import (
     make_batch,
     padding_mask,
 )
-from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Labels
 
 _begin = jax.jit(begin, static_argnames="config")
@@ -237,19 +236,7 @@ def _step_of(
     device = jax.devices()[0]
     chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
     arguments = (fit.structure, *fit.start_of(batch), carried)
-    return step_program(device.platform, is_once()), arguments, {"chunks": chunks}
-
-
-@functools.cache
-def step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
-    """``advance``, compiled for a platform; for a few runs if it is ``computed_once``."""
-
-    def step(*arguments: Any, chunks: tuple[int, ...]) -> tuple[Carried, Info]:
-        with once(computed_once):
-            return advance(*arguments, chunks=chunks)
-
-    options = compiler_options(platform)
-    return jax.jit(step, static_argnums=0, static_argnames="chunks", compiler_options=options)
+    return step_program(device.platform), arguments, {"chunks": chunks}
 
 
 def _deck(key: Array, count: int, size: int, steps: int) -> Iterator[np.ndarray]:

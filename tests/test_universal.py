@@ -188,10 +188,10 @@ def test_what_is_prepared_is_what_is_run(batch_size):
     before = len(compilation._READY)
     universal.prepare_universal(*what, **options)
     assert len(compilation._READY) == before + 1
-    prepared = universal.step_program("cpu", False)._cache_size()
+    prepared = universal.step_program("cpu")._cache_size()
     fit_universal(*what, **options)
     assert len(compilation._READY) == before + 1
-    assert universal.step_program("cpu", False)._cache_size() <= prepared + 1
+    assert universal.step_program("cpu")._cache_size() <= prepared + 1
     with pytest.raises(ValueError, match="batch_size"):
         universal.prepare_universal(*what, batch_size=0)
 
@@ -203,12 +203,12 @@ def test_batches_continue_where_the_last_one_ended():
     """
     ensemble, images = pair(), np.repeat(photos(1, size=4), 5, axis=0)
     config = Config(steps=6, update="mi-fgsm", across_domains="iterative")
-    before = universal.step_program("cpu", False)._cache_size()
+    before = universal.step_program("cpu")._cache_size()
     fitted = fit_universal(images, ensemble, config, batch_size=3)
     again = fit_universal(
         images[::-1], ensemble, dataclasses.replace(config, epsilon=0.03), batch_size=3
     )
-    assert universal.step_program("cpu", False)._cache_size() == before + 1
+    assert universal.step_program("cpu")._cache_size() == before + 1
     assert np.abs(again.perturbation).max() <= 0.03
     alone = quick_run(
         dataclasses.replace(config, perturbation="universal"),

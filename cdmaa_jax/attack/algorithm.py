@@ -384,6 +384,21 @@ def advance(
     return _carry(state), info
 
 
+def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
+    """``advance``, compiled for a platform; for a few runs within ``once``."""
+    return _step_program(platform, is_once())
+
+
+@functools.cache
+def _step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
+    def step(*arguments: Any, chunks: tuple[int, ...]) -> tuple[Carried, Info]:
+        with once(computed_once):
+            return advance(*arguments, chunks=chunks)
+
+    options = compiler_options(platform)
+    return jax.jit(step, static_argnums=0, static_argnames="chunks", compiler_options=options)
+
+
 def begin(
     config: Config,
     ensemble: tuple[Generator, ...],

@@ -169,8 +169,8 @@ def test_a_table_has_what_reproduces_it(ensemble, folder, tmp_path):
         for rates in (*column.values(), *(one["difference"] for one in column.values())):
             low, high = rates["interval"]
             assert low <= rates["attack_rate"] <= high
-            low, high = figures["avg_l_interval"]
-            assert low <= figures["avg_l"] <= high
+            low, high = rates["avg_l_interval"]
+            assert low <= rates["avg_l"] <= high
     assert record["configuration"]["uniform"]["across_models"] == "uniform"
     assert record["configuration"]["mgda"]["steps"] == 2 and record["seed"] == 3
     assert [image["file"] for image in record["images"]] == [f"{i}.png" for i in range(5)]
