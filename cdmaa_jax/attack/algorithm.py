@@ -377,10 +377,12 @@ def advance(
     numbers: Numbers,
     carried: Carried,
     chunks: tuple[int, ...] | None = None,
+    computed_once: bool = False,
 ) -> tuple[Carried, Info]:
     """One step of a universal perturbation on the next images: a pure function, to trace."""
     attack = build(config, ensemble, batch, numbers, chunks=chunks)
-    state, info = attack.step(attack.init(keys, carried))
+    with once(computed_once):
+        state, info = attack.step(attack.init(keys, carried))
     return _carry(state), info
 
 
@@ -391,12 +393,9 @@ def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
 
 @functools.cache
 def _step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
-    def step(*arguments: Any, chunks: tuple[int, ...]) -> tuple[Carried, Info]:
-        with once(computed_once):
-            return advance(*arguments, chunks=chunks)
-
-    options = compiler_options(platform)
-    return jax.jit(step, static_argnums=0, static_argnames="chunks", compiler_options=options)
+    step = functools.partial(advance, computed_once=computed_once)
+    static, options = ("config", "chunks"), compiler_options(platform)
+    return jax.jit(step, static_argnames=static, compiler_options=options)
 
 
 def begin(

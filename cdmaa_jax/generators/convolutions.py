@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -241,7 +242,8 @@ def _by_planes(x: Any, kernel: Any, padding: int) -> jax.Array:
         """One tap's, with its axes: XLA would move their removal along the sum, bit by bit."""
         return planes[i : i + 1, j : j + 1, :, :, i : i + height, j : j + width]
 
-    y = sum(plane(i, j) for i, j in itertools.product(range(taps), repeat=2))
+    every = [plane(i, j) for i, j in itertools.product(range(taps), repeat=2)]
+    y = functools.reduce(operator.add, every)
     return jnp.transpose(y[0, 0], (1, 2, 3, 0))
 
 
