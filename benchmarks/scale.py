@@ -18,6 +18,7 @@ SHORT = 1
 LASTING = 4.0
 """Seconds that the longer of two runs takes more than the shorter one, about."""
 MOST = 64
+"""Steps that the longer run has more than the shorter one, at most."""
 REPEATS = 3
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, compilation, run
 from cdmaa_jax.attack.algorithm import Carried, Info, begin, box, step_program
-from cdmaa_jax.attack.compilation import call
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.protection import (
@@ -221,7 +220,7 @@ def _fit_in_turn(fit: _Fit, progress: Callable[[int, int], None] | None) -> Univ
     carried = _begin(fit.structure, *fit.start_of(fit.batch_of(deck[0])))
     for done, rows in enumerate(deck, start=1):
         program, arguments, options = _step_of(fit, fit.batch_of(rows), carried)
-        carried, info = call(program, *arguments, **options)
+        carried, info = compilation.call(program, *arguments, **options)
         told.append(jax.device_get(info))
         if progress is not None:
             progress(done, len(deck))
