@@ -117,12 +117,12 @@ def _gather_on_cpu(
         return x @ kernel.reshape(-1, small)
     folded = _fold(kernel)
 
-    def blocks(x: Any) -> jax.Array:
-        return _space_to_depth(_fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
+    def blocks(x: Any) -> list[jax.Array]:
+        return _blocks(_fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
 
     tile = _tile_on_blocks(folded, len(x), sides, _BLOCK_CHANNELS)
     if computed_once or not tile:
-        return _direct(blocks(x), folded, 0)
+        return _direct(jnp.concatenate(blocks(x), axis=3), folded, 0)
 
     def convolve(x: Any, points: Any) -> jax.Array:
         return winograd.convolve(blocks(x), folded, 0, tile, points)
@@ -149,10 +149,10 @@ def _scatter_on_cpu(
     folded = _fold(kernel)
     tile = _tile_on_blocks(folded, len(y), y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED)
     if tile and not computed_once:
-        blocks = winograd.convolve_transposed(y, folded, 0, tile)
+        rows = winograd.convolve_transposed(y, folded, 0, tile, rows=2)
     else:
-        blocks = _direct(y, _turn(folded), folded.shape[0] - 1)
-    return _fit(_depth_to_space(blocks), -padding, size)
+        rows = _rows(_direct(y, _turn(folded), folded.shape[0] - 1))
+    return _fit(_depth_to_space(rows), -padding, size)
 
 
 def _tile(kernel: Any, count: int, sides: Any) -> int:
@@ -261,18 +261,23 @@ def _fold(kernel: Any) -> jax.Array:
     return folded.reshape(m, m, 4 * large, small)
 
 
-def _space_to_depth(x: Any) -> jax.Array:
-    """Blocks of 2×2 pixels of x [B,H,W,C] as channels: [B,H/2,W/2,4C]. Rows stay whole."""
+def _blocks(x: Any) -> list[jax.Array]:
+    """Of blocks of 2×2 pixels of x [B,H,W,C] either row as channels: two of [B,H/2,W/2,2C]."""
     b, h, w, c = x.shape
     pairs = x.reshape(b, h // 2, 2, w // 2, 2 * c)
-    return jnp.concatenate([pairs[:, :, 0], pairs[:, :, 1]], axis=3)
+    return [pairs[:, :, 0], pairs[:, :, 1]]
 
 
-def _depth_to_space(x: Any) -> jax.Array:
-    """The transpose: x [B,h,w,4C] to [B,2h,2w,C]."""
-    b, h, w, c = x.shape
-    rows = jnp.stack([x[..., : c // 2], x[..., c // 2 :]], axis=2)
-    return rows.reshape(b, 2 * h, 2 * w, c // 4)
+def _rows(blocks: Any) -> jax.Array:
+    """Both rows of blocks [B,h,w,4C], one after the other: [B,2h,w,2C]."""
+    b, h, w, c = blocks.shape
+    return jnp.stack(jnp.split(blocks, 2, axis=3), axis=2).reshape(b, 2 * h, w, c // 2)
+
+
+def _depth_to_space(rows: Any) -> jax.Array:
+    """The pixels of rows [B,H,w,2C] of blocks: [B,H,2w,C]."""
+    b, h, w, c = rows.shape
+    return rows.reshape(b, h, 2 * w, c // 2)
 
 
 def _columns(x: Any) -> jax.Array:

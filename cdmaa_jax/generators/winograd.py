@@ -87,56 +87,60 @@ def transform_kernel(kernel: Any, tile: int, after: Any, rows: slice = slice(Non
     return jnp.einsum("pt,tio->pio", tied, taps, precision=lax.Precision.HIGHEST)
 
 
-def convolve(x: Any, kernel: Any, padding: int, tile: int, points: Any = None) -> jax.Array:
+def convolve(
+    x: jax.Array | Sequence[jax.Array], kernel: Any, padding: int, tile: int, points: Any = None
+) -> jax.Array:
     """The stride-1 convolution of x [B,H,W,I] with a kernel [k,k,I,O].
 
-    ``points`` is what ``transform_kernel`` makes of the kernel, if that has been done.
+    What is joined to x along the channels may be given instead. ``points`` is what
+    ``transform_kernel`` makes of the kernel, if that has been done.
     """
     matrices, reach = transforms(tile, len(kernel)), len(kernel) - 1
-    height, width = (n + 2 * padding - reach for n in x.shape[1:3])
+    parts = list(x) if isinstance(x, Sequence) else [x]
+    height, width = (n + 2 * padding - reach for n in parts[0].shape[1:3])
     counts = -(-height // tile), -(-width // tile)
     full = [count * tile + reach for count in counts]
-    ends = [n - have - padding for n, have in zip(full, x.shape[1:3], strict=True)]
-    zero, after = jnp.zeros((), x.dtype), x[0, 0, 0, 0]
-    x = lax.pad(x, zero, [(0, 0, 0), *((padding, end, 0) for end in ends), (0, 0, 0)])
 
     def to_points(x: jax.Array, axis: int, count: int) -> list[jax.Array]:
         extent = (count - 1) * tile + 1
         taps = [lax.slice_in_dim(x, i, i + extent, tile, axis) for i in range(tile + reach)]
         return _product(matrices.inputs.T, taps)
 
-    def from_points(products: Sequence[jax.Array], axis: int) -> jax.Array:
-        return _interleave(_product(matrices.outputs.T, products), axis)
+    def from_points(products: Sequence[jax.Array], axis: int) -> list[jax.Array]:
+        return _product(matrices.outputs.T, products)
 
+    parts = [_fit(part, padding, full) for part in parts]
     way = _Way(to_points, from_points, contracted=1)
-    return _by_points(x, kernel, tile, counts, way, after, points)[:, :height, :width]
+    return _by_points(parts, kernel, tile, counts, way, points)[:, :height, :width]
 
 
 def convolve_transposed(
-    y: Any, kernel: Any, padding: int, tile: int, points: Any = None
+    y: jax.Array, kernel: Any, padding: int, tile: int, points: Any = None, rows: int = 1
 ) -> jax.Array:
-    """The transpose of ``convolve``: y [B,H,W,O] to [B,H',W',I], H' = H + k - 1 - 2 · padding."""
+    """The transpose of ``convolve``: y [B,H,W,O] to [B,H',W',I], H' = H + k - 1 - 2 · padding.
+
+    With ``rows`` each pixel is a column of so many, whose channels lie one after the other in I:
+    [B,rows · H',W',I / rows].
+    """
     matrices = transforms(tile, len(kernel))
     height, width = (n + len(kernel) - 1 - 2 * padding for n in y.shape[1:3])
     counts = [-(-n // tile) for n in y.shape[1:3]]
-    ends = [-n % tile for n in y.shape[1:3]]
-    zero, after = jnp.zeros((), y.dtype), y[0, 0, 0, 0]
-    y = lax.pad(y, zero, [(0, 0, 0), *((0, end, 0) for end in ends), (0, 0, 0)])
 
     def to_points(y: jax.Array, axis: int, count: int) -> list[jax.Array]:
         taps = [lax.slice_in_dim(y, i, count * tile, tile, axis) for i in range(tile)]
         return _product(matrices.outputs, taps)
 
-    def from_points(products: Sequence[jax.Array], axis: int) -> jax.Array:
+    def from_points(products: Sequence[jax.Array], axis: int) -> list[jax.Array]:
         parts = _product(matrices.inputs, products)
         own = [shift(part, axis, 0, 1) for part in parts[:tile]]
         for i, part in enumerate(parts[tile:]):
             own[i] = own[i] + shift(part, axis, 1, 0)  # reaches into the next tile
-        return _interleave(own, axis)
+        return own
 
+    y = _fit(y, 0, [count * tile for count in counts])
     way = _Way(to_points, from_points, contracted=2)
-    x = _by_points(y, kernel, tile, counts, way, after, points)
-    return x[:, padding : padding + height, padding : padding + width]
+    x = _by_points([y], kernel, tile, counts, way, points, rows)
+    return x[:, rows * padding : rows * (padding + height), padding : padding + width]
 
 
 class _Way(NamedTuple):
@@ -145,23 +149,24 @@ class _Way(NamedTuple):
     Attributes:
       to_points: ``to_points(x, axis, count)``: of so many tiles along an axis the values at the
         points, one array for each.
-      from_points: ``from_points(products, axis)``: from an array for each point to pixels.
+      from_points: ``from_points(products, axis)``: from an array for each point to pixels, one
+        array for each of a tile's.
       contracted: the kernel's axis that the products sum over.
     """
 
     to_points: Callable[[jax.Array, int, int], Sequence[jax.Array]]
-    from_points: Callable[[Sequence[jax.Array], int], jax.Array]
+    from_points: Callable[[Sequence[jax.Array], int], Sequence[jax.Array]]
     contracted: int
 
 
 def _by_points(
-    x: jax.Array,
+    parts: Sequence[jax.Array],
     kernel: Any,
     tile: int,
     counts: Sequence[int],
     way: _Way,
-    after: Any,
     points: Any,
+    rows: int = 1,
 ) -> jax.Array:
     """To the points along rows and columns, there times the kernel, and back.
 
@@ -169,10 +174,11 @@ def _by_points(
     along rows is materialized before what goes along columns: fused, it would be computed for each.
     """
     side = tile + len(kernel) - 1
-    tiles = len(x) * math.prod(counts)
+    tiles = len(parts[0]) * math.prod(counts)
     values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
     step = side if points is not None else _rows_at_once(side, values)
-    rows, products = way.to_points(x[None], 2, counts[0]), []
+    through_rows, after = _through_rows(parts, way, counts[0], step), parts[0][0, 0, 0, 0]
+    products: list[jax.Array] = []
 
     @jax.jit  # traced once for all
     def through_columns(part: jax.Array, at: jax.Array) -> jax.Array:
@@ -180,16 +186,40 @@ def _by_points(
         product = lax.dot_general(
             part.reshape(len(at), tiles, -1), at, (((2,), (way.contracted,)), ((0,), (0,)))
         )
-        return way.from_points(_in_parts(product.reshape(*part.shape[:-1], -1), side), 3)
+        values = _in_parts(product.reshape(*part.shape[:-1], -1), side)
+        return _interleave(way.from_points(values, 3), 3)
 
     for first in range(0, side, step):
         some = slice(first, first + step)
         at = transform_kernel(kernel, tile, after, some) if points is None else points
-        part = lax.optimization_barrier(jnp.concatenate(rows[some]))
+        part = lax.optimization_barrier(through_rows(first))
         part = lax.optimization_barrier(through_columns(part, at))
         after = part[0, 0, 0, 0, 0]
         products += _in_parts(part, len(part))
-    return way.from_points(products, 2)[0]
+    shares = [jnp.split(product, rows, axis=-1) for product in products]
+    own = [way.from_points(share, 2) for share in zip(*shares, strict=True)]
+    return _interleave([x for each in zip(*own, strict=True) for x in each], 2)[0]
+
+
+def _through_rows(
+    parts: Sequence[jax.Array], way: _Way, count: int, step: int
+) -> Callable[[int], jax.Array]:
+    """From a number to so many rows of points, [rows,B,count,W,C], from that on.
+
+    XLA computes anew for each point along the columns what is not joined from several arrays. A row
+    by itself is joined along the channels.
+    """
+    if step > 1:
+        rows = way.to_points(jnp.concatenate(parts, axis=-1)[None], 2, count)
+        return lambda first: jnp.concatenate(rows[first : first + step])
+    shares = parts if len(parts) > 1 else _halves(parts[0])
+    each = [way.to_points(share[None], 2, count) for share in shares]
+    return lambda first: jnp.concatenate([rows[first] for rows in each], axis=-1)
+
+
+def _halves(x: jax.Array) -> list[jax.Array]:
+    """x [B,H,W,C] in two, where vectors begin."""
+    return jnp.split(x, [x.shape[-1] // 32 * 16], axis=-1)
 
 
 def _rows_at_once(side: int, values: int) -> int:
@@ -247,6 +277,13 @@ def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
         product = term if abs(c) == 1 else abs(c) * term
         total = total + product if c > 0 else total - product
     return total
+
+
+def _fit(x: jax.Array, before: int, size: Sequence[int]) -> jax.Array:
+    """x [B,H,W,C] with so many zeros before it and as many after as make it ``size`` pixels."""
+    ends = [n - have - before for n, have in zip(size, x.shape[1:3], strict=True)]
+    edges = [(0, 0, 0), *((before, end, 0) for end in ends), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
 def shift(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
