@@ -34,8 +34,9 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
 _FEW_CHANNELS = 16
 _FEW_INPUTS = 32  # up to which, to few channels, planes are faster
-_LARGE_TILES = 96  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
+_LARGE_TILES = 80  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
 _LARGE_TILES_ON_BLOCKS = 160  # the same for blocks and large kernels
+_SEVERAL_TILES = 48  # from so many on, tiles of blocks are faster than patches of small images
 _MANY_TILES = 256  # of one image, from which on a product of its own does not cost more
 _MANY_VALUES = 12 * 2**20  # of all tiles, from which on one image at a time pays
 _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks pay
@@ -112,7 +113,7 @@ def _gather_on_cpu(
         return _direct(x, kernel, padding)
     if stride != 2:
         return _plain(x, kernel, stride, padding)
-    if taps == 4 and _is_kernel_larger(sides, small):
+    if taps == 4 and _is_kernel_larger(len(x), sides, small):
         x = _columns(_fit(x, padding, [2 * n + 2 for n in sides]))
         return x @ kernel.reshape(-1, small)
     folded = _fold(kernel)
@@ -143,7 +144,7 @@ def _scatter_on_cpu(
         return _direct(y, _turn(kernel), taps - 1 - padding)
     if stride != 2:
         return _plain_transposed(y, kernel, stride, padding, size)
-    if taps == 4 and _is_kernel_larger(y.shape[1:3], small):
+    if taps == 4 and _is_kernel_larger(len(y), y.shape[1:3], small):
         columns = lax.dot_general(y, kernel.reshape(-1, small), (((3,), (1,)), ((), ())))
         return _fit(_add_columns(columns, large), -padding, size)
     folded = _fold(kernel)
@@ -168,7 +169,8 @@ def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
 
     Larger tiles take fewer products, but more points, at which a large kernel is slow to make.
     """
-    if len(folded) != 2 or min(folded.shape[2:]) < channels or min(sides) < 12:
+    is_small = min(sides) < 12 and _tiles(count, sides) < _SEVERAL_TILES
+    if len(folded) != 2 or min(folded.shape[2:]) < channels or is_small:
         return 0
     is_large = 25 * math.prod(folded.shape[2:]) > winograd.MANY_VALUES
     return 2 if is_large and _tiles(count, sides) < _LARGE_TILES_ON_BLOCKS else 4
@@ -195,9 +197,9 @@ def _in_caches(
     return lax.map(lambda image: convolve(image[None], points=points)[0], x)
 
 
-def _is_kernel_larger(sides: Any, channels: int) -> bool:
-    """Whether reading the kernel weighs more than writing all patches of the small images."""
-    return 4 * sides[0] * sides[1] <= channels
+def _is_kernel_larger(count: int, sides: Any, channels: int) -> bool:
+    """Whether reading the kernel weighs more than writing all patches of so many small images."""
+    return 4 * sides[0] * sides[1] <= channels and _tiles(count, sides) < _SEVERAL_TILES
 
 
 def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:

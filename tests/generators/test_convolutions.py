@@ -1,6 +1,7 @@
 """Convolutions in every form against XLA's own, in value and gradient, in float64 and float32."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ SHAPES = [  # height, width, large and small channels, taps, stride, padding
     (7, 7, 2, 3, 3, 3, 1),
     (4, 5, 64, 64, 3, 1, 1),  # Winograd's, tiles of 2
     (24, 26, 32, 128, 4, 2, 1),  # Winograd's on blocks, one way
-    (12, 13, 64, 68, 3, 1, 1),  # tiles of 4
+    (24, 26, 64, 68, 3, 1, 1),  # tiles of 4
     (14, 16, 64, 64, 3, 1, 0),
     (26, 24, 64, 256, 4, 2, 1),  # Winograd's on blocks, both ways
 ]
@@ -138,6 +139,47 @@ def test_some_rows_of_points_at_a_time_are_the_same(form, rows, monkeypatch):
         np.testing.assert_allclose(winograd.convolve(x, kernel, 1, tile), y, rtol=0, atol=1e-11)
         again = winograd.convolve_transposed(y, kernel, 1, tile)
         np.testing.assert_allclose(again, back, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(24, 26, 32, 128), (26, 24, 64, 256)], ids=str)
+def test_blocks_are_the_same_with_a_row_of_points_at_a_time(shape, monkeypatch):
+    height, width, large, small = shape
+    with jax.enable_x64(True):
+        x, kernel = images_and_kernel((height, width, large, small, 4))
+
+        def both(x):
+            y = convolutions.gather(x, kernel, 2, 1)
+            return y, convolutions.scatter(y, kernel, 2, 1, (height, width))
+
+        together = jax.jit(both)(x)
+        asked = []
+        monkeypatch.setattr(winograd, "_rows_at_once", lambda *_: asked.append(1) or 1)
+        for a, b in zip(jax.jit(lambda x: both(x))(x), together, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+        assert asked
+
+
+def test_a_row_of_points_by_itself_is_computed_once(monkeypatch):
+    monkeypatch.setattr(winograd, "_rows_at_once", lambda *_: 1)
+    x, kernel = (a.astype(jnp.float32) for a in normal(6, (2, 10, 14, 64), (3, 3, 64, 32)))
+    program = jax.jit(lambda x: winograd.convolve(x, kernel, 0, 4)).lower(x).compile()
+    rows = re.findall(r"= f32\[1,2,2,14,64\]\S* (?:fusion|concatenate)\(", program.as_text())
+    assert len(rows) >= 6
+
+
+def test_small_images_are_blocks_if_there_are_many():
+    few, many = ((count, (8, 8), 1024) for count in (11, 12))
+    assert convolutions._is_kernel_larger(*few)
+    assert not convolutions._is_kernel_larger(*many)
+    with jax.enable_x64(True):
+        x, kernel = normal(7, (12, 16, 16, 64), (4, 4, 64, 256))
+        value, pull = jax.vjp(lambda x: plain(x, kernel, 2, 1), x)
+        np.testing.assert_allclose(convolutions.gather(x, kernel, 2, 1), value, rtol=0, atol=1e-10)
+        back = convolutions.scatter(value, kernel, 2, 1, (16, 16))
+        np.testing.assert_allclose(back, pull(value)[0], rtol=0, atol=1e-8)
+    folded = convolutions._fold(kernel)
+    assert convolutions._tile_on_blocks(folded, 12, (8, 8), 128)
+    assert not convolutions._tile_on_blocks(folded, 11, (8, 8), 128)
 
 
 def test_rows_of_points_are_as_many_as_the_caches_keep():
