@@ -33,6 +33,7 @@ from cdmaa_jax.tracing import is_once
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
 _FEW_CHANNELS = 16
+_FEW_PIXELS = 64
 _FEW_INPUTS = 32  # up to which, to few channels, planes are faster
 _LARGE_TILES = 80  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
 _LARGE_TILES_ON_BLOCKS = 160  # the same for blocks and large kernels
@@ -145,8 +146,7 @@ def _scatter_on_cpu(
     if stride != 2:
         return _plain_transposed(y, kernel, stride, padding, size)
     if taps == 4 and _is_kernel_larger(len(y), y.shape[1:3], small):
-        columns = lax.dot_general(y, kernel.reshape(-1, small), (((3,), (1,)), ((), ())))
-        return _fit(_add_columns(columns, large), -padding, size)
+        return _fit(_add_columns(_to_columns(y, kernel), large), -padding, size)
     folded = _fold(kernel)
     tile = _tile_on_blocks(folded, len(y), y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED)
     if tile and not computed_once:
@@ -287,6 +287,18 @@ def _columns(x: Any) -> jax.Array:
     height, width = (n - 3 for n in x.shape[1:3])
     taps = [x[:, i : i + height : 2, j : j + width : 2] for i in range(4) for j in range(4)]
     return jnp.concatenate(taps, axis=-1)
+
+
+def _to_columns(y: Any, kernel: Any) -> jax.Array:
+    """Patches [B,h,w,16L] from pixels [B,h,w,S], by a kernel [4,4,L,S].
+
+    A product first copies its second factor into another order: for few pixels not the kernel.
+    """
+    kernel = kernel.reshape(-1, kernel.shape[3])
+    if math.prod(y.shape[:3]) >= _FEW_PIXELS:
+        return lax.dot_general(y, kernel, (((3,), (1,)), ((), ())))
+    columns = lax.dot_general(kernel, y, (((1,), (3,)), ((), ())))
+    return jnp.moveaxis(lax.optimization_barrier(columns), 0, 3)
 
 
 def _add_columns(columns: Any, channels: int) -> jax.Array:

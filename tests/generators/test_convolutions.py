@@ -23,6 +23,7 @@ SHAPES = [  # height, width, large and small channels, taps, stride, padding
     (8, 6, 3, 8, 4, 2, 1),
     (4, 4, 3, 20, 4, 2, 1),  # the kernel is the larger: matrix products
     (8, 8, 2, 64, 4, 2, 1),
+    (16, 16, 2, 256, 4, 2, 1),  # the same of more pixels
     (9, 8, 3, 4, 3, 2, 1),
     (10, 10, 3, 4, 3, 2, 0),
     (7, 7, 2, 3, 3, 3, 1),
