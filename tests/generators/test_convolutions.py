@@ -168,6 +168,21 @@ def test_a_row_of_points_by_itself_is_computed_once(monkeypatch):
     assert len(rows) >= 6
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_kernels_are_transformed_after_the_images_are_known(transposed, monkeypatch):
+    convolve = winograd.convolve_transposed if transposed else winograd.convolve
+    x, kernel = (a.astype(jnp.float32) for a in normal(8, (1, 9, 9, 4), (3, 3, 4, 4)))
+    known, transform = [], winograd.transform_kernel
+
+    def listen(kernel, tile, after, *rows):
+        known.append(float(after))
+        return transform(kernel, tile, after, *rows)
+
+    monkeypatch.setattr(winograd, "transform_kernel", listen)
+    convolve(x, kernel, 1, 2)
+    assert known == [float(x[0, 0, 0, 0])]  # not a zero of the padding, which is known before
+
+
 def test_small_images_are_blocks_if_there_are_many():
     few, many = ((count, (8, 8), 1024) for count in (11, 12))
     assert convolutions._is_kernel_larger(*few)
