@@ -115,12 +115,12 @@ def _gather_on_cpu(
     if stride != 2:
         return _plain(x, kernel, stride, padding)
     if taps == 4 and _is_kernel_larger(len(x), sides, small):
-        x = _columns(_fit(x, padding, [2 * n + 2 for n in sides]))
+        x = _columns(winograd.fit(x, padding, [2 * n + 2 for n in sides]))
         return x @ kernel.reshape(-1, small)
     folded = _fold(kernel)
 
     def blocks(x: Any) -> list[jax.Array]:
-        return _blocks(_fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
+        return _blocks(winograd.fit(x, padding, [2 * (n + folded.shape[0] - 1) for n in sides]))
 
     tile = _tile_on_blocks(folded, len(x), sides, _BLOCK_CHANNELS)
     if computed_once or not tile:
@@ -146,14 +146,14 @@ def _scatter_on_cpu(
     if stride != 2:
         return _plain_transposed(y, kernel, stride, padding, size)
     if taps == 4 and _is_kernel_larger(len(y), y.shape[1:3], small):
-        return _fit(_add_columns(_to_columns(y, kernel), large), -padding, size)
+        return winograd.fit(_add_columns(_to_columns(y, kernel), large), -padding, size)
     folded = _fold(kernel)
     tile = _tile_on_blocks(folded, len(y), y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED)
     if tile and not computed_once:
         rows = winograd.convolve_transposed(y, folded, 0, tile, rows=2)
     else:
         rows = _rows(_direct(y, _turn(folded), folded.shape[0] - 1))
-    return _fit(_depth_to_space(rows), -padding, size)
+    return winograd.fit(_depth_to_space(rows), -padding, size)
 
 
 def _tile(kernel: Any, count: int, sides: Any) -> int:
@@ -315,13 +315,6 @@ def _add_columns(columns: Any, channels: int) -> jax.Array:
 def _overlap(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
     """The sum of two arrays, the second one place further along an axis."""
     return winograd.shift(first, axis, 0, 1) + winograd.shift(second, axis, 1, 0)
-
-
-def _fit(x: Any, before: int, size: Any) -> jax.Array:
-    """x [B,H,W,C] with ``before`` zeros in front (if negative: cropped), then cut to ``size``."""
-    ends = [n - before - have for n, have in zip(size, x.shape[1:3], strict=True)]
-    edges = [(0, 0, 0), *((before, end, 0) for end in ends), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
 def _pad(x: Any, padding: int) -> jax.Array:

@@ -109,7 +109,7 @@ def convolve(
     def from_points(products: Sequence[jax.Array], axis: int) -> list[jax.Array]:
         return _product(matrices.outputs.T, products)
 
-    parts = [_fit(part, padding, full) for part in parts]
+    parts = [fit(part, padding, full) for part in parts]
     way = _Way(to_points, from_points, contracted=1)
     return _by_points(parts, kernel, tile, counts, way, after, points)[:, :height, :width]
 
@@ -137,7 +137,7 @@ def convolve_transposed(
             own[i] = own[i] + shift(part, axis, 1, 0)  # reaches into the next tile
         return own
 
-    y = _fit(y, 0, [count * tile for count in counts])
+    y = fit(y, 0, [count * tile for count in counts])
     way = _Way(to_points, from_points, contracted=2)
     x = _by_points([y], kernel, tile, counts, way, after, points, rows)
     return x[:, rows * padding : rows * (padding + height), padding : padding + width]
@@ -281,8 +281,8 @@ def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
     return total
 
 
-def _fit(x: jax.Array, before: int, size: Sequence[int]) -> jax.Array:
-    """x [B,H,W,C] with so many zeros before it and as many after as make it ``size`` pixels."""
+def fit(x: Any, before: int, size: Any) -> jax.Array:
+    """x [B,H,W,C] with ``before`` zeros in front (if negative: cropped), then cut to ``size``."""
     ends = [n - have - before for n, have in zip(size, x.shape[1:3], strict=True)]
     edges = [(0, 0, 0), *((before, end, 0) for end in ends), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
