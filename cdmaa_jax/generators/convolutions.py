@@ -33,7 +33,7 @@ from cdmaa_jax.tracing import is_once
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
 _FEW_CHANNELS = 16
-_FEW_PIXELS = 64
+_FEW_PIXELS = 64  # with fewer a product copies rather them than the kernel
 _FEW_INPUTS = 32  # up to which, to few channels, planes are faster
 _LARGE_TILES = 80  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
 _LARGE_TILES_ON_BLOCKS = 160  # the same for blocks and large kernels
