@@ -98,7 +98,7 @@ def convolve(
     matrices, reach = transforms(tile, len(kernel)), len(kernel) - 1
     parts = list(x) if isinstance(x, Sequence) else [x]
     height, width = (n + 2 * padding - reach for n in parts[0].shape[1:3])
-    counts, after = (-(-height // tile), -(-width // tile)), parts[0][0, 0, 0, 0]
+    counts = -(-height // tile), -(-width // tile)
     full = [count * tile + reach for count in counts]
 
     def to_points(x: jax.Array, axis: int, count: int) -> list[jax.Array]:
@@ -111,7 +111,7 @@ def convolve(
 
     parts = [fit(part, padding, full) for part in parts]
     way = _Way(to_points, from_points, contracted=1)
-    return _by_points(parts, kernel, tile, counts, way, after, points)[:, :height, :width]
+    return _by_points(parts, kernel, tile, counts, way, points)[:, :height, :width]
 
 
 def convolve_transposed(
@@ -124,7 +124,7 @@ def convolve_transposed(
     """
     matrices = transforms(tile, len(kernel))
     height, width = (n + len(kernel) - 1 - 2 * padding for n in y.shape[1:3])
-    counts, after = [-(-n // tile) for n in y.shape[1:3]], y[0, 0, 0, 0]
+    counts = [-(-n // tile) for n in y.shape[1:3]]
 
     def to_points(y: jax.Array, axis: int, count: int) -> list[jax.Array]:
         taps = [lax.slice_in_dim(y, i, count * tile, tile, axis) for i in range(tile)]
@@ -139,7 +139,7 @@ def convolve_transposed(
 
     y = fit(y, 0, [count * tile for count in counts])
     way = _Way(to_points, from_points, contracted=2)
-    x = _by_points([y], kernel, tile, counts, way, after, points, rows)
+    x = _by_points([y], kernel, tile, counts, way, points, rows)
     return x[:, rows * padding : rows * (padding + height), padding : padding + width]
 
 
@@ -165,13 +165,12 @@ def _by_points(
     tile: int,
     counts: Sequence[int],
     way: _Way,
-    after: jax.Array,
     points: Any,
     rows: int = 1,
 ) -> jax.Array:
     """To the points along rows and columns, there times the kernel, and back.
 
-    The kernel is transformed after ``after``, a value that is not known before: not of a padding.
+    The kernel is transformed after a pixel from the middle, which is none of a padding's zeros.
     Where all points would leave the caches, as many rows of them at a time as do not. What goes
     along rows is materialized before what goes along columns: fused, it would be computed for each.
     """
@@ -179,6 +178,8 @@ def _by_points(
     tiles = len(parts[0]) * math.prod(counts)
     values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
     step = side if points is not None else _rows_at_once(side, values)
+    _, height, width, _ = parts[0].shape
+    after = parts[0][0, height // 2, width // 2, 0]
     through_rows = _through_rows(parts, way, counts[0], step)
     products: list[jax.Array] = []
 
