@@ -18,9 +18,10 @@ import numpy as np
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, compilation, run
-from cdmaa_jax.attack.algorithm import Carried, Info, begin, box, step_program
+from cdmaa_jax.attack.algorithm import Carried, Info, begin, box
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
+from cdmaa_jax.attack.running import step_program
 from cdmaa_jax.protection import (
     batches,
     check_finite,

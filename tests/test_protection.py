@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cdmaa_jax import Config, protect, protection
-from cdmaa_jax.attack import algorithm, compilation
+from cdmaa_jax.attack import compilation, running
 from cdmaa_jax.protection import fit_views
 from tests.attack.toys import photos, toy
 
@@ -44,11 +44,11 @@ def test_results_do_not_depend_on_the_batch_size(x64):
 
 def test_one_program_serves_all_batches(ensemble):
     protect(photos(4), ensemble, QUICK, batch_size=2)
-    before = algorithm.program_for("cpu", False)._cache_size()
+    before = running.program_for("cpu", False)._cache_size()
     protect(photos(7), ensemble, QUICK, 5, batch_size=2)
     other = [toy(0), toy(1)]  # other arrays, the same functions
     protect(photos(1), other, QUICK, batch_size=2)
-    assert algorithm.program_for("cpu", False)._cache_size() == before
+    assert running.program_for("cpu", False)._cache_size() == before
 
 
 def test_prepared_programs_are_those_of_protect(ensemble):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdmaa_jax import Config, search_weights
-from cdmaa_jax.attack import algorithm
+from cdmaa_jax.attack import running
 from cdmaa_jax.search import disruption, line_search, output_losses, weighted_config
 from tests.attack.toys import photos, toy
 
@@ -75,9 +75,9 @@ def rivals():
 def test_finds_the_weights_that_disrupt_both():
     config = Config(steps=20, threshold=0.005, step_size=0.005)
     images = 0.5 * photos(2, size=4)
-    before = algorithm.program_for("cpu", False)._cache_size()
+    before = running.program_for("cpu", False)._cache_size()
     found = search_weights(images, rivals(), config, grid=(0.01, 1, 100), rounds=2, batch_size=2)
-    assert algorithm.program_for("cpu", False)._cache_size() == before + 1
+    assert running.program_for("cpu", False)._cache_size() == before + 1
     trials = {trial.weights: trial.value for trial in found.trials}
     assert found.value == max(trials.values()) == trials[found.weights]
     assert found.value > 0.95 * config.threshold  # both are disrupted

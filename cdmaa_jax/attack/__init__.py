@@ -25,16 +25,18 @@ number of steps, epsilon and update rule are free.
   that have an ``encode``.
 """
 
-from cdmaa_jax.attack.algorithm import Attack, Info, State, build, prepare, run
+from cdmaa_jax.attack.algorithm import Attack, Info, State, build
 from cdmaa_jax.attack.config import Config, choices
 from cdmaa_jax.attack.minnorm import min_norm_weights
-from cdmaa_jax.attack.targets import evaluate_losses
+from cdmaa_jax.attack.pieces import apart
+from cdmaa_jax.attack.running import evaluate_losses, prepare, run
 
 __all__ = [
     "Attack",
     "Config",
     "Info",
     "State",
+    "apart",
     "build",
     "choices",
     "evaluate_losses",

@@ -1,4 +1,4 @@
-"""Algorithm 1 as three pure functions: ``init``, ``step`` and ``run``.
+"""Algorithm 1 as pure functions: ``init``, ``step`` and ``finish`` of an attack on one batch.
 
 Everything is per image. A result does not depend on which other images share the batch, on padding,
 or on the number of devices, but for the rounding of the generators' own sums. The one exception is
@@ -10,31 +10,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from cdmaa_jax.attack import compilation
-from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
-from cdmaa_jax.attack.losses import LOSSES
-from cdmaa_jax.attack.memory import in_chunks, plan_chunks
+from cdmaa_jax.attack.memory import in_chunks
 from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
-from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of, structure_of
+from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of
 from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
-from cdmaa_jax.attack.targets import Target, as_tuple, fit_conditions, make_target
+from cdmaa_jax.attack.targets import Target, fit_conditions, make_target
 from cdmaa_jax.attack.updates import ApgdState, make_update
-from cdmaa_jax.tracing import is_once, once
+from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
+T = TypeVar("T")
 _BELOW = -2.0  # less than any pixel
 
 
@@ -85,12 +80,13 @@ class Attack(NamedTuple):
         were left with as a second argument, that instead of the start.
       step: ``step(state) -> (state, info)``; with what the models come to at its images as a second
         argument, an ``Evaluation`` for each, that instead of evaluating them.
-      finish: ``finish(state) -> State``, that of the result: x_T, or APGD's best.
+      finish: ``finish(state) -> State``, that of the result: x_T, or APGD's best; evaluations as
+        for ``step``.
     """
 
     init: Callable[..., State]
     step: Callable[..., tuple[State, Info]]
-    finish: Callable[[State], State]
+    finish: Callable[..., State]
 
 
 class _Problem(NamedTuple):
@@ -115,9 +111,10 @@ def build(
 
     ``numbers`` stand for those of the configuration, where they are arguments of a program. Under
     ``shard_map`` the ``axis`` names the devices that share the batch. ``chunks`` are how many
-    images each generator takes at once, all if None.
+    images each generator takes at once, all if None. Of no generators it is an attack whose steps
+    are given evaluations.
     """
-    config, batch = config.resolve(), _fit(batch)
+    config, batch = config.resolve(), fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
     moved = PERTURBATIONS[config.perturbation](batch, numbers.radius, axis)
@@ -132,8 +129,10 @@ def _init(problem: _Problem, keys: Array, carried: Carried | None = None) -> Sta
     batch, clean = problem.batch, problem.batch.images
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
-    targets = [_observe_clean(problem.config.loss, batch, view_keys, *row) for row in rows]
-    references, weights = zip(*targets, strict=True)
+    observed = [
+        observe(problem.config.loss, chunk, model, clean, conditions, view_keys, batch.weights)
+        for model, conditions, chunk in rows
+    ]
     noise = start_noise(problem.numbers.start, start_keys, clean)
     moved = problem.perturbation.project(problem.perturbation.start(noise))
     if carried is None:
@@ -141,23 +140,29 @@ def _init(problem: _Problem, keys: Array, carried: Carried | None = None) -> Sta
     return State(
         time=carried.time,
         keys=view_keys,
-        references=references,
+        references=tuple(references for references, _ in observed),
         update=carried.update,
-        weights=weights,
+        weights=tuple(weights for _, weights in observed),
         **_placed(problem, carried.perturbation),
     )
 
 
-def _observe_clean(
-    loss: str, batch: Batch, keys: Array, model: Generator, conditions: Array, chunk: int | None
+def observe(
+    loss: str,
+    chunk: int | None,
+    model: Generator,
+    images: Array,
+    conditions: Array,
+    keys: Array,
+    weights: Array | None,
 ) -> tuple[Array, Array | None]:
-    """What outputs are compared with: the references, and the weights of pixels."""
+    """What a loss observes of a model for images, and the weights of pixels: of ``make_target``."""
 
-    def observe(part: tuple[Any, ...]) -> tuple[Array, Array | None]:
+    def observe_part(part: tuple[Any, ...]) -> tuple[Array, Array | None]:
         target = make_target(loss, model, *part)
         return target.references, target.weights
 
-    return in_chunks(observe, chunk, (batch.images, conditions, keys, batch.weights))
+    return in_chunks(observe_part, chunk, (images, conditions, keys, weights))
 
 
 def _placed(problem: _Problem, moved: Array) -> dict[str, Any]:
@@ -204,10 +209,12 @@ def weights_of(numbers: Numbers, gradients: Array, time: Array) -> Array:
     return lax.select_n(numbers.across_models, *each)
 
 
-def _finish(problem: _Problem, state: State) -> State:
+def _finish(problem: _Problem, state: State, models: Sequence[Evaluation] | None = None) -> State:
     if not isinstance(state.update, ApgdState):
         return state
-    value = objective(problem.numbers.threshold, _evaluate(problem, state))
+    if models is None:
+        models = _evaluate(problem, state)
+    value = objective(problem.numbers.threshold, models)
     better = problem.perturbation.pool(value) > state.update.best_value
     best = jnp.where(per_image(better), _moved(state), state.update.best)
     return state._replace(**_placed(problem, best))
@@ -215,22 +222,38 @@ def _finish(problem: _Problem, state: State) -> State:
 
 def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
     """Every model at the current images, through this step's draw of the random views."""
-    config, batch = problem.config, problem.batch
-    evaluate = DOMAIN_STRATEGIES[config.across_domains]
+    config, images, evaluations = problem.config, state.images, []
+    strategy = functools.partial(DOMAIN_STRATEGIES[config.across_domains], config.loss)
     turn = state.time * problem.numbers.domain_stride
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
-
-    def at_once(model: Generator, part: tuple[Any, ...]) -> Evaluation:
-        images, keys, *target = part
-        return evaluate(config.loss, Target(model, *target), images, keys, turn)
-
-    rows = zip(batch.conditions, state.references, state.weights, strict=True)
-    images, evaluations = state.images, []
+    keys = keys_at(state.keys, state.time)
+    rows = zip(problem.batch.conditions, state.references, state.weights, strict=True)
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
-        evaluate_one = functools.partial(at_once, model)
-        evaluations.append(in_chunks(evaluate_one, chunk, (images, keys, *row)))
+        evaluations.append(evaluate(strategy, chunk, model, images, keys, turn, *row))
         images = _after(evaluations[-1].gradient, images)
     return evaluations
+
+
+def keys_at(keys: Array, time: Array) -> Array:
+    """The keys [B] of the random views in a step."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
+
+
+def evaluate(
+    strategy: Callable[..., T],
+    chunk: int | None,
+    model: Generator,
+    images: Array,
+    keys: Array,
+    turn: Array,
+    *target: Any,
+) -> T:
+    """A model at images, by ``strategy(target, images, keys, turn)``, so many images at a time."""
+
+    def evaluate_part(part: tuple[Any, ...]) -> T:
+        images, keys, *rest = part
+        return strategy(Target(model, *rest), images, keys, turn)
+
+    return in_chunks(evaluate_part, chunk, (images, keys, *target))
 
 
 def _after(gradient: Array, images: Array) -> Array:
@@ -263,84 +286,6 @@ def start_noise(radius: float | Array, keys: Array, like: Array) -> Array:
         jax.random.uniform, shape=like.shape[1:], dtype=like.dtype, minval=-radius, maxval=radius
     )
     return jax.vmap(draw)(keys)
-
-
-def run(
-    config: Config,
-    ensemble: Generator | Sequence[Generator],
-    batch: Batch,
-    key: Array,
-    *,
-    devices: Sequence[Any] | None = None,
-    chunk: int | None = None,
-) -> Result:
-    """All steps of an attack, one compiled program around one ``lax.scan``.
-
-    Args:
-      config: the options; but for ``steps`` its numbers are arguments of the program.
-      ensemble: one generator or J of them; their parameters are arguments of the program.
-      batch: the clean images and, for each generator, the condition vectors.
-      key: one typed PRNG key, whose start noise every image gets, or [B] of them.
-      devices: the devices that share the batch, equally; the default device if None.
-      chunk: how many images a generator takes at once; for each what fits and suits the device if
-        None. Fewer take less memory, and change nothing but the rounding of sums.
-
-    Raises:
-      ValueError: the batch does not fit the memory; the batch or the weights do not fit the
-        ensemble, or the batch the devices; or a generator's outputs have another shape than its
-        inputs.
-    """
-    program, arguments, options = _program_of(config, ensemble, batch, key, devices, chunk)
-    return compilation.call(program, *arguments, **options)
-
-
-def prepare(
-    config: Config,
-    ensemble: Generator | Sequence[Generator],
-    batch: Batch,
-    key: Array,
-    *,
-    devices: Sequence[Any] | None = None,
-    chunk: int | None = None,
-) -> None:
-    """Compiles what ``run`` runs for the same arguments, unless that was done or begun.
-
-    Runs nothing: values do not matter, but for the structure of the configuration. May be called in
-    another thread; a ``run`` that needs the program meanwhile waits for it.
-
-    Raises:
-      ValueError: as ``run``.
-    """
-    program, arguments, options = _program_of(config, ensemble, batch, key, devices, chunk)
-    compilation.prepare(program, *arguments, **options)
-
-
-def _program_of(
-    config: Config,
-    ensemble: Generator | Sequence[Generator],
-    batch: Batch,
-    key: Array,
-    devices: Sequence[Any] | None,
-    chunk: int | None,
-) -> tuple[Callable[..., Result], tuple[Any, ...], dict[str, Any]]:
-    """The program of an attack, what it is called with, and that by name."""
-    models = as_tuple(ensemble)
-    _check_batch(models, batch, devices)
-    _check_weights(config, batch)
-    batch, keys = _fit(batch), jnp.broadcast_to(key, (len(batch.images),))
-    numbers = numbers_of(config, batch.images.dtype, len(models))
-    config = structure_of(config)
-    device = jax.devices()[0] if devices is None else devices[0]
-    share = _share(batch, 1 if devices is None else len(devices))
-    chunks = plan_chunks(config.loss, models, share, device, chunk)
-    program = program_for(device.platform, devices is not None)
-    options = {"chunks": chunks, "computed_once": is_once()}
-    if devices is None:
-        return program, (config, models, batch, keys, numbers), options
-    mesh = Mesh(np.asarray(devices), ("batch",))
-    models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
-    batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return program, (config, mesh, models, batch, keys, numbers), options
 
 
 def attack_batch(
@@ -386,18 +331,6 @@ def advance(
     return _carry(state), info
 
 
-def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
-    """``advance``, compiled for a platform; for a few runs within ``once``."""
-    return _step_program(platform, is_once())
-
-
-@functools.cache
-def _step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
-    step = functools.partial(advance, computed_once=computed_once)
-    static, options = ("config", "chunks"), compiler_options(platform)
-    return jax.jit(step, static_argnames=static, compiler_options=options)
-
-
 def begin(
     config: Config,
     ensemble: tuple[Generator, ...],
@@ -413,75 +346,7 @@ def _carry(state: State) -> Carried:
     return Carried(_moved(state), state.time, state.update)
 
 
-def _run_sharded(
-    config: Config,
-    mesh: Mesh,
-    ensemble: tuple[Generator, ...],
-    batch: Batch,
-    keys: Array,
-    numbers: Numbers,
-    chunks: tuple[int, ...],
-    computed_once: bool = False,
-) -> Result:
-    """Each device attacks its own images, and only a universal perturbation's means meet."""
-    attack_share = functools.partial(
-        attack_batch, config, axis="batch", chunks=chunks, computed_once=computed_once
-    )
-    attack = jax.shard_map(
-        attack_share,
-        mesh=mesh,
-        in_specs=(P(), P("batch"), P("batch"), P()),
-        out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch"), P()),  # type: ignore[arg-type]
-        check_vma=False,  # the generators' own gradient rules do not say what varies
-    )
-    return attack(ensemble, batch, keys, numbers)
-
-
-@functools.cache
-def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
-    """The compiled function: ``attack_batch`` with the configuration first, static."""
-    options = compiler_options(platform)
-    if sharded:
-        static = ("config", "mesh", "chunks", "computed_once")
-        return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
-    static = ("config", "axis", "chunks", "computed_once")
-    return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
-
-
-def _fit(batch: Batch) -> Batch:
+def fit(batch: Batch) -> Batch:
+    """A batch whose condition vectors are of every image, in the images' type."""
     conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
     return dataclasses.replace(batch, conditions=conditions)
-
-
-def _share(batch: Batch, devices: int) -> Batch:
-    """The shapes of what each of some devices has of a batch."""
-
-    def shape(array: Array) -> Any:
-        return jax.ShapeDtypeStruct((len(array) // devices, *array.shape[1:]), array.dtype)
-
-    return jax.tree.map(shape, batch)
-
-
-def _check_batch(
-    models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
-) -> None:
-    if len(batch.conditions) != len(models):
-        raise ValueError(
-            f"the batch has conditions for {len(batch.conditions)} generators, not {len(models)}"
-        )
-    if devices is not None and (not devices or len(batch.images) % len(devices)):
-        raise ValueError(
-            f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
-        )
-
-
-def _check_weights(config: Config, batch: Batch) -> None:
-    if batch.weights is None:
-        return
-    if not LOSSES[config.loss].weighs_pixels:
-        raise ValueError(f"the loss {config.loss} takes no weights of pixels; face-weighted does")
-    if batch.weights.shape != batch.images.shape[:3]:
-        raise ValueError(
-            f"weights of pixels must be [B,H,W], {list(batch.images.shape[:3])}, "
-            f"not {list(batch.weights.shape)}"
-        )

@@ -63,7 +63,11 @@ def iterative(loss: str, target: Target, images: Array, keys: Array, time: Array
 def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
     """The mean over domains, and the shortest convex combination of the domains' gradients."""
     del time
-    gradients, losses = each_domain(loss, target, images, keys)
+    return joined(*each_domain(loss, target, images, keys))
+
+
+def joined(gradients: Array, losses: Array) -> Evaluation:
+    """What ``mgda`` makes of the gradients [B,K,H,W,3] and the losses [B,K] of ``each_domain``."""
     gradient = combine(min_norm_weights(gradients), gradients)
     return Evaluation(losses.mean(1), gradient, losses)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.losses import LOSSES, face_map, outputs, unit_largest, unit_mean
-from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Generator
 
 
@@ -94,62 +91,6 @@ def domain_losses(loss: str, target: Target, images: Array, keys: Array) -> Arra
     observed = LOSSES[loss].observe(target.generator, seen, target.conditions)
     observed = observed.astype(images.dtype)
     return LOSSES[loss].distance(observed, target.references, target.weights)
-
-
-def evaluate_losses(
-    ensemble: Generator | Sequence[Generator],
-    clean: Any,
-    adversarial: Any,
-    conditions: Sequence[Any],
-    *,
-    loss: str = "mse",
-    weights: Any = None,
-    seed: int = 0,
-) -> list[Array]:
-    """L of every model, image and domain, equation (29), in one compiled program.
-
-    Args:
-      ensemble: one generator or J of them.
-      clean: [B,H,W,3], what the reference outputs are made from.
-      adversarial: [B,H,W,3], the protected images.
-      conditions: [B,K_j,n_j] or [1,K_j,n_j] for each generator.
-      loss: a name in ``LOSSES``.
-      weights: [B,H,W], of the pixels, for a loss that weighs them; its own choice if None.
-      seed: of the views that are random; both images are seen through the same draw.
-
-    Returns:
-      J arrays [B,K_j]; [B,1] of a loss that does not depend on the domain.
-    """
-    models = as_tuple(ensemble)
-    clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
-    fitted = tuple(fit_conditions(c, clean) for c in conditions)
-    weights = None if weights is None else jnp.asarray(weights)
-    evaluate = _program(jax.devices()[0].platform)
-    return evaluate(loss, models, clean, adversarial, fitted, weights, jax.random.key(seed))
-
-
-@functools.cache
-def _program(platform: str) -> Any:
-    options = compiler_options(platform)
-    return jax.jit(_evaluate, static_argnames="loss", compiler_options=options)
-
-
-def _evaluate(
-    loss: str,
-    models: tuple[Generator, ...],
-    clean: Array,
-    adversarial: Array,
-    conditions: tuple[Array, ...],
-    weights: Array | None,
-    key: Array,
-) -> list[Array]:
-    keys = jnp.broadcast_to(key, (len(clean),))
-    with once():
-        targets = [
-            make_target(loss, model, clean, c, keys, weights)
-            for model, c in zip(models, conditions, strict=True)
-        ]
-        return [domain_losses(loss, target, adversarial, keys) for target in targets]
 
 
 def as_tuple(ensemble: Generator | Sequence[Generator]) -> tuple[Generator, ...]:

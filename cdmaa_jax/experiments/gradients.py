@@ -1,11 +1,13 @@
 """Figure 2 as a measurement: how alike the gradients of domains and of models are, step by step.
 
-One compiled scan records, at the images of every step of the attack, the inner products of all
-domains' gradients of all models. Cosines, ratios of norms and Theorem 1 follow from these.
+A compiled scan, or within ``apart`` a loop over pieces of it, records at the images of every step
+the inner products of all domains' gradients of all models. Cosines, ratios of norms and Theorem 1
+follow from these.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cdmaa_jax.attack.algorithm import State, build
-from cdmaa_jax.attack.compilation import call, compiler_options, prepare
+from cdmaa_jax.attack import compilation, pieces
+from cdmaa_jax.attack.algorithm import Attack, State, build, keys_at
+from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import Evaluation, each_domain
 from cdmaa_jax.attack.models import combine
+from cdmaa_jax.attack.numbers import numbers_of
+from cdmaa_jax.attack.pieces import is_apart
 from cdmaa_jax.attack.regularization import REGULARIZATIONS
 from cdmaa_jax.attack.targets import Target
 from cdmaa_jax.experiments.statistics import interval, resampling, rounded
@@ -64,7 +69,12 @@ def trace_gradients(
       conditions: of each model, [N,K,n].
       seed: of the attack's start.
     """
-    traced = call(*_call_of(config, models, images, conditions, seed))
+    batch, keys = _batch_of(images, conditions, seed)
+    models = tuple(models)
+    if is_apart():
+        traced = _trace_in_pieces(config, models, batch, keys, pieces.call)
+    else:
+        traced = compilation.call(_program(_platform(), is_once()), config, models, batch, keys)
     return Trace(*(np.asarray(array) for array in traced))
 
 
@@ -76,22 +86,26 @@ def prepare_trace(
     seed: int,
 ) -> None:
     """Compiles what ``trace_gradients`` runs for the same arguments; runs nothing."""
-    prepare(*_call_of(config, models, images, conditions, seed))
+    batch, keys = _batch_of(images, conditions, seed)
+    models = tuple(models)
+    if is_apart():
+        config = dataclasses.replace(config, steps=1)
+        _trace_in_pieces(config, models, batch, keys, pieces.only_compile)
+    else:
+        compilation.prepare(_program(_platform(), is_once()), config, models, batch, keys)
 
 
-def _call_of(
-    config: Config,
-    models: Sequence[Generator],
-    images: np.ndarray,
-    conditions: Sequence[np.ndarray],
-    seed: int,
-) -> tuple[Any, ...]:
-    """The program of a trace, and what it is called with."""
+def _batch_of(
+    images: np.ndarray, conditions: Sequence[np.ndarray], seed: int
+) -> tuple[Batch, Array]:
+    """What is attacked, and a key for each image."""
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
-    keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
-    program = _program(jax.devices()[0].platform, is_once())
-    return program, config, tuple(models), batch, keys
+    return batch, jnp.broadcast_to(jax.random.key(seed), (len(images),))
+
+
+def _platform() -> str:
+    return jax.devices()[0].platform
 
 
 def join(traces: Sequence[Trace]) -> Trace:
@@ -197,23 +211,10 @@ def _trace(
     keys: Array,
     computed_once: bool,
 ) -> tuple[Array, ...]:
-    attack, regularize = build(config, models, batch), REGULARIZATIONS[config.regularization]
-    counts = [conditions.shape[1] for conditions in batch.conditions]
+    attack = build(config, models, batch)
 
     def step(state: State, _: None) -> tuple[State, tuple[Array, ...]]:
-        of_domains = _of_domains(config, models, batch, state)
-        evaluations = [Evaluation(loss.mean(1), g.mean(1), loss) for g, loss in of_domains]
-        each = [gradients for gradients, _ in of_domains]
-        after, info = attack.step(state, evaluations)
-        of_models = jnp.stack([model.gradient for model in evaluations], axis=1)
-        regular = jax.vmap(regularize, in_axes=(1, 1, None), out_axes=1)(
-            of_models, info.losses, config.zeta
-        )
-        direction, scaled = _scaled(combine(info.weights, regular)[:, None]), _scaled(of_models)
-        along = [(way * scaled).sum((2, 3, 4)) for way in (direction, jnp.sign(direction))]
-        flat = _scaled(jnp.concatenate(each, axis=1)).reshape(len(keys), sum(counts), -1)
-        gram = jnp.einsum("bmd,bnd->bmn", flat, flat, precision=lax.Precision.HIGHEST)
-        return after, (gram, *along)
+        return _record(config, attack, state, _of_domains(config, models, batch, state))
 
     with once():
         start = attack.init(keys)
@@ -222,11 +223,63 @@ def _trace(
     return recorded
 
 
+def _trace_in_pieces(
+    config: Config,
+    models: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    call: Callable[..., Any],
+) -> list[Any]:
+    """The same as a loop over pieces, of which those of the models are an attack's by ``mgda``."""
+    numbers = numbers_of(config, batch.images.dtype, len(models))
+    chunks = (len(batch.images),) * len(models)
+    state = pieces.build(config, models, batch, numbers, chunks, call).init(keys)
+    bare = dataclasses.replace(batch, conditions=())
+    told = []
+    for _ in range(config.steps):
+        of_domains = pieces.domains_of(config.loss, models, batch, state, call)
+        before = pieces.without_references(state)
+        after, recorded = call(_record_apart, (config,), bare, before, of_domains)
+        state = after._replace(references=state.references, weights=state.weights)
+        told.append(recorded)
+    return list(zip(*told, strict=True))
+
+
+def _record_apart(
+    config: Config, batch: Batch, state: State, of_domains: Sequence[tuple[Array, Array]]
+) -> tuple[State, tuple[Array, ...]]:
+    """``_record`` without the models."""
+    numbers = numbers_of(config, batch.images.dtype, len(of_domains))
+    return _record(config, build(config, (), batch, numbers), state, of_domains)
+
+
+def _record(
+    config: Config,
+    attack: Attack,
+    state: State,
+    of_domains: Sequence[tuple[Array, Array]],
+) -> tuple[State, tuple[Array, ...]]:
+    """A step, and of it the inner products of a ``Trace``; by the gradients of all domains."""
+    regularize = REGULARIZATIONS[config.regularization]
+    evaluations = [Evaluation(loss.mean(1), g.mean(1), loss) for g, loss in of_domains]
+    each = jnp.concatenate([gradients for gradients, _ in of_domains], axis=1)
+    after, info = attack.step(state, evaluations)
+    of_models = jnp.stack([model.gradient for model in evaluations], axis=1)
+    regular = jax.vmap(regularize, in_axes=(1, 1, None), out_axes=1)(
+        of_models, info.losses, config.zeta
+    )
+    direction, scaled = _scaled(combine(info.weights, regular)[:, None]), _scaled(of_models)
+    along = [(way * scaled).sum((2, 3, 4)) for way in (direction, jnp.sign(direction))]
+    flat = _scaled(each).reshape(*each.shape[:2], -1)
+    gram = jnp.einsum("bmd,bnd->bmn", flat, flat, precision=lax.Precision.HIGHEST)
+    return after, (gram, *along)
+
+
 def _of_domains(
     config: Config, models: tuple[Generator, ...], batch: Batch, state: State
 ) -> list[tuple[Array, Array]]:
     """Of each model the gradients of its domains' losses, [B,K,H,W,3], and those, [B,K]."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.time)
+    keys = keys_at(state.keys, state.time)
     targets = zip(models, batch.conditions, state.references, state.weights, strict=True)
     return [each_domain(config.loss, Target(*t), state.images, keys) for t in targets]
 

@@ -136,9 +136,15 @@ def prepare(column: Column, study: Study) -> None:
 
 
 def program_of(column: Column, study: Study) -> Hashable:
-    """What a column's program depends on: columns of one program are compiled once."""
+    """What a column's program depends on: columns of one program are compiled once.
+
+    Of a brief study, whose attacks are compiled in pieces, what the models' gradients depend on.
+    """
     models, config = _attacked(column, study)
-    return tuple(model.name for model in models), structure_of(config)
+    structure = structure_of(config)
+    if study.is_brief:
+        return structure.loss, structure.across_domains
+    return tuple(model.name for model in models), structure
 
 
 def photo_steps(column: Column, study: Study) -> int:
@@ -190,19 +196,7 @@ def _attacked(
     models = tuple(study.ensemble.generators)
     if column.method == SEARCHED:
         return models, weighted_config(column.config, weights or (1.0,) * len(models))
-    if column.method == ALONE and len(study.crops) < FEW:
-        return models, _alone_among(models, column)
     return attacked(column, models), column.config
-
-
-def _alone_among(models: Sequence[Generator], column: Column) -> Config:
-    """The attack on one model, as one on all with no weight on the others.
-
-    It takes as much longer as there are more models, but shares the default's program: for few
-    photos to compile one for each model takes longer still.
-    """
-    weights = tuple(float(model.name == column.model) for model in models)
-    return weighted_config(column.config, weights)
 
 
 def _universal(column: Column, study: Study) -> Perturb:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cdmaa_jax import photos
+from cdmaa_jax.attack import apart
 from cdmaa_jax.experiments import charts, claims, figures, methods, tables
 from cdmaa_jax.experiments.ahead import working_ahead
 from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
@@ -212,11 +213,11 @@ class _Lab:
         return list(tasks.values())
 
     def _prepare(self, column: Column) -> None:
-        with once(self._is_brief(column)):
+        with apart(self._study.is_brief), once(self._is_brief(column)):
             methods.prepare(column, self._study)
 
     def _prepare_figure2(self) -> None:
-        with once(self._study.is_brief):
+        with apart(self._study.is_brief), once(self._study.is_brief):
             figures.prepare_figure2(self._default, self._study)
 
     def _is_brief(self, column: Column) -> bool:
@@ -258,7 +259,7 @@ class _Lab:
 
     def _get(self, column: Column) -> Measured:
         if column not in self._measured:
-            with once(self._is_brief(column)):
+            with apart(self._study.is_brief), once(self._is_brief(column)):
                 self._measured[column] = methods.measure(
                     column, self._study, self._listener.begin, self._listener.progress
                 )
@@ -286,7 +287,7 @@ class _Lab:
 
     def _figure2(self) -> str:
         self._listener.begin(figures.gradient_column(self._default).slug)
-        with once(self._study.is_brief):
+        with apart(self._study.is_brief), once(self._study.is_brief):
             record, chart = figures.measure_figure2(
                 self._default, self._study, self._listener.progress, self._skipped
             )

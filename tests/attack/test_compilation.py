@@ -1,12 +1,13 @@
 """Programs are compiled once, by whichever thread comes first."""
 
+import dataclasses
 import threading
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from cdmaa_jax.attack import Config, compilation, prepare, run
+from cdmaa_jax.attack import Config, apart, compilation, prepare, run
 from cdmaa_jax.tracing import once
 from tests.attack.toys import photos, toy, toy_batch
 
@@ -81,22 +82,28 @@ def test_a_failure_is_raised_to_all_and_not_kept():
     assert program.compiled == 2
 
 
+@pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
 @pytest.mark.parametrize("brief", [False, True])
-def test_an_attack_that_was_prepared_compiles_nothing_more(brief, caplog):
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_an_attack_that_was_prepared_compiles_nothing_more(in_pieces, brief, update, caplog):
+    size = 10 + 4 * in_pieces + 2 * brief + (update == "apgd")  # so nothing is compiled before
     ensemble = [toy(0), toy(1)]
-    batch, key = toy_batch(photos(2, size=10), ensemble), jax.random.key(0)
-    other = toy_batch(photos(2, size=10, seed=1), ensemble)
-    config = Config(steps=3 + brief)
+    batch, key = toy_batch(photos(2, size=size), ensemble), jax.random.key(0)
+    other = toy_batch(photos(2, size=size, seed=1), ensemble)
+    config = Config(steps=3, update=update)
+    names = ["attack_batch"]
+    if in_pieces:
+        names = [f"jit({name})" for name in ("start", "observe", "evaluate", "step")]
 
     def work():
-        with jax.log_compiles(), once(brief):
+        with jax.log_compiles(), once(brief), apart(in_pieces):
             prepare(config, ensemble, batch, key)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert "attack_batch" in caplog.text
+    assert all(name in caplog.text for name in names)
     caplog.clear()
-    with jax.log_compiles(), once(brief):
-        run(Config(steps=3 + brief, epsilon=0.1), ensemble, other, jax.random.key(1))
-    assert "attack_batch" not in caplog.text
+    with jax.log_compiles(), once(brief), apart(in_pieces):
+        run(dataclasses.replace(config, epsilon=0.1), ensemble, other, jax.random.key(1))
+    assert not any(name in caplog.text for name in names)

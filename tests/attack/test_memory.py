@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdmaa_jax.attack import Config, algorithm, memory, run
+from cdmaa_jax.attack import Config, memory, run, running
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.generators import registry
 from tests.attack.toys import photos, toy, toy_batch
@@ -124,6 +124,6 @@ def working_memory(ensemble):
     batch = toy_batch(photos(1, 128), ensemble)
     config, keys = Config(steps=2), jax.random.key(0)[None]
     numbers = numbers_of(config, jnp.float32, len(ensemble))
-    program = algorithm.program_for("cpu", False)
+    program = running.program_for("cpu", False)
     lowered = program.lower(structure_of(config), tuple(ensemble), batch, keys, numbers)
     return lowered.compile().memory_analysis().temp_size_in_bytes

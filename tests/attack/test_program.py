@@ -11,9 +11,10 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from cdmaa_jax.attack import Config, choices, run
-from cdmaa_jax.attack.algorithm import attack_batch, program_for
+from cdmaa_jax.attack.algorithm import attack_batch
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
+from cdmaa_jax.attack.running import program_for
 from cdmaa_jax.attack.targets import Target, edit
 from cdmaa_jax.generators import attgan, stargan
 from cdmaa_jax.generators.registry import graph_of, init_params, make_generator

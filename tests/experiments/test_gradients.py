@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdmaa_jax.attack import apart
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.experiments.gradients import (
     Trace,
@@ -46,6 +47,15 @@ def test_the_inner_products_are_those_of_the_domains_gradients(models, trace):
     expected = np.einsum("bmd,bnd->bmn", flat, flat)
     scale = np.abs(flat).max((1, 2)) ** 2
     np.testing.assert_allclose(trace.gram[0], expected / scale[:, None, None], rtol=1e-3, atol=1e-4)
+
+
+def test_in_pieces_it_is_the_same(models, trace):
+    conditions = [conditions_of(model, None, 2) for model in models]
+    with apart():
+        found = trace_gradients(CONFIG, models, photos(2), conditions, seed=5)
+    np.testing.assert_allclose(found.gram, trace.gram, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.along, trace.along, rtol=1e-3)
+    np.testing.assert_allclose(found.along_sign, trace.along_sign, rtol=1e-3)
 
 
 def test_shapes_and_the_theorem(trace):

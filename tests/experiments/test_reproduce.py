@@ -453,16 +453,6 @@ def test_the_related_methods_attack_what_they_should(ensemble):
     assert "latent" not in related_table(encoderless).columns
 
 
-def test_few_photos_are_attacked_alone_as_many_would_be(study, tmp_path, monkeypatch):
-    column = related_table(study.ensemble.generators, steps=3).columns["alone-ugatit"]
-    found = []
-    for few in (0, 10):
-        monkeypatch.setattr(methods, "FEW", few)
-        found.append(measure(column, dataclasses.replace(study, out=tmp_path / str(few))))
-    for name in found[0].losses:
-        np.testing.assert_allclose(found[1].losses[name], found[0].losses[name], rtol=0.02)
-
-
 def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_path):
     column = related_table(study.ensemble.generators, steps=2).columns["universal"]
     few = dataclasses.replace(study, crops=study.crops[:2], tuning=study.crops[2:])

@@ -1,0 +1,299 @@
+"""An attack in pieces that are compiled apart, so that attacks which differ elsewhere share them.
+
+Nearly all that there is to compile are the gradients of the models, and many attacks have them in
+common, whatever their update rule, their number of steps and how they combine the models. Where a
+few photos are attacked in many ways, compiling each attack whole takes longer than all the attacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cdmaa_jax.attack import algorithm, compilation
+from cdmaa_jax.attack.algorithm import Attack, Info, State
+from cdmaa_jax.attack.compilation import compiler_options
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation, each_domain, joined
+from cdmaa_jax.attack.losses import LOSSES
+from cdmaa_jax.attack.numbers import Numbers, structure_of
+from cdmaa_jax.attack.targets import Target
+from cdmaa_jax.tracing import is_once, once
+from cdmaa_jax.types import Array, Batch, Generator, Result
+
+_apart = contextvars.ContextVar("apart", default=False)
+
+
+@contextlib.contextmanager
+def apart(holds: bool = True) -> Iterator[None]:
+    """Attacks that are run or prepared within, on the default device, are compiled in pieces."""
+    token = _apart.set(holds)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
+def is_apart() -> bool:
+    """Whether attacks are compiled in pieces."""
+    return _apart.get()
+
+
+def call(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> Any:
+    """``piece(*static, *arguments)``, compiled for what is static."""
+    return compilation.call(_program(piece, static), *arguments)
+
+
+def only_compile(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> Any:
+    """The same, but shapes for arrays: compiles it unless that was done or begun, runs nothing.
+
+    Raises:
+      Exception: whatever compilation raises.
+    """
+    program = _program(piece, static)
+    compilation.prepare(program, *arguments)
+    return program.eval_shape(*arguments)
+
+
+def build(
+    config: Config,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    numbers: Numbers,
+    chunks: Sequence[int],
+    call: Callable[..., Any] = call,
+) -> Attack:
+    """An attack as ``algorithm.build`` has it, but of functions that run: nothing to trace.
+
+    Args:
+      config: what it does, of which the numbers are not read.
+      ensemble: the models.
+      batch: on the default device.
+      numbers: those of the configuration.
+      chunks: how many images each model takes at once.
+      call: ``call``, or ``only_compile`` for shapes.
+    """
+    config, batch, count = structure_of(config), algorithm.fit(batch), len(batch.images)
+    sizes = tuple(None if chunk >= count else chunk for chunk in chunks)  # all of them alike
+    attack = _Pieces(config, tuple(ensemble), batch, numbers, sizes, call)
+    return Attack(attack.init, attack.step, attack.finish)
+
+
+def run(attack: Attack, keys: Array, steps: int) -> Result:
+    """All steps of an attack in pieces, T of them, with what ``algorithm.attack_batch`` returns."""
+    state, told = attack.init(keys), []
+    for _ in range(steps):
+        state, info = attack.step(state)
+        told.append(info)
+    state = attack.finish(state)
+    traces = Info(*(jnp.stack(parts) for parts in zip(*told, strict=True)))
+    shared = None if state.perturbation is None else state.perturbation[0]
+    return Result(state.images, traces.losses, traces.weights, shared)
+
+
+def prepare(attack: Attack, keys: Array) -> None:
+    """Compiles what ``run`` runs, of an attack that was built with ``only_compile``."""
+    state, _ = attack.step(attack.init(keys))
+    attack.finish(state)
+
+
+def domains_of(
+    loss: str,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    state: State,
+    call: Callable[..., Any] = call,
+) -> list[tuple[Array, Array]]:
+    """Of each model the gradients of its domains, [B,K,H,W,3], and their losses, [B,K]."""
+    rows = zip(ensemble, batch.conditions, state.references, state.weights, strict=True)
+    where = (state.images, state.keys, state.time)
+    return [call(_each_domain, (loss, None), model, *where, *target) for model, *target in rows]
+
+
+def losses_of(
+    loss: str,
+    ensemble: Sequence[Generator],
+    clean: Array,
+    adversarial: Array,
+    conditions: Sequence[Array],
+    keys: Array,
+    weights: Array | None,
+) -> list[Array]:
+    """L of every model, image and domain, [B,K], by the pieces that observe the clean images."""
+    found = []
+    for model, vectors in zip(ensemble, conditions, strict=True):
+        (references, seen), (observed, _) = (
+            call(_observe, (loss, None), model, images, vectors, keys, weights)
+            for images in (clean, adversarial)
+        )
+        found.append(LOSSES[loss].distance(observed, references, seen))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pieces:
+    config: Config
+    ensemble: tuple[Generator, ...]
+    batch: Batch
+    numbers: Numbers
+    chunks: tuple[int | None, ...]
+    call: Callable[..., Any]
+
+    def init(self, keys: Array) -> State:
+        state, batch = self._call_shared(_start, keys), self.batch
+        observed = [
+            self.call(
+                _observe, (self.config.loss, chunk), model, batch.images, conditions, state.keys,
+                batch.weights,
+            )
+            for model, conditions, chunk in zip(
+                self.ensemble, batch.conditions, self.chunks, strict=True
+            )
+        ]  # fmt: skip
+        references, weights = zip(*observed, strict=True)
+        return state._replace(references=references, weights=weights)
+
+    def step(self, state: State, models: Sequence[Evaluation] | None = None) -> tuple[State, Info]:
+        moved, info = self._call_combining(_step, state, models)
+        return moved._replace(references=state.references, weights=state.weights), info
+
+    def finish(self, state: State, models: Sequence[Evaluation] | None = None) -> State:
+        if self.config.update != "apgd":  # which alone looks at the last images
+            return state
+        return self._call_combining(_finish, state, models)
+
+    def _call_combining(
+        self, piece: Callable[..., Any], state: State, models: Sequence[Evaluation] | None
+    ) -> Any:
+        """Calls a piece that takes what the models come to; without what it does not read."""
+        models = self._evaluations(state) if models is None else models
+        losses, gradients, of_domains = zip(*models, strict=True)
+        read = of_domains if self.config.update == "apgd" else ()
+        return self._call_shared(piece, without_references(state), losses, gradients, read)
+
+    def _call_shared(self, piece: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a piece that knows nothing of the models but their number."""
+        batch = dataclasses.replace(self.batch, conditions=(), weights=None)
+        return self.call(piece, (self._rest,), batch, self.numbers, *arguments)
+
+    @property
+    def _rest(self) -> Config:
+        """What of the configuration is no model's; APGD's schedule depends on T, no other's."""
+        config = self.config
+        steps = config.steps if config.update == "apgd" else Config().steps
+        return Config(steps=steps, update=config.update, perturbation=config.perturbation)
+
+    def _evaluations(self, state: State) -> list[Evaluation]:
+        rows = zip(
+            self.ensemble, self.chunks, self.batch.conditions, state.references, state.weights,
+            strict=True,
+        )  # fmt: skip
+        return [self._evaluate(state, *row) for row in rows]
+
+    def _evaluate(
+        self, state: State, model: Generator, chunk: int | None, *target: Any
+    ) -> Evaluation:
+        loss, strategy = self.config.loss, self.config.across_domains
+        where = (state.images, state.keys, state.time)
+        if strategy == "mgda":
+            found = self.call(_each_domain, (loss, chunk), model, *where, *target)
+            return self.call(joined, (), *found)
+        lone = strategy == "iterative" and self.config.update != "apgd"
+        stride = self.numbers.domain_stride
+        return self.call(_evaluate, (strategy, lone, loss, chunk), model, *where, stride, *target)
+
+
+def without_references(state: State) -> State:
+    """A state without what only the models' evaluations read."""
+    return state._replace(references=(), weights=())
+
+
+def _observe(loss: str, chunk: int | None, *arguments: Any) -> tuple[Array, Array | None]:
+    return algorithm.observe(loss, chunk, *arguments)
+
+
+def _start(config: Config, batch: Batch, numbers: Numbers, keys: Array) -> State:
+    return algorithm.build(config, (), batch, numbers).init(keys)
+
+
+def _step(
+    config: Config, batch: Batch, numbers: Numbers, state: State, *found: Sequence[Array]
+) -> tuple[State, Info]:
+    return algorithm.build(config, (), batch, numbers).step(state, _evaluations(*found))
+
+
+def _finish(
+    config: Config, batch: Batch, numbers: Numbers, state: State, *found: Sequence[Array]
+) -> State:
+    return algorithm.build(config, (), batch, numbers).finish(state, _evaluations(*found))
+
+
+def _evaluations(
+    losses: Sequence[Array], gradients: Sequence[Array], of_domains: Sequence[Array]
+) -> list[Evaluation]:
+    """What the models come to; where no losses of domains are read, with those of the models."""
+    of_domains = of_domains or [loss[:, None] for loss in losses]
+    return list(map(Evaluation, losses, gradients, of_domains))
+
+
+def _evaluate(
+    strategy: str,
+    lone: bool,
+    loss: str,
+    chunk: int | None,
+    model: Generator,
+    images: Array,
+    keys: Array,
+    time: Array,
+    stride: Array,
+    *target: Any,
+) -> Evaluation:
+    """A model at the images of a step; if ``lone``, nothing of domains that do not take part."""
+    strategize = functools.partial(DOMAIN_STRATEGIES[strategy], loss)
+    keys = algorithm.keys_at(keys, time)
+    found = algorithm.evaluate(strategize, chunk, model, images, keys, time * stride, *target)
+    return found._replace(domain_losses=found.loss[:, None]) if lone else found
+
+
+def _each_domain(
+    loss: str,
+    chunk: int | None,
+    model: Generator,
+    images: Array,
+    keys: Array,
+    time: Array,
+    *target: Any,
+) -> tuple[Array, Array]:
+    def gradients(target: Target, images: Array, keys: Array, turn: Array) -> tuple[Array, Array]:
+        return each_domain(loss, target, images, keys)
+
+    keys = algorithm.keys_at(keys, time)
+    return algorithm.evaluate(gradients, chunk, model, images, keys, time, *target)
+
+
+_REPEATED = (_evaluate, _each_domain)
+"""What has the convolutions of every step; the rest had better be quick to compile."""
+
+
+def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
+    quick = is_once() or piece not in _REPEATED
+    return _compiled(piece, tuple(static), jax.devices()[0].platform, quick)
+
+
+@functools.cache
+def _compiled(
+    piece: Callable[..., Any], static: tuple[Any, ...], platform: str, computed_once: bool
+) -> Any:
+    def traced(*arguments: Any) -> Any:
+        with once(computed_once):
+            return piece(*static, *arguments)
+
+    traced.__name__ = piece.__name__.lstrip("_")
+    return jax.jit(traced, compiler_options=compiler_options(platform))

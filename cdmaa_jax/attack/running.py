@@ -1,0 +1,274 @@
+"""Attacks that run: in one compiled program, or in pieces that are compiled apart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cdmaa_jax.attack import compilation, pieces
+from cdmaa_jax.attack.algorithm import Attack, Carried, Info, advance, attack_batch, fit
+from cdmaa_jax.attack.compilation import compiler_options
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.losses import LOSSES
+from cdmaa_jax.attack.memory import plan_chunks
+from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
+from cdmaa_jax.attack.targets import as_tuple, domain_losses, fit_conditions, make_target
+from cdmaa_jax.tracing import is_once, once
+from cdmaa_jax.types import Array, Batch, Generator, Result
+
+
+def run(
+    config: Config,
+    ensemble: Generator | Sequence[Generator],
+    batch: Batch,
+    key: Array,
+    *,
+    devices: Sequence[Any] | None = None,
+    chunk: int | None = None,
+) -> Result:
+    """All steps of an attack, one compiled program around one ``lax.scan``.
+
+    Within ``apart``, on the default device, a loop over pieces that are compiled apart instead.
+
+    Args:
+      config: the options; but for ``steps`` its numbers are arguments of the program.
+      ensemble: one generator or J of them; their parameters are arguments of the program.
+      batch: the clean images and, for each generator, the condition vectors.
+      key: one typed PRNG key, whose start noise every image gets, or [B] of them.
+      devices: the devices that share the batch, equally; the default device if None.
+      chunk: how many images a generator takes at once; for each what fits and suits the device if
+        None. Fewer take less memory, and change nothing but the rounding of sums.
+
+    Raises:
+      ValueError: the batch does not fit the memory; the batch or the weights do not fit the
+        ensemble, or the batch the devices; or a generator's outputs have another shape than its
+        inputs.
+    """
+    task = _task_of(config, ensemble, batch, key, devices, chunk)
+    if devices is None and pieces.is_apart():
+        return pieces.run(_in_pieces(task, pieces.call), task.keys, task.config.steps)
+    program, arguments, options = _program_of(task, devices)
+    return compilation.call(program, *arguments, **options)
+
+
+def prepare(
+    config: Config,
+    ensemble: Generator | Sequence[Generator],
+    batch: Batch,
+    key: Array,
+    *,
+    devices: Sequence[Any] | None = None,
+    chunk: int | None = None,
+) -> None:
+    """Compiles what ``run`` runs for the same arguments, unless that was done or begun.
+
+    Runs nothing: values do not matter, but for the structure of the configuration. May be called in
+    another thread; a ``run`` that needs the program meanwhile waits for it.
+
+    Raises:
+      ValueError: as ``run``.
+    """
+    task = _task_of(config, ensemble, batch, key, devices, chunk)
+    if devices is None and pieces.is_apart():
+        pieces.prepare(_in_pieces(task, pieces.only_compile), task.keys)
+        return
+    program, arguments, options = _program_of(task, devices)
+    compilation.prepare(program, *arguments, **options)
+
+
+class _Task(NamedTuple):
+    config: Config  # its structure
+    models: tuple[Generator, ...]
+    batch: Batch
+    keys: Array
+    numbers: Numbers
+    chunks: tuple[int, ...]
+    device: jax.Device
+
+
+def _task_of(
+    config: Config,
+    ensemble: Generator | Sequence[Generator],
+    batch: Batch,
+    key: Array,
+    devices: Sequence[Any] | None,
+    chunk: int | None,
+) -> _Task:
+    """An attack, checked."""
+    models = as_tuple(ensemble)
+    _check_batch(models, batch, devices)
+    _check_weights(config, batch)
+    batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
+    numbers = numbers_of(config, batch.images.dtype, len(models))
+    config = structure_of(config)
+    device = jax.devices()[0] if devices is None else devices[0]
+    share = _share(batch, 1 if devices is None else len(devices))
+    chunks = plan_chunks(config.loss, models, share, device, chunk)
+    return _Task(config, models, batch, keys, numbers, chunks, device)
+
+
+def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
+    return pieces.build(task.config, task.models, task.batch, task.numbers, task.chunks, call)
+
+
+def _program_of(
+    task: _Task, devices: Sequence[Any] | None
+) -> tuple[Callable[..., Result], tuple[Any, ...], dict[str, Any]]:
+    """The program of an attack, what it is called with, and that by name."""
+    config, models, batch, keys, numbers, chunks, device = task
+    program = program_for(device.platform, devices is not None)
+    options = {"chunks": chunks, "computed_once": is_once()}
+    if devices is None:
+        return program, (config, models, batch, keys, numbers), options
+    mesh = Mesh(np.asarray(devices), ("batch",))
+    models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
+    batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
+    return program, (config, mesh, models, batch, keys, numbers), options
+
+
+def _run_sharded(
+    config: Config,
+    mesh: Mesh,
+    ensemble: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    numbers: Numbers,
+    chunks: tuple[int, ...],
+    computed_once: bool = False,
+) -> Result:
+    """Each device attacks its own images, and only a universal perturbation's means meet."""
+    attack_share = functools.partial(
+        attack_batch, config, axis="batch", chunks=chunks, computed_once=computed_once
+    )
+    attack = jax.shard_map(
+        attack_share,
+        mesh=mesh,
+        in_specs=(P(), P("batch"), P("batch"), P()),
+        out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch"), P()),  # type: ignore[arg-type]
+        check_vma=False,  # the generators' own gradient rules do not say what varies
+    )
+    return attack(ensemble, batch, keys, numbers)
+
+
+def evaluate_losses(
+    ensemble: Generator | Sequence[Generator],
+    clean: Any,
+    adversarial: Any,
+    conditions: Sequence[Any],
+    *,
+    loss: str = "mse",
+    weights: Any = None,
+    seed: int = 0,
+) -> list[Array]:
+    """L of every model, image and domain, equation (29), in one compiled program.
+
+    Within ``apart`` by the pieces with which attacks observe the clean images.
+
+    Args:
+      ensemble: one generator or J of them.
+      clean: [B,H,W,3], what the reference outputs are made from.
+      adversarial: [B,H,W,3], the protected images.
+      conditions: [B,K_j,n_j] or [1,K_j,n_j] for each generator.
+      loss: a name in ``LOSSES``.
+      weights: [B,H,W], of the pixels, for a loss that weighs them; its own choice if None.
+      seed: of the views that are random; both images are seen through the same draw.
+
+    Returns:
+      J arrays [B,K_j]; [B,1] of a loss that does not depend on the domain.
+    """
+    models = as_tuple(ensemble)
+    clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
+    fitted = tuple(fit_conditions(c, clean) for c in conditions)
+    weights = None if weights is None else jnp.asarray(weights)
+    keys = jnp.broadcast_to(jax.random.key(seed), (len(clean),))
+    arguments = (loss, models, clean, adversarial, fitted, keys, weights)
+    if pieces.is_apart():
+        return pieces.losses_of(*arguments)
+    return _losses_program(jax.devices()[0].platform)(*arguments)
+
+
+@functools.cache
+def _losses_program(platform: str) -> Any:
+    options = compiler_options(platform)
+    return jax.jit(_losses, static_argnames="loss", compiler_options=options)
+
+
+def _losses(
+    loss: str,
+    models: tuple[Generator, ...],
+    clean: Array,
+    adversarial: Array,
+    conditions: tuple[Array, ...],
+    keys: Array,
+    weights: Array | None,
+) -> list[Array]:
+    with once():
+        targets = [
+            make_target(loss, model, clean, c, keys, weights)
+            for model, c in zip(models, conditions, strict=True)
+        ]
+        return [domain_losses(loss, target, adversarial, keys) for target in targets]
+
+
+@functools.cache
+def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
+    """The compiled function: ``attack_batch`` with the configuration first, static."""
+    options = compiler_options(platform)
+    if sharded:
+        static = ("config", "mesh", "chunks", "computed_once")
+        return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
+    static = ("config", "axis", "chunks", "computed_once")
+    return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
+
+
+def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
+    """``advance``, compiled for a platform; for a few runs within ``once``."""
+    return _step_program(platform, is_once())
+
+
+@functools.cache
+def _step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
+    step = functools.partial(advance, computed_once=computed_once)
+    static, options = ("config", "chunks"), compiler_options(platform)
+    return jax.jit(step, static_argnames=static, compiler_options=options)
+
+
+def _share(batch: Batch, devices: int) -> Batch:
+    """The shapes of what each of some devices has of a batch."""
+
+    def shape(array: Array) -> Any:
+        return jax.ShapeDtypeStruct((len(array) // devices, *array.shape[1:]), array.dtype)
+
+    return jax.tree.map(shape, batch)
+
+
+def _check_batch(
+    models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
+) -> None:
+    if len(batch.conditions) != len(models):
+        raise ValueError(
+            f"the batch has conditions for {len(batch.conditions)} generators, not {len(models)}"
+        )
+    if devices is not None and (not devices or len(batch.images) % len(devices)):
+        raise ValueError(
+            f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
+        )
+
+
+def _check_weights(config: Config, batch: Batch) -> None:
+    if batch.weights is None:
+        return
+    if not LOSSES[config.loss].weighs_pixels:
+        raise ValueError(f"the loss {config.loss} takes no weights of pixels; face-weighted does")
+    if batch.weights.shape != batch.images.shape[:3]:
+        raise ValueError(
+            f"weights of pixels must be [B,H,W], {list(batch.images.shape[:3])}, "
+            f"not {list(batch.weights.shape)}"
+        )
