@@ -1,10 +1,11 @@
-"""Two simulated CPU devices, no silent promotion; set before JAX is first imported."""
+"""Two simulated CPU devices, little optimization, no silent promotion; before JAX is imported."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    "--xla_backend_optimization_level=1 --xla_force_host_platform_device_count=2 "
+    + os.environ.get("XLA_FLAGS", "")
 ).strip()
 
 import jax
@@ -19,6 +20,14 @@ def x64():
     """Float64 arrays, for tests of what must not depend on rounding."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def keep_programs(tmp_path_factory):
+    """On disk for as long as the tests run: what one has compiled, others read."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")

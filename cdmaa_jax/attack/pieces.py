@@ -33,7 +33,7 @@ _apart = contextvars.ContextVar("apart", default=False)
 
 @contextlib.contextmanager
 def apart(holds: bool = True) -> Iterator[None]:
-    """Attacks that are run or prepared within, on the default device, are compiled in pieces."""
+    """Attacks that are run or prepared within are compiled in pieces, for the default device."""
     token = _apart.set(holds)
     try:
         yield

@@ -35,7 +35,7 @@ def run(
 ) -> Result:
     """All steps of an attack, one compiled program around one ``lax.scan``.
 
-    Within ``apart``, on the default device, a loop over pieces that are compiled apart instead.
+    Within ``apart`` a loop over pieces that are compiled apart instead, on the default device.
 
     Args:
       config: the options; but for ``steps`` its numbers are arguments of the program.
@@ -51,8 +51,9 @@ def run(
         ensemble, or the batch the devices; or a generator's outputs have another shape than its
         inputs.
     """
+    devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
-    if devices is None and pieces.is_apart():
+    if pieces.is_apart():
         return pieces.run(_in_pieces(task, pieces.call), task.keys, task.config.steps)
     program, arguments, options = _program_of(task, devices)
     return compilation.call(program, *arguments, **options)
@@ -75,8 +76,9 @@ def prepare(
     Raises:
       ValueError: as ``run``.
     """
+    devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
-    if devices is None and pieces.is_apart():
+    if pieces.is_apart():
         pieces.prepare(_in_pieces(task, pieces.only_compile), task.keys)
         return
     program, arguments, options = _program_of(task, devices)

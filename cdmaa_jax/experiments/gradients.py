@@ -89,8 +89,8 @@ def prepare_trace(
     batch, keys = _batch_of(images, conditions, seed)
     models = tuple(models)
     if is_apart():
-        config = dataclasses.replace(config, steps=1)
-        _trace_in_pieces(config, models, batch, keys, pieces.only_compile)
+        first = dataclasses.replace(config, steps=1)
+        _trace_in_pieces(first, models, batch, keys, pieces.only_compile)
     else:
         compilation.prepare(_program(_platform(), is_once()), config, models, batch, keys)
 
@@ -235,11 +235,12 @@ def _trace_in_pieces(
     chunks = (len(batch.images),) * len(models)
     state = pieces.build(config, models, batch, numbers, chunks, call).init(keys)
     bare = dataclasses.replace(batch, conditions=())
+    one = dataclasses.replace(config, steps=1)  # whatever their number
     told = []
     for _ in range(config.steps):
         of_domains = pieces.domains_of(config.loss, models, batch, state, call)
         before = pieces.without_references(state)
-        after, recorded = call(_record_apart, (config,), bare, before, of_domains)
+        after, recorded = call(_record_apart, (one,), bare, before, of_domains)
         state = after._replace(references=state.references, weights=state.weights)
         told.append(recorded)
     return list(zip(*told, strict=True))

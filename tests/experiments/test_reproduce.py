@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cdmaa_jax import photos
-from cdmaa_jax.attack import compilation
+from cdmaa_jax.attack import apart, compilation
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.evaluation import metrics
 from cdmaa_jax.experiments import figures, methods, paper
@@ -57,23 +57,33 @@ def test_few_steps_of_few_photos_are_brief(study):
 def test_a_program_that_many_columns_share_is_compiled_well(study):
     """Though each of the columns is brief: what counts is how much one program computes."""
     study = dataclasses.replace(study, crops=study.crops[:1], tuning=study.crops[:1])
-    columns = [c for table in paper_tables(50).values() for c in table.columns.values()]
-    columns += related_table(study.ensemble.generators, 50).columns.values()
-    steps = Counter()
-    for column in dict.fromkeys(columns):
-        steps[methods.program_of(column, study)] += methods.photo_steps(column, study)
     by_table = {name: table.columns for name, table in paper_tables(50).items()}
-    default = methods.program_of(Column(Config(steps=50)), study)
-    for name in ("table3", "table4"):
+    by_table["related"] = related_table(study.ensemble.generators, 50).columns
+    columns = dict.fromkeys(c for table in by_table.values() for c in table.values())
+    steps = Counter()
+    for column in columns:
+        steps[methods.program_of(column, study)] += methods.photo_steps(column, study)
+    default = methods.program_of(by_table["table3"]["mgda"], study)
+    for name in ("table1", "table3", "table4"):
         assert {methods.program_of(c, study) for c in by_table[name].values()} == {default}
-    # Nine of the paper's columns, two models alone, all models joined, and the search's trials.
+    # Ten of the paper's columns and one of more steps, two models alone, all models joined, one
+    # perturbation for all, and the search's trials with what comes of them.
     trials = 1 + (len(study.ensemble.generators) - 1) * 3
-    assert steps[default] == 50 * (9 + 2 + 1 + 1 + trials) > FEW_STEPS
-    single, iterative = (
-        methods.program_of(by_table["table2"][n], study) for n in ("single", "iterative")
+    assert steps[default] == 50 * (10 + 2 + 1 + 1 + trials + 1) + 63 > FEW_STEPS
+    single, iterative, mgda = (
+        methods.program_of(by_table["table2"][n], study) for n in ("single", "iterative", "mgda")
     )
     assert single == iterative != default
-    assert steps[methods.program_of(by_table["table1"]["apgd"], study)] == 50 < FEW_STEPS
+    assert steps[mgda] == 50 < FEW_STEPS
+
+
+def test_of_many_steps_whole_attacks_are_compiled(study):
+    """Then columns share a program only where nothing but numbers sets them apart."""
+    assert not study.is_brief
+    first, *others = (
+        methods.program_of(c, study) for c in paper_tables()["table1"].columns.values()
+    )
+    assert [other == first for other in others] == [False, True, True, False]
 
 
 def test_only_brief_studies_prepare_programs_beside_their_work(
@@ -87,8 +97,13 @@ def test_only_brief_studies_prepare_programs_beside_their_work(
     assert prepared == columns[: len(prepared)]
     prepared.clear()
     monkeypatch.setattr("cdmaa_jax.experiments.runner.FEW_STEPS", 1)
-    run(request_of(folder, ensemble, tmp_path / "other", images=2))
+    with pytest.raises(KeyboardInterrupt):  # as the work begins, after what is beside it
+        run(request_of(folder, ensemble, tmp_path / "other", images=2), Listener(begin=interrupt))
     assert not prepared
+
+
+def interrupt(name):
+    raise KeyboardInterrupt
 
 
 def test_what_is_prepared_is_what_measuring_runs(study, monkeypatch):
@@ -97,14 +112,15 @@ def test_what_is_prepared_is_what_measuring_runs(study, monkeypatch):
     columns = list(related_table(study.ensemble.generators, 3).columns.values())
     default = Column(Config(steps=3))
     before = len(compilation._READY)
-    for column in columns:
-        methods.prepare(column, study)
-    figures.prepare_figure2(default, study)
-    prepared = len(compilation._READY)
-    assert prepared > before
-    for column in columns:
-        measure(column, study)
-    figures.measure_figure2(default, study, lambda count: None)
+    with apart():  # as of all brief studies
+        for column in columns:
+            methods.prepare(column, study)
+        figures.prepare_figure2(default, study)
+        prepared = len(compilation._READY)
+        assert prepared > before
+        for column in columns:
+            measure(column, study)
+        figures.measure_figure2(default, study, lambda count: None)
     assert len(compilation._READY) == prepared
     for module, name in (
         (methods.protection, "prepare"),
