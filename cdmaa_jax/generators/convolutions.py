@@ -46,13 +46,14 @@ _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks p
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
     """``torch.nn.functional.conv2d`` of x [B,H,W,L] with a kernel [k,k,L,S]."""
     options = {"stride": stride, "padding": padding, "computed_once": is_once()}
-    return _gather_p.bind(x, kernel, **options)
+    return _gather_p.bind(x, kernel, channels=kernel.shape[3], **options)
 
 
 def scatter(y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
     """``torch.nn.functional.conv_transpose2d`` of y [B,h,w,S], kernel [k,k,L,S]: [B,*size,L].
 
-    The transpose of ``gather`` from images of ``size`` pixels to such of h × w.
+    The transpose of ``gather`` from images of ``size`` pixels to such of h × w. If y has fewer
+    channels than the kernel, they are its first, and the others are zero.
     """
     options = {"stride": stride, "padding": padding, "computed_once": is_once()}
     return _scatter_p.bind(y, kernel, size=tuple(size), **options)
@@ -82,10 +83,15 @@ def _kernel_slope(large: Any, small: Any, stride: int, padding: int, size: int) 
 
 
 def _plain(
-    x: Any, kernel: Any, stride: int, padding: int, computed_once: bool = False
+    x: Any,
+    kernel: Any,
+    stride: int,
+    padding: int,
+    channels: int | None = None,
+    computed_once: bool = False,
 ) -> jax.Array:
     del computed_once
-    pad = [(padding, padding)] * 2
+    pad, kernel = [(padding, padding)] * 2, kernel[..., :channels]
     return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=_NHWC)
 
 
@@ -98,11 +104,19 @@ def _plain_transposed(
     computed_once: bool = False,
 ) -> jax.Array:
     del computed_once
+    kernel = kernel[..., : y.shape[3]]
     large = jax.ShapeDtypeStruct((len(y), *size, kernel.shape[2]), y.dtype)
     return jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), large)(y)[0]
 
 
 def _gather_on_cpu(
+    x: Any, kernel: Any, stride: int, padding: int, channels: int, computed_once: bool
+) -> jax.Array:
+    """All of the kernel's channels, and then those asked for: cheaper than to cut a kernel."""
+    return _gather_all_on_cpu(x, kernel, stride, padding, computed_once)[..., :channels]
+
+
+def _gather_all_on_cpu(
     x: Any, kernel: Any, stride: int, padding: int, computed_once: bool
 ) -> jax.Array:
     taps, small = kernel.shape[0], kernel.shape[3]
@@ -136,6 +150,7 @@ def _scatter_on_cpu(
     y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int], computed_once: bool
 ) -> jax.Array:
     taps, (large, small) = kernel.shape[0], kernel.shape[2:]
+    y = jnp.pad(y, [(0, 0)] * 3 + [(0, small - y.shape[3])])  # cheaper than to cut a kernel
     if stride == 1 and padding < taps:
         if tile := 0 if computed_once else _tile(kernel, len(y), y.shape[1:3]):
             convolve = functools.partial(
@@ -365,20 +380,25 @@ def _result_shape(form: Callable[..., jax.Array], *both: Any, **options: Any) ->
     return jax.eval_shape(functools.partial(form, **options), *both).shape
 
 
-def _gather_to_images(slope, x, kernel, **options):
+def _gather_to_images(slope, x, kernel, channels, **options):
     return _scatter_p.bind(slope, kernel, size=tuple(x.aval.shape[1:3]), **options)
 
 
 def _gather_to_kernel(slope, x, kernel, stride, padding, **_):
-    return _kernel_slope(x, slope, stride, padding, kernel.aval.shape[0])
+    return _of_all(kernel, _kernel_slope(x, slope, stride, padding, kernel.aval.shape[0]))
 
 
 def _scatter_to_images(slope, y, kernel, size, **options):
-    return _gather_p.bind(slope, kernel, **options)
+    return _gather_p.bind(slope, kernel, channels=y.aval.shape[3], **options)
 
 
 def _scatter_to_kernel(slope, y, kernel, stride, padding, **_):
-    return _kernel_slope(slope, y, stride, padding, kernel.aval.shape[0])
+    return _of_all(kernel, _kernel_slope(slope, y, stride, padding, kernel.aval.shape[0]))
+
+
+def _of_all(kernel, slope):
+    """The gradient of a kernel's first channels as that of all."""
+    return jnp.pad(slope, [(0, 0)] * 3 + [(0, kernel.aval.shape[3] - slope.shape[3])])
 
 
 _gather_p = _primitive("gather_convolution", _gather_on_cpu, _plain)

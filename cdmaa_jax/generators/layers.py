@@ -70,38 +70,120 @@ def upsample_nearest(x: Any) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def standardize(x: Any, axes: tuple[int, ...], unbiased: bool = False) -> jax.Array:
-    """(x - mean) / sqrt(var + 1e-5) over ``axes``; the variance as PyTorch's ``var(unbiased=)``."""
-    return _standardize(x, axes, unbiased)[0]
+def instance_norm(x: Any, scale: Any = None, bias: Any = None) -> jax.Array:
+    """``torch.nn.InstanceNorm2d`` with instance statistics (biased variance).
+
+    Args:
+      x: [B,H,W,C].
+      scale, bias: [C] or [B,1,1,C]; 1 and 0 if None.
+    """
+    mean, var = moments(x)
+    return _rescale(x, mean, _rsqrt(var), jnp.zeros_like(mean), scale, bias)
 
 
-def _standardize(x: Any, axes: tuple[int, ...], unbiased: bool) -> tuple[jax.Array, Any]:
-    mean = x.mean(axes, keepdims=True)
-    factor = lax.rsqrt(x.var(axes, keepdims=True, ddof=int(unbiased)) + EPSILON)
-    return (x - mean) * factor, (x, mean, factor)  # x alone is kept for the gradient
+def layer_instance_norm(x: Any, rho: Any, scale: Any, bias: Any) -> jax.Array:
+    """U-GAT-IT's mixture rho · IN(x) + (1 - rho) · LN(x), with unbiased variances; then affine.
+
+    Either norm is an affine map of a channel, so the mixture is one; and the moments of an image
+    are those of its channels, combined.
+
+    Args:
+      x: [B,H,W,C].
+      rho: [C].
+      scale, bias: [C] or [B,1,1,C].
+    """
+    mean, var = moments(x)
+    rho, pixels = per_channel(rho).astype(mean.dtype), x.shape[1] * x.shape[2]
+    base = mean[..., :1]
+    distance = (mean - base).mean(3, keepdims=True)
+    square = (var + (mean - base) ** 2).mean(3, keepdims=True)
+    whole, whole_var = base + distance, jnp.maximum(square - distance**2, 0)
+    instance, layer = (
+        share * _rsqrt(v * (count / (count - 1)))
+        for share, v, count in (
+            (rho, var, pixels),
+            (1 - rho, whole_var, pixels * x.shape[3]),
+        )
+    )
+    return _rescale(x, mean, instance + layer, layer * (mean - whole), scale, bias)
 
 
-def _standardize_backward(axes, unbiased, saved, slope):
-    x, mean, factor = saved
-    y = (x - mean) * factor
-    count = math.prod(x.shape[axis] for axis in axes) - int(unbiased)
-    along = (slope * y).sum(axes, keepdims=True) / count
-    return (factor * (slope - slope.mean(axes, keepdims=True) - y * along),)
+def _rescale(x: Any, mean: Any, factor: Any, offset: Any, scale: Any, bias: Any) -> jax.Array:
+    """((x - mean) · factor + offset) · scale + bias, as one affine map."""
+    if scale is None:
+        return affine(x, mean, factor, offset)
+    scale, bias = (jnp.broadcast_to(v, mean.shape).astype(mean.dtype) for v in (scale, bias))
+    return affine(x, mean, factor * scale, offset * scale + bias)
 
 
-standardize.defvjp(_standardize, _standardize_backward)
+@jax.custom_vjp
+def moments(x: Any) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance over the pixels of x [B,H,W,C], both [B,1,1,C], at least float32."""
+    return _moments(x)[0]
 
 
-def instance_norm(x: Any) -> jax.Array:
-    """Non-affine ``torch.nn.InstanceNorm2d`` with instance statistics (biased variance)."""
-    return standardize(x, (1, 2))
+def _moments(x: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    mean, var = lax.platform_dependent(
+        _wide(x), cpu=_moments_in_two_passes, default=_moments_in_one_pass
+    )
+    return (mean, var), (x, mean)
 
 
-def layer_instance_norm(x: Any, rho: Any) -> jax.Array:
-    """U-GAT-IT's mixture rho · IN(x) + (1 - rho) · LN(x), with unbiased variances."""
-    rho = per_channel(rho)
-    return rho * standardize(x, (1, 2), True) + (1 - rho) * standardize(x, (1, 2, 3), True)
+def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array]:
+    return x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+
+
+def _moments_in_one_pass(x: Any) -> tuple[jax.Array, jax.Array]:
+    """By squares of distances to one pixel: those of values may be large beside the variance."""
+    base, count = x[:, x.shape[1] // 2, x.shape[2] // 2][:, None, None], x.shape[1] * x.shape[2]
+    mean, square = (total / count for total in _two_sums(x, (x - base) ** 2))
+    return mean, jnp.maximum(square - (mean - base) ** 2, 0)
+
+
+def _moments_backward(saved, slopes):
+    (x, mean), (of_mean, of_var) = saved, slopes
+    count = x.shape[1] * x.shape[2]
+    slope = (of_mean + 2 * of_var * (_wide(x) - mean)) / count
+    return (slope.astype(x.dtype),)
+
+
+moments.defvjp(_moments, _moments_backward)
+
+
+@jax.custom_vjp
+def affine(x: Any, mean: Any, factor: Any, offset: Any) -> jax.Array:
+    """(x - mean) · factor + offset, of x [B,H,W,C] and a value [B,1,1,C] for each channel.
+
+    Of all that is large, its gradient keeps x alone.
+    """
+    return ((_wide(x) - mean) * factor + offset).astype(x.dtype)
+
+
+def _affine(x, mean, factor, offset):
+    return affine(x, mean, factor, offset), (x, mean, factor)
+
+
+def _affine_backward(saved, slope):
+    (x, mean, factor), slope = saved, _wide(slope)
+    total, along = _two_sums(slope, slope * (_wide(x) - mean))
+    return (slope * factor).astype(x.dtype), -factor * total, along, total
+
+
+affine.defvjp(_affine, _affine_backward)
+
+
+def _two_sums(a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
+    """Both summed up over the pixels, [B,1,1,C]."""
+    return a.sum((1, 2), keepdims=True), b.sum((1, 2), keepdims=True)
+
+
+def _wide(x: Any) -> jax.Array:
+    """Half floats as float32, to compute with; others as they are."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def _rsqrt(var: Any) -> jax.Array:
+    return lax.rsqrt(var + EPSILON)
 
 
 def per_channel(v: Any) -> jax.Array:
@@ -162,9 +244,7 @@ class ConvTranspose(nnx.Module):
     def __call__(self, x, c=None):
         kernel, *parts = self.kernel[...], *(x if isinstance(x, tuple) else (x,))
         shape = parts[0].shape[1:3]
-        # Zeros in place of the planes: cheaper than to cut a large kernel.
-        parts[-1] = jnp.pad(parts[-1], [(0, 0)] * 3 + [(0, self.planes)])
-        shares = jnp.split(kernel, _joints(parts), axis=3)
+        shares = jnp.split(kernel, _joints(parts), axis=3)  # the last has the planes' taps too
         pairs = zip(parts, shares, strict=True)
         terms = [conv_transpose2d(part, share, *self.numbers) for part, share in pairs]
         if self.planes:
@@ -192,7 +272,7 @@ class InstanceNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((features,)))
 
     def __call__(self, x):
-        return instance_norm(x) * per_channel(self.scale[...]) + per_channel(self.bias[...])
+        return instance_norm(x, self.scale[...], self.bias[...])
 
 
 class BatchNorm(nnx.Module):
@@ -227,8 +307,7 @@ class LayerInstanceNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((features,)))
 
     def __call__(self, x):
-        y = layer_instance_norm(x, self.rho[...])
-        return y * per_channel(self.scale[...]) + per_channel(self.bias[...])
+        return layer_instance_norm(x, self.rho[...], self.scale[...], self.bias[...])
 
 
 class AdaptiveLayerInstanceNorm(nnx.Module):
@@ -238,8 +317,7 @@ class AdaptiveLayerInstanceNorm(nnx.Module):
         self.rho = nnx.Param(jnp.full((features,), 0.9))
 
     def __call__(self, x, scale, bias):
-        y = layer_instance_norm(x, self.rho[...])
-        return y * scale[:, None, None] + bias[:, None, None]
+        return layer_instance_norm(x, self.rho[...], scale[:, None, None], bias[:, None, None])
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
