@@ -97,6 +97,7 @@ class _Problem(NamedTuple):
     perturbation: Perturbation
     rule: optax.GradientTransformationExtraArgs
     chunks: Sequence[int | None]
+    overlap: bool
 
 
 def build(
@@ -106,13 +107,15 @@ def build(
     numbers: Numbers | None = None,
     axis: str | None = None,
     chunks: Sequence[int] | None = None,
+    overlap: bool = False,
 ) -> Attack:
     """The attack on a batch; its functions are pure, to be called under ``jit``.
 
     ``numbers`` stand for those of the configuration, where they are arguments of a program. Under
     ``shard_map`` the ``axis`` names the devices that share the batch. ``chunks`` are how many
-    images each generator takes at once, all if None. Of no generators it is an attack whose steps
-    are given evaluations.
+    images each generator takes at once, all if None. If they may ``overlap``, generators need not
+    take turns, which takes the memory of all. Of no generators it is an attack whose steps are
+    given evaluations.
     """
     config, batch = config.resolve(), fit(batch)
     if numbers is None:
@@ -120,7 +123,7 @@ def build(
     moved = PERTURBATIONS[config.perturbation](batch, numbers.radius, axis)
     rule = make_update(config, numbers, moved.lower, moved.upper)
     each = [None] * len(ensemble) if chunks is None else chunks
-    problem = _Problem(config, numbers, ensemble, batch, moved, rule, each)
+    problem = _Problem(config, numbers, ensemble, batch, moved, rule, each, overlap)
     bind = functools.partial
     return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
 
@@ -229,7 +232,8 @@ def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
     rows = zip(problem.batch.conditions, state.references, state.weights, strict=True)
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
         evaluations.append(evaluate(strategy, chunk, model, images, keys, turn, *row))
-        images = _after(evaluations[-1].gradient, images)
+        if not problem.overlap:
+            images = _after(evaluations[-1].gradient, images)
     return evaluations
 
 
@@ -297,12 +301,13 @@ def attack_batch(
     axis: str | None = None,
     chunks: tuple[int, ...] | None = None,
     computed_once: bool = False,
+    overlap: bool = False,
 ) -> Result:
     """``run`` without its checks and its compilation: a pure function, to trace.
 
     If it is ``computed_once``, all of it is rather quick to compile than to compute.
     """
-    attack = build(config, ensemble, batch, numbers, axis, chunks)
+    attack = build(config, ensemble, batch, numbers, axis, chunks, overlap)
     with once():
         start = attack.init(keys)
     with once(computed_once):

@@ -105,6 +105,22 @@ def _plan(
     return chunks
 
 
+def can_overlap(loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device) -> bool:
+    """Whether the gradients of all generators fit a GPU side by side, for all images at once.
+
+    One alone rarely keeps a GPU busy; other devices are. Programs whose kernels run side by side
+    share little memory among them, so half of it must do.
+    """
+    if device.platform != "gpu":
+        return False
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    pixels = sum(_output_pixels(*row) for row in zip(ensemble, batch.conditions, strict=True))
+    if _GENEROUS * len(batch.images) * pixels < memory / 2:
+        return True
+    needed = footprint(loss, ensemble, batch)
+    return needed.batch + 2 * len(batch.images) * sum(needed.image) < memory / 2
+
+
 def _output_pixels(model: Generator, conditions: Any) -> int:
     return conditions.shape[1] * model.image_size**2
 

@@ -283,8 +283,9 @@ _REPEATED = (_evaluate, _each_domain)
 
 
 def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
-    quick = is_once() or piece not in _REPEATED
-    return _compiled(piece, tuple(static), jax.devices()[0].platform, quick)
+    platform = jax.devices()[0].platform
+    quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # elsewhere it is the same
+    return _compiled(piece, tuple(static), platform, quick)
 
 
 @functools.cache

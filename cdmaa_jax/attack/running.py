@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 
 from cdmaa_jax.attack import compilation, pieces
 from cdmaa_jax.attack.algorithm import Attack, Carried, Info, advance, attack_batch, fit
-from cdmaa_jax.attack.compilation import compiler_options
+from cdmaa_jax.attack.compilation import compiler_options, graph_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.losses import LOSSES
-from cdmaa_jax.attack.memory import plan_chunks
+from cdmaa_jax.attack.memory import can_overlap, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
 from cdmaa_jax.attack.targets import as_tuple, domain_losses, fit_conditions, make_target
 from cdmaa_jax.tracing import is_once, once
@@ -56,7 +56,10 @@ def run(
     if pieces.is_apart():
         return pieces.run(_in_pieces(task, pieces.call), task.keys, task.config.steps)
     program, arguments, options = _program_of(task, devices)
-    return compilation.call(program, *arguments, **options)
+    if task.device.platform != "gpu":
+        return compilation.call(program, *arguments, **options)
+    plain = program_for("gpu", devices is not None, graph=False)
+    return compilation.call_as_graph(program, plain, *arguments, **options)
 
 
 def prepare(
@@ -92,6 +95,7 @@ class _Task(NamedTuple):
     keys: Array
     numbers: Numbers
     chunks: tuple[int, ...]
+    overlap: bool
     device: jax.Device
 
 
@@ -113,7 +117,19 @@ def _task_of(
     device = jax.devices()[0] if devices is None else devices[0]
     share = _share(batch, 1 if devices is None else len(devices))
     chunks = plan_chunks(config.loss, models, share, device, chunk)
-    return _Task(config, models, batch, keys, numbers, chunks, device)
+    overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
+    return _Task(config, models, batch, keys, numbers, chunks, overlap, device)
+
+
+def _can_overlap(
+    loss: str,
+    models: tuple[Generator, ...],
+    share: Batch,
+    device: jax.Device,
+    chunks: tuple[int, ...],
+) -> bool:
+    whole = min(chunks) == len(share.images)
+    return whole and len(models) > 1 and can_overlap(loss, models, share, device)
 
 
 def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
@@ -124,9 +140,9 @@ def _program_of(
     task: _Task, devices: Sequence[Any] | None
 ) -> tuple[Callable[..., Result], tuple[Any, ...], dict[str, Any]]:
     """The program of an attack, what it is called with, and that by name."""
-    config, models, batch, keys, numbers, chunks, device = task
-    program = program_for(device.platform, devices is not None)
-    options = {"chunks": chunks, "computed_once": is_once()}
+    config, models, batch, keys, numbers, chunks, overlap, device = task
+    program = program_for(device.platform, devices is not None, overlap)
+    options = {"chunks": chunks, "computed_once": is_once(), "overlap": overlap}
     if devices is None:
         return program, (config, models, batch, keys, numbers), options
     mesh = Mesh(np.asarray(devices), ("batch",))
@@ -144,10 +160,16 @@ def _run_sharded(
     numbers: Numbers,
     chunks: tuple[int, ...],
     computed_once: bool = False,
+    overlap: bool = False,
 ) -> Result:
     """Each device attacks its own images, and only a universal perturbation's means meet."""
     attack_share = functools.partial(
-        attack_batch, config, axis="batch", chunks=chunks, computed_once=computed_once
+        attack_batch,
+        config,
+        axis="batch",
+        chunks=chunks,
+        computed_once=computed_once,
+        overlap=overlap,
     )
     attack = jax.shard_map(
         attack_share,
@@ -219,14 +241,23 @@ def _losses(
         return [domain_losses(loss, target, adversarial, keys) for target in targets]
 
 
+def program_for(
+    platform: str, sharded: bool, overlap: bool = False, graph: bool = True
+) -> Callable[..., Result]:
+    """The compiled function: ``attack_batch`` with the configuration first, static.
+
+    On a GPU one to ``call_as_graph``, unless it is not to be a ``graph``.
+    """
+    return _program_for(platform, sharded, overlap, graph and platform == "gpu")
+
+
 @functools.cache
-def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
-    """The compiled function: ``attack_batch`` with the configuration first, static."""
-    options = compiler_options(platform)
+def _program_for(platform: str, sharded: bool, overlap: bool, graph: bool) -> Callable[..., Result]:
+    options = graph_options(overlap) if graph else compiler_options(platform)
     if sharded:
-        static = ("config", "mesh", "chunks", "computed_once")
+        static = ("config", "mesh", "chunks", "computed_once", "overlap")
         return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
-    static = ("config", "axis", "chunks", "computed_once")
+    static = ("config", "axis", "chunks", "computed_once", "overlap")
     return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
 
 
