@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cdmaa_jax.attack import Config
     from cdmaa_jax.generators.checkpoint import load_generator, save_generator
+    from cdmaa_jax.generators.precision import in_bfloat16
     from cdmaa_jax.protection import protect
     from cdmaa_jax.search import search_weights
     from cdmaa_jax.types import Generator, Result
@@ -19,6 +20,7 @@ __all__ = [
     "Result",
     "apply_universal",
     "fit_universal",
+    "in_bfloat16",
     "load_generator",
     "protect",
     "save_generator",
@@ -31,6 +33,7 @@ _HOMES = {
     "Result": "cdmaa_jax.types",
     "apply_universal": "cdmaa_jax.universal",
     "fit_universal": "cdmaa_jax.universal",
+    "in_bfloat16": "cdmaa_jax.generators.precision",
     "load_generator": "cdmaa_jax.generators.checkpoint",
     "protect": "cdmaa_jax.protection",
     "save_generator": "cdmaa_jax.generators.checkpoint",

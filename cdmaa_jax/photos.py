@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from cdmaa_jax.evaluation import picture, report
 from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
 from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.generators.registry import architecture
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import Photo, PhotoError, Staged, read_photo
@@ -36,6 +37,11 @@ from cdmaa_jax.types import Generator, Labels
 
 REPORT = "report.json"
 BATCH_SIZE = 8
+_PRECISIONS = {
+    "float32": "highest",
+    "tf32": "tensorfloat32",
+    "bfloat16": "tensorfloat32",  # of what is float32 all the same
+}
 Entry = dict[str, Any]
 Perturb = Callable[["Job", np.ndarray, Labels | None, int], np.ndarray]
 """``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images, within epsilon."""
@@ -252,7 +258,9 @@ def check_labels(table: LabelTable, ensemble: Ensemble) -> None:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    return report.settings(job.ensemble, job.config, job.seed, job.canonical_size, job.aligned)
+    return report.settings(
+        job.ensemble, job.config, job.seed, job.canonical_size, job.aligned, job.precision
+    )
 
 
 def _open_ledger(job: Job) -> _Ledger:
@@ -396,19 +404,27 @@ def against(models: Sequence[Generator], config: Config) -> Perturb:
     """What protects a job's images from some models at once."""
 
     def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
-        result = protect(
-            images,
-            models,
-            config,
-            job.seed,
-            labels=labels,
-            batch_size=size,
-            devices=devices_for(size),
-            chunk=job.chunk,
-        )
+        half = job.precision == "bfloat16"
+        with _computing_in(job.precision):
+            result = protect(
+                images,
+                [in_bfloat16(model) for model in models] if half else models,
+                config,
+                job.seed,
+                labels=labels,
+                batch_size=size,
+                devices=devices_for(size),
+                chunk=job.chunk,
+            )
         return np.asarray(result.images)
 
     return attack
+
+
+def _computing_in(precision: str | None) -> AbstractContextManager[Any]:
+    return (
+        nullcontext() if precision is None else jax.default_matmul_precision(_PRECISIONS[precision])
+    )
 
 
 def devices_for(size: int) -> list[jax.Device] | None:
@@ -552,6 +568,8 @@ class Job:
       same_batches: whether batches keep their size and shape even where photos are done already, so
         that a stopped job ends in the very bits of one that was not.
       attack: another attack on the canonical images; see ``Perturb``.
+      precision: in which generators are computed when they are attacked: "float32", "tf32" or
+        "bfloat16"; None for the device's own, TF32 on a GPU. They are measured in the device's own.
     """
 
     ensemble: Ensemble
@@ -568,6 +586,7 @@ class Job:
     names: Mapping[Path, str] = field(default_factory=dict)
     same_batches: bool = False
     attack: Perturb | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,12 @@ def summary(photos: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, 
 
 
 def settings(
-    ensemble: Ensemble, config: Any, seed: int, canonical_size: int, aligned: bool = False
+    ensemble: Ensemble,
+    config: Any,
+    seed: int,
+    canonical_size: int,
+    aligned: bool = False,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """All that a protected photo depends on, besides the photo and its labels.
 
@@ -101,6 +106,7 @@ def settings(
       seed: of the attack's start.
       canonical_size: side, in pixels, at which the perturbation was found.
       aligned: whether the photos were taken as face crops.
+      precision: of the attacked generators, None for the device's own.
     """
     return {
         "ensemble": describe(ensemble),
@@ -108,6 +114,7 @@ def settings(
         "seed": seed,
         "canonical_size": canonical_size,
         "aligned": aligned,
+        "precision": precision,
     }
 
 
