@@ -85,7 +85,8 @@ def works_of(column: Column, study: Study) -> list[Work]:
         return own
     total = _pieces(column, study)
     attacks = total if column.method == SEARCHED else 1
-    each = cost(column, models) * study.batch * attacks / total
+    together = _searched(study) if column.method == SEARCHED else study.batch
+    each = cost(column, models) * together * attacks / total
     fitted = total if _is_fitted(column, study) else 0
     return [Work(f"tuning {column.method}", total, fitted, each), *own]
 
@@ -242,11 +243,11 @@ def _is_fitted(column: Column, study: Study) -> bool:
 
 def _fit_weights(column: Column, study: Study, tell: Callable[[int, int], None]) -> dict[str, Any]:
     """Fang et al.: the weights of the models that do best on the first tuning photos."""
-    crops = _tuning(study)[: study.batch]
+    crops = _tuning(study)[: _searched(study)]
     found = search_weights(
         crop_images(crops), study.ensemble.generators, column.config, study.seed,
-        labels=labels_of(crops, study), **_grid(study), batch_size=study.batch,
-        devices=photos.devices_for(study.batch), progress=tell,
+        labels=labels_of(crops, study), **_grid(study), batch_size=_searched(study),
+        devices=photos.devices_for(_searched(study)), progress=tell,
     )  # fmt: skip
     names = [model.name for model in study.ensemble.generators]
     return {
@@ -288,6 +289,11 @@ def _fitting(column: Column, study: Study) -> tuple[tuple[Any, ...], dict[str, A
 def _tuning(study: Study) -> tuple[Crop, ...]:
     """The photos to tune with; the tested ones where there are no others, which results tell."""
     return study.tuning or study.crops
+
+
+def _searched(study: Study) -> int:
+    """With how many photos a search tries weights: however large batches are, no more than ten."""
+    return min(study.batch, FEW)
 
 
 def _grid(study: Study) -> dict[str, Any]:

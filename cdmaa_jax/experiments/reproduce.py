@@ -18,7 +18,7 @@ from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
 from cdmaa_jax.experiments.crops import Crop, make_crops
 from cdmaa_jax.experiments.forecast import Work
 from cdmaa_jax.experiments.records import read_record
-from cdmaa_jax.experiments.runner import FEW_STEPS, Measured, Study
+from cdmaa_jax.experiments.runner import Measured, Study, batch_for_device, few_steps
 from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
@@ -45,7 +45,7 @@ class Request:
       images: how many photos, the first by name.
       seed: of the attacks' start and of the intervals.
       steps: T.
-      batch_size: the most photos that are attacked at once.
+      batch_size: the most photos that are attacked at once; None for what suits the device.
       attributes: labels of the photos; None for CelebA's, where they are found, or none.
       partition: CelebA's split; None where it is found beside the photos, or for no split.
       aligned: whether the photos are aligned, their face in the middle; CelebA's are.
@@ -60,7 +60,7 @@ class Request:
     images: int = 100
     seed: int = 0
     steps: int = STEPS
-    batch_size: int = 10
+    batch_size: int | None = None
     attributes: Path | None = None
     partition: Path | None = None
     aligned: bool = False
@@ -113,7 +113,8 @@ def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]
 
 def _check(request: Request) -> None:
     for name in ("images", "steps", "batch_size"):
-        if getattr(request, name) < 1:
+        number = getattr(request, name)
+        if number is not None and number < 1:
             raise ValueError(f"{name.replace('_', ' ')} must be at least 1")
 
 
@@ -138,7 +139,7 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
     tuning = _tuning_crops(request, source, crops, listener)
     study = Study(
         request.ensemble, tuple(crops), request.out, request.seed, request.steps,
-        request.batch_size, source.labels, tuple(tuning),
+        request.batch_size or batch_for_device(), source.labels, tuple(tuning),
     )  # fmt: skip
     return study, skipped
 
@@ -222,7 +223,7 @@ class _Lab:
 
     def _is_brief(self, column: Column) -> bool:
         """Whether a column's program runs so little that it had better be quick to compile."""
-        return self._photo_steps[methods.program_of(column, self._study)] < FEW_STEPS
+        return self._photo_steps[methods.program_of(column, self._study)] < few_steps()
 
     def make(self, name: str) -> str:
         """Measures and writes a result; its text."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cdmaa_jax import photos
@@ -31,7 +32,23 @@ COLUMNS = "columns"
 ABOUT = "column.json"
 _FORMAT = 1
 FEW_STEPS = 200
-"""Of all photos together: fewer take less time than it takes to compile a program well."""
+"""Of all photos together: fewer take a CPU less time than it takes to compile a program well."""
+FEW_STEPS_ON_ACCELERATORS = 100_000
+_BATCH, _BATCH_ON_ACCELERATORS = 10, 100
+
+
+def few_steps() -> int:
+    """Of how many steps of all photos together a program is compiled longer than it runs."""
+    return FEW_STEPS if _is_on_cpu() else FEW_STEPS_ON_ACCELERATORS
+
+
+def batch_for_device() -> int:
+    """The most photos that are attacked at once, where nothing else is asked for."""
+    return _BATCH if _is_on_cpu() else _BATCH_ON_ACCELERATORS
+
+
+def _is_on_cpu() -> bool:
+    return jax.devices()[0].platform == "cpu"
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class Study:
     out: Path
     seed: int = 0
     steps: int = STEPS
-    batch_size: int = 10
+    batch_size: int = _BATCH
     labels: LabelTable | None = None
     tuning: tuple[Crop, ...] = ()
 
@@ -66,7 +83,7 @@ class Study:
     @property
     def is_brief(self) -> bool:
         """Whether a column takes less time than it takes to compile its program."""
-        return len(self.crops) * self.steps < FEW_STEPS
+        return len(self.crops) * self.steps < few_steps()
 
     @property
     def batch(self) -> int:
