@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold, compare, report, scale, work
+from benchmarks import cold, compare, kernels, report, scale, work
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError, cores
 
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_compile(commands)
     add_scale(commands)
+    add_kernels(commands)
     add_plot(commands)
     return top
 
@@ -90,6 +91,22 @@ def add_scale(commands: Any) -> None:
     command.add_argument("--png", type=Path, metavar="FILE", help="draw the curves")
 
 
+def add_kernels(commands: Any) -> None:
+    """The options of ``kernels``."""
+    command = commands.add_parser(
+        "kernels", help="on a GPU: the time of convolutions and of all else, by precision"
+    )
+    command.set_defaults(run=run_kernels)
+    add_work(command, precision=False)
+    command.add_argument(
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["tf32", "bfloat16"],
+        help="of the generators (tf32 bfloat16)",
+    )
+
+
 def add_plot(commands: Any) -> None:
     """The options of ``plot``."""
     command = commands.add_parser("plot", help="draw what compare or scale wrote")
@@ -98,7 +115,7 @@ def add_plot(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture")
 
 
-def add_work(command: argparse.ArgumentParser) -> None:
+def add_work(command: argparse.ArgumentParser, precision: bool = True) -> None:
     """What is attacked, and on what."""
     command.add_argument("--size", type=positive, help="of the photos in pixels (128)")
     command.add_argument("--batch", type=positive, default=1, help="photos (%(default)s)")
@@ -119,12 +136,13 @@ def add_work(command: argparse.ArgumentParser) -> None:
         metavar="ARCH.FIELD=NUMBER",
         help="another configuration than the official one, stargan.width=32",
     )
-    command.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of both sides' generators; losses and Gram matrix are float32 (%(default)s)",
-    )
+    if precision:
+        command.add_argument(
+            "--precision",
+            choices=PRECISIONS,
+            default="float32",
+            help="of both sides' generators; losses and Gram matrix are float32 (%(default)s)",
+        )
     command.add_argument("--threads", type=positive, help="cores for either side (all)")
     command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to it")
 
@@ -154,6 +172,15 @@ def run_scale(options: argparse.Namespace, say: Say) -> None:
     print(scale.text(found))
     if draw:
         draw(found, options.png)
+
+
+def run_kernels(options: argparse.Namespace, say: Say) -> None:
+    """Times kernels, prints the table and writes the file."""
+    check_threads(options.threads)
+    precisions, options.precision = options.precision, "float32"
+    found = kernels.measure(compare_options(options), precisions, say)
+    write_json(options.json, found)
+    print(kernels.text(found))
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:

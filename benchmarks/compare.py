@@ -28,7 +28,7 @@ def compare(options: Options, say: Say) -> dict[str, Any]:
             cases = [compare_models(session, names, peak) for names in groups(session)]
             report = {
                 "benchmark": "compare",
-                "settings": settings_of(options, prepared),
+                "settings": settings_of(session.options, prepared),
                 "machine": machine(),
                 "versions": session.facts,
                 "matmul_flops_per_second": peak,
@@ -70,7 +70,7 @@ def case(
     memory: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The figures of one case."""
-    counted = count(session, names)
+    counted = count(session.work, names)
     rows = {
         name: row(session, samples, counted, max(peak.values())) | extra(runs, name, memory)
         for name, samples in runs.samples.items()
@@ -126,10 +126,10 @@ def ratio(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> float:
     return theirs[key]["median"] / ours[key]["median"]
 
 
-def count(session: Session, names: Sequence[str]) -> dict[str, int]:
+def count(prepared: work.Work, names: Sequence[str]) -> dict[str, int]:
     """The operations for one image: of a step, of the clean outputs, and of a step joined."""
-    models = [model for model in session.work.models if model.name in names]
-    facts = [(m.arch, m.config, session.work.size, m.domains, labels(m)) for m in models]
+    models = [model for model in prepared.models if model.name in names]
+    facts = [(m.arch, m.config, prepared.size, m.domains, labels(m)) for m in models]
     counts = {"step": flops.step, "start": flops.start, "step_joined": flops.step_joined}
     return {name: sum(f(*fact) for fact in facts) for name, f in counts.items()}
 

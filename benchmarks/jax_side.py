@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from benchmarks import memory, peak, work
 from cdmaa_jax.attack import Config, run
 from cdmaa_jax.generators.checkpoint import load_generator
+from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.types import Batch, Generator
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
@@ -72,6 +74,26 @@ class Side:
             "stages": dict(self._stages),
         }
 
+    def profile(self, models: Sequence[str], steps: int) -> list[tuple[str, int, float]]:
+        """Of one attack on a GPU each kernel's name, how often it ran, and its seconds in all.
+
+        One by one: generators take turns where a chunk is asked for.
+        """
+        generators = [self._generator(place) for place in self._work.of(models)]
+        inputs = self._batch(self._work.of(models), None, None, None)
+        config, key = Config(steps=steps, start=work.START), jax.random.key(0)
+
+        def attack() -> None:
+            chunk = len(inputs.images)
+            jax.block_until_ready(run(config, generators, inputs, key, chunk=chunk))
+
+        attack()  # compiles
+        with tempfile.TemporaryDirectory() as folder:
+            with jax.profiler.trace(folder):
+                attack()
+            (file,) = Path(folder).rglob("*.xplane.pb")
+            return kernels_of(jax.profiler.ProfileData.from_file(str(file)))
+
     def matmul(self) -> float:
         """The best FLOP per second of a large matrix product."""
         return peak.jax_rate(self._precision)
@@ -105,20 +127,22 @@ class Side:
         self._stages[name] = self._stages.get(name, 0) + duration_secs
 
 
+def kernels_of(data: Any) -> list[tuple[str, int, float]]:
+    """Each GPU kernel's name, number and seconds in a profile."""
+    events = [
+        event
+        for plane in data.planes
+        if plane.name.startswith("/device:GPU")
+        for line in plane.lines
+        if line.name.startswith("Stream")
+        for event in line.events
+    ]
+    times: dict[str, list[float]] = {}
+    for event in events:
+        times.setdefault(event.name, []).append(event.duration_ns / 1e9)
+    return [(name, len(each), sum(each)) for name, each in times.items()]
+
+
 def as_precise(generator: Generator, precision: str) -> Generator:
     """The generator computed in bfloat16 if asked for; losses and Gram matrix stay float32."""
-    if precision != "bfloat16":
-        return generator
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), generator.params)
-    return dataclasses.replace(generator, apply=_InHalf(generator.apply), params=half)
-
-
-@dataclasses.dataclass(frozen=True)
-class _InHalf:
-    """A generator's function on bfloat16 inputs; equal ones share compiled programs."""
-
-    apply: Any
-
-    def __call__(self, params: Any, x: Any, c: Any) -> Any:
-        half = jnp.bfloat16
-        return self.apply(params, x.astype(half), c.astype(half)).astype(x.dtype)
+    return in_bfloat16(generator) if precision == "bfloat16" else generator

@@ -38,6 +38,9 @@ class Runs:
         self.first["ours"], self.stages = reply["seconds"], reply["stages"]
         self.cold_memory = self._session.ours("memory")
         self._ours(options.short)
+        for steps in (options.long, options.short):  # the first run on a GPU is not like others
+            if self._session.facts["ours"]["platform"] != "cpu":
+                self._ours(steps)
         self.samples["ours"] = Samples()
         for name in self._variants():
             self._try_variant(name, reply)
@@ -70,9 +73,8 @@ class Runs:
             self._session.say("  no C++ compiler was found (g++), so torch.compile is left out")
             self.left_out |= dict.fromkeys(compiled, "no C++ compiler")
             compiled = []
-        if options.quick:
-            compiled = [name for name in compiled if name in facts["quick"]]
-        return [*facts["eager"], *compiled]
+        found = [*facts["eager"], *compiled]
+        return [name for name in found if name in facts["quick"]] if options.quick else found
 
     def _try_variant(self, name: str, ours: Mapping[str, Any]) -> None:
         session, compiled = self._session, name.startswith("compile")
@@ -98,8 +100,10 @@ class Runs:
     def _short_of_time(self) -> bool:
         """Whether a second compiled variant would take the time that the rounds need."""
         tried = any(name.startswith("compile") for name in self.samples)
-        left = self._deadline - time.monotonic()
-        return tried and left < 2 * self._compiling + 0.4 * self._session.options.seconds
+        left, options = self._deadline - time.monotonic(), self._session.options
+        steps = [samples.limit for name, samples in self.samples.items() if name != "ours"]
+        rounds = options.rounds * (options.short + options.long) * sum(steps)
+        return tried and left < 2 * self._compiling + min(rounds, 0.4 * options.seconds)
 
     def _sample(self, name: str) -> None:
         """One timed run of a variant, two of ours; after one that is not timed.
@@ -163,8 +167,11 @@ def check(name: str, found: Sequence[float], precision: str) -> None:
 
 
 def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[str, Any]:
-    """The peak memory of fresh processes: ours with its program cached, and the best variants."""
-    session.say("  peak memory, in fresh processes")
+    """The peak memory of fresh processes: ours with its program cached, and the best variants.
+
+    Of a GPU, whose allocator PyTorch can ask anew, that of the variants where they were timed.
+    """
+    session.say("  peak memory")
     options, folder, found = session.options, session.folder, {}
     opened = {"folder": folder, "precision": options.precision}
     steps = {"models": list(names), "steps": options.short}
@@ -172,7 +179,12 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
         worker("open", cache=cache(folder), **opened)
         worker("run", **steps)
         found["ours"] = worker("memory")
-    for name in filter(None, (runs.best("eager"), runs.best("compile"))):
+    best = filter(None, (runs.best("eager"), runs.best("compile")))
+    if session.facts["torch"]["platform"] == "cuda":
+        return found | {
+            name: session.torch("device_memory", variant=name, **steps) for name in best
+        }
+    for name in best:
         with open_torch(options, folder, keep=False) as worker:
             worker("open", **opened)
             worker("run", variant=name, **steps)

@@ -18,6 +18,8 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(2**28),
 }
 """Lets glibc keep what PyTorch frees, which its eager steps on a CPU are a tenth faster for."""
+LENGTHS_ON_GPU = {"short": 16, "long": 80}
+"""Its steps take milliseconds, of which few would be lost in what a run takes besides."""
 Say = Callable[[str], None]
 
 
@@ -103,6 +105,8 @@ def open_session(
             f"JAX runs on {facts['ours']['platform']} and PyTorch on {facts['torch']['platform']}; "
             "install both for the same device, or set JAX_PLATFORMS=cpu and CUDA_VISIBLE_DEVICES="
         )
+    if facts["ours"]["platform"] != "cpu":
+        options = dataclasses.replace(options, **LENGTHS_ON_GPU)
     return Session(options, folder, prepared, ours, torch, facts, say)
 
 

@@ -13,7 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks import memory, peak, solver, work
-from benchmarks.torch_attack import COMPILED, EAGER, GPU_ONLY, QUICK, Attack, Variant, layout
+from benchmarks.torch_attack import (
+    COMPILED,
+    EAGER,
+    GPU_ONLY,
+    QUICK,
+    QUICK_ON_GPU,
+    Attack,
+    Variant,
+    layout,
+)
 from benchmarks.torch_layers import Flavour
 from benchmarks.torch_models import make_network
 
@@ -27,6 +36,7 @@ class Side:
         self._precision = precision
         torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
         torch.backends.cudnn.allow_tf32 = precision != "float32"
+        torch.backends.cudnn.benchmark = True
         self._work, self._inputs = work.read(folder), work.read_inputs(folder)
         self._networks: dict[tuple[int, Flavour, bool], Any] = {}
         self._attacks: dict[tuple[str, ...], Attack] = {}
@@ -38,8 +48,8 @@ class Side:
             "threads": torch.get_num_threads(),
             "compiler": gpu or bool(cpp_compiler()),
             "eager": list(EAGER),
-            "compiled": [*COMPILED, *(GPU_ONLY if gpu else ())],
-            "quick": list(QUICK),
+            "compiled": [*(GPU_ONLY if gpu else ()), *COMPILED],
+            "quick": list(QUICK_ON_GPU if gpu else QUICK),
         }
 
     def run(self, models: Sequence[str], steps: int, variant: str) -> dict[str, Any]:
@@ -87,6 +97,16 @@ class Side:
     def matmul(self) -> float:
         """The best FLOP per second of a large matrix product."""
         return peak.torch_rate(self._precision, self._device)
+
+    def device_memory(self, models: Sequence[str], steps: int, variant: str) -> dict[str, Any]:
+        """Peak bytes of a GPU's allocator in one attack, when all other variants are forgotten."""
+        for name in {*EAGER, *COMPILED, *GPU_ONLY} - {variant}:
+            self.forget(name)
+        self.run(models, steps, variant)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        self.run(models, steps, variant)
+        return self.memory()
 
     def memory(self) -> dict[str, Any]:
         """Peak bytes of this process, and of the device if there is one."""

@@ -1,0 +1,153 @@
+"""What a GPU does in an attack: the time of its kernels, by kind, in each precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.compare import count
+from benchmarks.machine import machine
+from benchmarks.report import digits, table
+from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
+from benchmarks.workers import BenchmarkError
+
+STEPS = 80
+REPEATS = 5
+CONVOLUTIONS = (
+    "cudnn", "implicit_gemm", "convolve", "winograd", "dgrad", "fprop", "addpadding",
+    "nchwtonhwc", "nhwctonchw", "converttensor", "memset",
+)  # fmt: skip
+"""Of what is in a kernel's name: cuDNN's, with its own padding, conversion and zeroing."""
+PRODUCTS = ("gemm", "gemv", "dot", "nvjet", "cutlass")
+HEADINGS = (
+    "", "images/s at T=80", "ms a step", "TFLOP/s", "of peak", "kernels a step",
+    "convolutions ms", "TFLOP/s", "of peak", "products ms", "other ms",
+)  # fmt: skip
+
+
+def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, Any]:
+    """Everything that ``python -m benchmarks kernels`` reports, for JSON.
+
+    Raises:
+      BenchmarkError: a process fails, or there is no GPU.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
+        prepared = prepare(options, folder, say)
+        names = [model.name for model in prepared.models]
+        found = {}
+        for precision in precisions:
+            say(
+                f"{precision}: compiling, then {REPEATS} attacks of {STEPS} steps, and one profiled"
+            )
+            here = dataclasses.replace(options, precision=precision)
+            with open_ours(here) as worker:
+                versions = worker("open", folder=folder, precision=precision, cache=cache(folder))
+                if versions["platform"] != "gpu":
+                    raise BenchmarkError("kernels are timed on a GPU, and JAX has none here")
+                found[precision] = measure_one(worker, names) | {"matmul": worker("matmul")}
+        counted = count(prepared, names)
+        return {
+            "benchmark": "kernels",
+            "settings": settings_of(options, prepared),
+            "machine": machine(),
+            "versions": {"ours": versions},
+            "flops": counted,
+            "precisions": {
+                name: figures(one, counted["step"], prepared.batch) for name, one in found.items()
+            },
+        }
+
+
+def measure_one(worker: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Seconds of whole attacks, and of the kernels of one by kind."""
+    first = worker("run", models=names, steps=STEPS)["seconds"]
+    runs = [worker("run", models=names, steps=STEPS)["seconds"] for _ in range(REPEATS)]
+    return {"first": first, "runs": runs, "kernels": worker("profile", models=names, steps=STEPS)}
+
+
+def figures(found: Mapping[str, Any], flops: int, batch: int) -> dict[str, Any]:
+    """The figures of one precision; ``flops`` are of a step of one photo."""
+    whole = statistics.median(found["runs"])
+    rate = batch * STEPS * flops / whole
+    seconds = by_kind(found["kernels"])
+    convolving = batch * STEPS * flops / seconds["convolutions"]
+    return {
+        "compile_seconds": found["first"] - whole,
+        "seconds": {"median": whole, "min": min(found["runs"]), "max": max(found["runs"])},
+        "images_per_second_at_80_steps": batch / whole,
+        "seconds_per_step": whole / STEPS,
+        "matmul_flops_per_second": found["matmul"],
+        "flops_per_second": rate,
+        "share_of_matmul_peak": rate / found["matmul"],
+        "kernels_per_step": sum(count for _, count, _ in found["kernels"]) / STEPS,
+        "kernel_seconds_per_step": {kind: total / STEPS for kind, total in seconds.items()},
+        "convolution_flops_per_second": convolving,
+        "convolution_share_of_matmul_peak": convolving / found["matmul"],
+    }
+
+
+def by_kind(kernels: Iterable[tuple[str, int, float]]) -> dict[str, float]:
+    """Seconds of convolutions, of other matrix products, and of the rest."""
+    found = {"convolutions": 0.0, "products": 0.0, "other": 0.0}
+    for name, _, seconds in kernels:
+        found[kind_of(name)] += seconds
+    return found
+
+
+def kind_of(kernel: str) -> str:
+    """What a kernel is, by its name."""
+    name = kernel.lower()
+    if any(part in name for part in CONVOLUTIONS):
+        return "convolutions"
+    return "products" if any(part in name for part in PRODUCTS) else "other"
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The figures as a table."""
+    s, m, v = report["settings"], report["machine"], report["versions"]["ours"]
+    names = " + ".join(model["name"] for model in s["generators"])
+    rows = [HEADINGS, *(line(name, one) for name, one in report["precisions"].items())]
+    return "\n".join(
+        [
+            f"kernels of CDMAA on {names} at {s['size']} px, batch {s['batch']}",
+            f"{v['device']}, {m['processor']}; jax {v['jax']}, Python {m['python']}",
+            *table(rows),
+            *ratios(report["precisions"]),
+            NOTES,
+        ]
+    )
+
+
+NOTES = """\
+images/s: of whole attacks, the median; where they fit, generators' kernels run side by side.
+Kernels by kind: in one attack more whose kernels run one by one; convolutions with cuDNN's padding
+and zeroing. Peak: of a large matrix product in the same precision."""
+
+
+def line(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one precision."""
+    kinds = {kind: 1e3 * seconds for kind, seconds in one["kernel_seconds_per_step"].items()}
+    return (
+        name,
+        digits(one["images_per_second_at_80_steps"]),
+        digits(1e3 * one["seconds_per_step"]),
+        digits(one["flops_per_second"] / 1e12),
+        f"{one['share_of_matmul_peak']:.0%}",
+        f"{one['kernels_per_step']:.0f}",
+        digits(kinds["convolutions"]),
+        digits(one["convolution_flops_per_second"] / 1e12),
+        f"{one['convolution_share_of_matmul_peak']:.0%}",
+        digits(kinds["products"]),
+        digits(kinds["other"]),
+    )
+
+
+def ratios(found: Mapping[str, Any]) -> list[str]:
+    """How much faster bfloat16 is than TF32, where both were measured."""
+    if not {"tf32", "bfloat16"} <= set(found):
+        return []
+    slow, fast = (found[name]["seconds"]["median"] for name in ("tf32", "bfloat16"))
+    return [f"bfloat16 is {slow / fast:.2f} times as fast as TF32"]

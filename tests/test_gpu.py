@@ -1,0 +1,108 @@
+"""What a GPU computes, against a CPU's float32 and float64: run with ``-m gpu``."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.work import random_params
+from cdmaa_jax import Config, in_bfloat16, protect
+from cdmaa_jax.attack import memory, run, running
+from cdmaa_jax.generators import layers
+from cdmaa_jax.generators.registry import make_generator
+from tests.attack.toys import photos, toy, toy_batch
+from tests.parity.test_generators import SMALL
+
+pytestmark = pytest.mark.gpu
+CPU = jax.devices("cpu")[0]
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    try:
+        return jax.devices("gpu")[0]
+    except RuntimeError as error:
+        pytest.skip(f"JAX has no GPU here ({error}); set JAX_PLATFORMS=cuda,cpu")
+
+
+def generator(arch, config, seed=0):
+    made = make_generator(arch, config, random_params(arch, config, seed))
+    return dataclasses.replace(made, params=jax.tree.map(jnp.asarray, made.params))
+
+
+def value_and_gradient(model, device, x):
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
+        c = jnp.asarray(model.conditions(None))[:, 0]
+        model, x, c = jax.device_put((model, jnp.asarray(x), c), device)
+        out, pull = jax.vjp(lambda x: model(x, c), x)
+        return np.asarray(out), np.asarray(pull(jnp.cos(out))[0])
+
+
+CASES = [(arch, config) for arch, configs in SMALL.items() for config in configs[:2]]
+
+
+@pytest.mark.parametrize(("arch", "config"), CASES, ids=str)
+def test_generators_agree_with_the_cpu(gpu, arch, config):
+    model, x = generator(arch, config), photos(1, config.image_size)
+    ours, theirs = (value_and_gradient(model, device, x) for device in (gpu, CPU))
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
+    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-3 * np.abs(theirs[1]).max())
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0, -1e3])
+def test_moments_of_what_is_far_from_zero(gpu, offset):
+    x = np.random.default_rng(0).normal(offset, 1, (2, 40, 40, 3)).astype(np.float32)
+    with jax.default_device(gpu):
+        mean, var = layers.moments(jnp.asarray(x))
+    np.testing.assert_allclose(
+        np.asarray(mean)[:, 0, 0], x.astype(float).mean((1, 2)), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(np.asarray(var)[:, 0, 0], x.astype(float).var((1, 2)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"update": "apgd"}, {"across_domains": "mgda"}], ids=str)
+def test_attacks_agree_with_the_cpu(gpu, options):
+    ensemble, images = [toy(0), toy(1), toy(2)], photos(3)
+    config = Config(steps=6, start="uniform", **options)
+    found = []
+    for device in (gpu, CPU):
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
+            found.append(protect(images, ensemble, config))
+    np.testing.assert_allclose(found[0].losses[:3], found[1].losses[:3], rtol=1e-3)
+    for result in found:
+        assert np.abs(result.images - images).max() <= np.float32(config.epsilon) + 1e-7
+        np.testing.assert_allclose(result.weights.sum(2), 1, rtol=1e-5)
+
+
+def test_generators_side_by_side_do_what_they_do_in_turn(gpu, monkeypatch):
+    ensemble, key = [toy(0), toy(1), toy(2)], jax.random.key(0)
+    batch = toy_batch(photos(3), ensemble)
+    assert memory.can_overlap("mse", ensemble, batch, gpu)
+    together = run(Config(steps=5), ensemble, batch, key)
+    monkeypatch.setattr(running, "can_overlap", lambda *arguments: False)
+    in_turn = run(Config(steps=5), ensemble, batch, key)
+    np.testing.assert_allclose(together.losses, in_turn.losses, rtol=1e-4)
+
+
+def test_what_does_not_fit_takes_turns(gpu):
+    model = generator("ugatit", SMALL["ugatit"][0])
+    batch = toy_batch(photos(1, 16), [model])
+    shapes = jax.ShapeDtypeStruct((10**7, 16, 16, 3), jnp.float32)
+    batch = dataclasses.replace(batch, images=shapes)
+    assert not memory.can_overlap("mse", [model], batch, gpu)
+
+
+@pytest.mark.parametrize("arch", ["stargan", "attgan", "stgan", "ugatit"])
+def test_bfloat16_is_close(gpu, arch):
+    config = SMALL[arch][0]
+    model = generator(arch, config)
+    with jax.default_device(gpu):
+        images = photos(2, config.image_size)
+        exact, half = (
+            protect(images, one, Config(steps=3, start="uniform"))
+            for one in (model, in_bfloat16(model))
+        )
+    assert half.images.dtype == np.float32 and half.losses.dtype == np.float32
+    np.testing.assert_allclose(half.losses[0], exact.losses[0], rtol=0.15)
