@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description=__doc__,
         epilog="benchmarks/README.md says what is measured and how. On a GPU the same commands "
-        "apply, but none of them has been run on one yet.",
+        "apply, but none of them has been run to its end on one yet.",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_compare(commands)

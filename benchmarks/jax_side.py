@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import memory, peak, work
-from cdmaa_jax.attack import Config, run
+from cdmaa_jax.attack import Config, compilation, run
 from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.types import Batch, Generator
@@ -34,6 +34,8 @@ class Side:
         self._work, self._inputs = work.read(folder), work.read_inputs(folder)
         self._generators: dict[int, Generator] = {}
         self._stages: dict[str, float] = {}
+        self._compiled: set[Any] = set()
+        compilation.PATIENCE = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
         device = jax.devices()[0]
         return {
@@ -52,6 +54,8 @@ class Side:
     ) -> dict[str, Any]:
         """One attack, timed: the first call with its arguments compiles.
 
+        On a GPU it compiles twice, and runs two attacks: kernel by kernel, and as a graph.
+
         Args:
           models: names of the models that are attacked together.
           steps: T.
@@ -64,8 +68,9 @@ class Side:
         inputs = self._batch(places, batch, domains, size)
         self._stages.clear()
         begin = time.perf_counter()
-        result = run(Config(steps=steps, start=work.START), generators, inputs, jax.random.key(0))
-        jax.block_until_ready(result)
+        for _ in range(self._runs_until_timed((tuple(models), steps, batch, domains, size))):
+            config, key = Config(steps=steps, start=work.START), jax.random.key(0)
+            result = jax.block_until_ready(run(config, generators, inputs, key))
         seconds = time.perf_counter() - begin
         return {
             "seconds": seconds,
@@ -121,6 +126,11 @@ class Side:
             conditions=tuple(c[:, :domains] for c in conditions),
             mask=jnp.ones(len(images), bool),
         )
+
+    def _runs_until_timed(self, arguments: Any) -> int:
+        is_first = arguments not in self._compiled
+        self._compiled.add(arguments)
+        return 2 if is_first and jax.devices()[0].platform == "gpu" else 1
 
     def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         name = event.rsplit("/", 1)[-1]

@@ -38,9 +38,6 @@ class Runs:
         self.first["ours"], self.stages = reply["seconds"], reply["stages"]
         self.cold_memory = self._session.ours("memory")
         self._ours(options.short)
-        for steps in (options.long, options.short):  # the first run on a GPU is not like others
-            if self._session.facts["ours"]["platform"] != "cpu":
-                self._ours(steps)
         self.samples["ours"] = Samples()
         for name in self._variants():
             self._try_variant(name, reply)

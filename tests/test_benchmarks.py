@@ -16,6 +16,7 @@ from benchmarks import (
     cold,
     flops,
     jax_side,
+    kernels,
     machine,
     memory,
     reference,
@@ -372,3 +373,39 @@ def test_whole_comparison_with_compiled_variants(tmp_path):
     found = json.loads(file.read_text())
     assert found["ratio_vs_eager"] > 0
     assert found["ratio_vs_compile"] is None or found["ratio_vs_compile"] > 0
+
+
+KERNELS = [
+    ("sm90_xmma_fprop_implicit_gemm_tf32f32_nhwckrsc_nhwc_tilesize64x64x32__5x_cudnn", 160, 0.08),
+    ("void nhwcAddPaddingKernel<float, float, float, true>(int, int)", 80, 0.02),
+    ("sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize64x64x32", 80, 0.01),
+    ("gemm_fusion_dot_57", 80, 0.01),
+    ("input_reduce_fusion_280", 400, 0.04),
+    ("MemcpyD2D", 80, 0.002),
+]
+
+
+def test_kernels_are_told_apart_by_their_names():
+    kinds = [kernels.kind_of(name) for name, _, _ in KERNELS]
+    assert kinds == ["convolutions"] * 2 + ["products"] * 2 + ["other"] * 2
+
+
+def test_figures_of_kernels():
+    found = {"first": 30.0, "runs": [0.2, 0.16, 0.18], "kernels": KERNELS, "matmul": 4e14}
+    one = kernels.figures(found, flops=10**11, batch=2)
+    assert one["images_per_second_at_80_steps"] == pytest.approx(2 / 0.18)
+    assert one["kernels_per_step"] == pytest.approx(880 / 80)
+    assert one["convolution_flops_per_second"] == pytest.approx(2 * 80 * 1e11 / 0.1)
+    assert one["convolution_share_of_matmul_peak"] == pytest.approx(0.4)
+    slow = kernels.figures(found | {"runs": [0.36]}, flops=10**11, batch=2)
+    assert kernels.ratios({"tf32": slow, "bfloat16": one}) == [
+        "bfloat16 is 2.00 times as fast as TF32"
+    ]
+    report = {
+        "settings": {"generators": [{"name": "stargan"}], "size": 128, "batch": 2},
+        "machine": {"processor": "a CPU", "python": "3.12"},
+        "versions": {"ours": {"device": "a GPU", "jax": "0.11"}},
+        "precisions": {"tf32": slow, "bfloat16": one},
+    }
+    text = kernels.text(report)
+    assert "a GPU, a CPU" in text and "bfloat16 is 2.00 times" in text

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import tempfile
 import threading
-from collections import Counter
-from collections.abc import Iterator
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -71,50 +68,43 @@ def call(program: Any, *arguments: Any, **options: Any) -> Any:
     return program(*arguments, **options)
 
 
-_RUNS: Counter[Any] = Counter()  # as a graph, of what is called so
-_NO_GRAPHS: set[Any] = set()  # of what no graph can be made here
+PATIENCE = 10.0
+"""Seconds that an attack runs kernel by kernel before a graph is made of it: what that takes."""
+_RUN_FOR: dict[Any, float] = {}  # kernel by kernel, the seconds of what is called as a graph
+_VERIFIED: set[Any] = set()  # of that, what has run as a graph
+_NO_GRAPHS: set[Any] = set()  # and what cannot
 
 
-def call_as_graph(program: Any, plain: Any, *arguments: Any, **options: Any) -> Any:
-    """``call`` of a program that a GPU runs as one graph, or of ``plain`` if that fails.
+def call_as_graph(graph: Any, plain: Any, *arguments: Any, **options: Any) -> Any:
+    """``call`` of two programs that do the same on a GPU, ``graph`` as one graph of kernels.
 
-    cuDNN loads its kernels when they first run, and may not while XLA records a graph; so in the
-    first call they run one by one.
+    ``plain`` comes first: few attacks are over sooner than a second program is compiled. And cuDNN
+    sets up its kernels as they first run, which fails while a graph of them is recorded. Where that
+    fails even so, ``plain`` it stays.
     """
-    key = (program, *_signature((arguments, options)))
-    if key in _NO_GRAPHS:
-        return call(plain, *arguments, **options)
-    prepare(program, *arguments, **options).result()
-    if _RUNS[key] > 1:
-        return program(*arguments, **options)
+    key = (graph, *_signature((arguments, options)))
+    spent = _RUN_FOR.get(key)
+    if key in _NO_GRAPHS or spent is None or spent < PATIENCE:
+        return _call_plain(key, plain, arguments, options)
+    if key in _VERIFIED:
+        return graph(*arguments, **options)
     try:
-        with contextlib.nullcontext() if _RUNS[key] else _without_graphs():
-            result = jax.block_until_ready(program(*arguments, **options))
+        result = jax.block_until_ready(call(graph, *arguments, **options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
         _NO_GRAPHS.add(key)
-        return call(plain, *arguments, **options)
-    _RUNS[key] += 1
+        return _call_plain(key, plain, arguments, options)
+    _VERIFIED.add(key)
     return result
 
 
-@contextlib.contextmanager
-def _without_graphs() -> Iterator[None]:
-    """XLA makes no graphs while there is a profiler, here one that looks at nothing."""
-    options = jax.profiler.ProfileOptions()
-    for name in ("host_tracer_level", "device_tracer_level", "python_tracer_level"):
-        setattr(options, name, 0)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            jax.profiler.start_trace(folder, profiler_options=options)
-        except RuntimeError:  # there is one already, the caller's own
-            yield
-            return
-        try:
-            yield
-        finally:
-            jax.profiler.stop_trace()
+def _call_plain(key: Any, plain: Any, arguments: Any, options: Any) -> Any:
+    prepare(plain, *arguments, **options).result()
+    begin = time.monotonic()
+    result = jax.block_until_ready(plain(*arguments, **options))
+    _RUN_FOR[key] = _RUN_FOR.get(key, 0) + time.monotonic() - begin
+    return result
 
 
 def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:

@@ -51,6 +51,11 @@ def call(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> A
     return compilation.call(_program(piece, static), *arguments)
 
 
+def call_again(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> Any:
+    """The same of a piece that was called so before, without asking whether it is compiled."""
+    return _program(piece, static)(*arguments)
+
+
 def only_compile(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> Any:
     """The same, but shapes for arrays: compiles it unless that was done or begun, runs nothing.
 
@@ -78,7 +83,7 @@ def build(
       batch: on the default device.
       numbers: those of the configuration.
       chunks: how many images each model takes at once.
-      call: ``call``, or ``only_compile`` for shapes.
+      call: ``call``, ``call_again``, or ``only_compile`` for shapes.
     """
     config, batch, count = structure_of(config), algorithm.fit(batch), len(batch.images)
     sizes = tuple(None if chunk >= count else chunk for chunk in chunks)  # all of them alike
@@ -86,11 +91,14 @@ def build(
     return Attack(attack.init, attack.step, attack.finish)
 
 
-def run(attack: Attack, keys: Array, steps: int) -> Result:
-    """All steps of an attack in pieces, T of them, with what ``algorithm.attack_batch`` returns."""
+def run(attack: Attack, again: Attack, keys: Array, steps: int) -> Result:
+    """All steps of an attack in pieces, T of them, with what ``algorithm.attack_batch`` returns.
+
+    ``again`` is the same attack, built with ``call_again``: for all steps but the first.
+    """
     state, told = attack.init(keys), []
-    for _ in range(steps):
-        state, info = attack.step(state)
+    for step in range(steps):
+        state, info = (again if step else attack).step(state)
         told.append(info)
     state = attack.finish(state)
     traces = Info(*(jnp.stack(parts) for parts in zip(*told, strict=True)))

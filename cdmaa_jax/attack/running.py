@@ -54,12 +54,13 @@ def run(
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if pieces.is_apart():
-        return pieces.run(_in_pieces(task, pieces.call), task.keys, task.config.steps)
+        attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
+        return pieces.run(attack, again, task.keys, task.config.steps)
     program, arguments, options = _program_of(task, devices)
     if task.device.platform != "gpu":
         return compilation.call(program, *arguments, **options)
-    plain = program_for("gpu", devices is not None, graph=False)
-    return compilation.call_as_graph(program, plain, *arguments, **options)
+    graph = program_for("gpu", devices is not None, task.overlap, graph=True)
+    return compilation.call_as_graph(graph, program, *arguments, **options)
 
 
 def prepare(
@@ -141,7 +142,7 @@ def _program_of(
 ) -> tuple[Callable[..., Result], tuple[Any, ...], dict[str, Any]]:
     """The program of an attack, what it is called with, and that by name."""
     config, models, batch, keys, numbers, chunks, overlap, device = task
-    program = program_for(device.platform, devices is not None, overlap)
+    program = program_for(device.platform, devices is not None)
     options = {"chunks": chunks, "computed_once": is_once(), "overlap": overlap}
     if devices is None:
         return program, (config, models, batch, keys, numbers), options
@@ -242,13 +243,13 @@ def _losses(
 
 
 def program_for(
-    platform: str, sharded: bool, overlap: bool = False, graph: bool = True
+    platform: str, sharded: bool, overlap: bool = False, graph: bool = False
 ) -> Callable[..., Result]:
     """The compiled function: ``attack_batch`` with the configuration first, static.
 
-    On a GPU one to ``call_as_graph``, unless it is not to be a ``graph``.
+    For a GPU also as one ``graph``, for ``call_as_graph``, whose kernels may ``overlap``.
     """
-    return _program_for(platform, sharded, overlap, graph and platform == "gpu")
+    return _program_for(platform, sharded, overlap, graph)
 
 
 @functools.cache

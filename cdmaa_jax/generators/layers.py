@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -77,23 +77,29 @@ def instance_norm(x: Any, scale: Any = None, bias: Any = None) -> jax.Array:
       x: [B,H,W,C].
       scale, bias: [C] or [B,1,1,C]; 1 and 0 if None.
     """
-    mean, var = moments(x)
-    return _rescale(x, mean, _rsqrt(var), jnp.zeros_like(mean), scale, bias)
+    return _normalize(_instance, x, () if scale is None else (scale, bias))
 
 
 def layer_instance_norm(x: Any, rho: Any, scale: Any, bias: Any) -> jax.Array:
     """U-GAT-IT's mixture rho · IN(x) + (1 - rho) · LN(x), with unbiased variances; then affine.
-
-    Either norm is an affine map of a channel, so the mixture is one; and the moments of an image
-    are those of its channels, combined.
 
     Args:
       x: [B,H,W,C].
       rho: [C].
       scale, bias: [C] or [B,1,1,C].
     """
-    mean, var = moments(x)
-    rho, pixels = per_channel(rho).astype(mean.dtype), x.shape[1] * x.shape[2]
+    mix = functools.partial(_layer_instance, x.shape[1] * x.shape[2])
+    return _normalize(mix, x, (rho, scale, bias))
+
+
+def _instance(mean: Any, var: Any, scale: Any = 1, bias: Any = 0) -> tuple[jax.Array, jax.Array]:
+    return _rsqrt(var) * scale, jnp.zeros_like(mean) + bias
+
+
+def _layer_instance(
+    pixels: int, mean: Any, var: Any, rho: Any, scale: Any, bias: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The moments of an image are those of its channels, combined."""
     base = mean[..., :1]
     distance = (mean - base).mean(3, keepdims=True)
     square = (var + (mean - base) ** 2).mean(3, keepdims=True)
@@ -102,31 +108,53 @@ def layer_instance_norm(x: Any, rho: Any, scale: Any, bias: Any) -> jax.Array:
         share * _rsqrt(v * (count / (count - 1)))
         for share, v, count in (
             (rho, var, pixels),
-            (1 - rho, whole_var, pixels * x.shape[3]),
+            (1 - rho, whole_var, pixels * mean.shape[3]),
         )
     )
-    return _rescale(x, mean, instance + layer, layer * (mean - whole), scale, bias)
+    return (instance + layer) * scale, layer * (mean - whole) * scale + bias
 
 
-def _rescale(x: Any, mean: Any, factor: Any, offset: Any, scale: Any, bias: Any) -> jax.Array:
-    """((x - mean) · factor + offset) · scale + bias, as one affine map."""
-    if scale is None:
-        return affine(x, mean, factor, offset)
-    scale, bias = (jnp.broadcast_to(v, mean.shape).astype(mean.dtype) for v in (scale, bias))
-    return affine(x, mean, factor * scale, offset * scale + bias)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _normalize(map_of: Callable[..., Any], x: Any, options: tuple[Any, ...]) -> jax.Array:
+    """A norm of x [B,H,W,C] as what it is, an affine map of each channel.
+
+    That is (x - mean) · factor + offset, where ``map_of(mean, var, *options)`` is factor and
+    offset, of the moments over an image's pixels; all are [B,1,1,C]. Of all that is large, the
+    gradient keeps x alone. Half floats are normalized in float32.
+    """
+    return _normalize_forward(map_of, x, options)[0]
 
 
-@jax.custom_vjp
-def moments(x: Any) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance over the pixels of x [B,H,W,C], both [B,1,1,C], at least float32."""
-    return _moments(x)[0]
-
-
-def _moments(x: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+def _normalize_forward(map_of, x, options):
+    wide = _wide(x)
     mean, var = lax.platform_dependent(
-        _wide(x), cpu=_moments_in_two_passes, default=_moments_in_one_pass
+        wide, cpu=_moments_in_two_passes, default=_moments_in_one_pass
     )
-    return (mean, var), (x, mean)
+    factor, offset = _map(map_of)(mean, var, options)
+    return ((wide - mean) * factor + offset).astype(x.dtype), (x, mean, var, options)
+
+
+def _normalize_backward(map_of, saved, slope):
+    x, mean, var, options = saved
+    (factor, _), pull = jax.vjp(_map(map_of), mean, var, options)
+    slope, distance, count = _wide(slope), _wide(x) - mean, x.shape[1] * x.shape[2]
+    total, along = (v.sum((1, 2), keepdims=True) for v in (slope, slope * distance))
+    of_mean, of_var, of_options = pull((along, total))
+    constant = (of_mean - factor * total) / count
+    return (slope * factor + (2 / count * of_var) * distance + constant).astype(x.dtype), of_options
+
+
+def _map(map_of: Callable[..., Any]) -> Callable[..., Any]:
+    """``map_of`` with options of a channel or of each image's, in the type of the moments."""
+
+    def with_options(mean: Any, var: Any, options: tuple[Any, ...]) -> Any:
+        alike = (jnp.broadcast_to(v, mean.shape).astype(mean.dtype) for v in options)
+        return map_of(mean, var, *alike)
+
+    return with_options
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array]:
@@ -136,45 +164,8 @@ def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array]:
 def _moments_in_one_pass(x: Any) -> tuple[jax.Array, jax.Array]:
     """By squares of distances to one pixel: those of values may be large beside the variance."""
     base, count = x[:, x.shape[1] // 2, x.shape[2] // 2][:, None, None], x.shape[1] * x.shape[2]
-    mean, square = (total / count for total in _two_sums(x, (x - base) ** 2))
+    mean, square = (v.sum((1, 2), keepdims=True) / count for v in (x, (x - base) ** 2))
     return mean, jnp.maximum(square - (mean - base) ** 2, 0)
-
-
-def _moments_backward(saved, slopes):
-    (x, mean), (of_mean, of_var) = saved, slopes
-    count = x.shape[1] * x.shape[2]
-    slope = (of_mean + 2 * of_var * (_wide(x) - mean)) / count
-    return (slope.astype(x.dtype),)
-
-
-moments.defvjp(_moments, _moments_backward)
-
-
-@jax.custom_vjp
-def affine(x: Any, mean: Any, factor: Any, offset: Any) -> jax.Array:
-    """(x - mean) · factor + offset, of x [B,H,W,C] and a value [B,1,1,C] for each channel.
-
-    Of all that is large, its gradient keeps x alone.
-    """
-    return ((_wide(x) - mean) * factor + offset).astype(x.dtype)
-
-
-def _affine(x, mean, factor, offset):
-    return affine(x, mean, factor, offset), (x, mean, factor)
-
-
-def _affine_backward(saved, slope):
-    (x, mean, factor), slope = saved, _wide(slope)
-    total, along = _two_sums(slope, slope * (_wide(x) - mean))
-    return (slope * factor).astype(x.dtype), -factor * total, along, total
-
-
-affine.defvjp(_affine, _affine_backward)
-
-
-def _two_sums(a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
-    """Both summed up over the pixels, [B,1,1,C]."""
-    return a.sum((1, 2), keepdims=True), b.sum((1, 2), keepdims=True)
 
 
 def _wide(x: Any) -> jax.Array:

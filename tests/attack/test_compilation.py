@@ -107,3 +107,57 @@ def test_an_attack_that_was_prepared_compiles_nothing_more(in_pieces, brief, upd
     with jax.log_compiles(), once(brief), apart(in_pieces):
         run(dataclasses.replace(config, epsilon=0.1), ensemble, other, jax.random.key(1))
     assert not any(name in caplog.text for name in names)
+
+
+class Fake:
+    """A compiled program that counts its runs, and fails if it has an error."""
+
+    def __init__(self, error=None):
+        self.compiled = self.runs = 0
+        self.error = error
+
+    def lower(self, *arguments, **options):
+        return self
+
+    def compile(self):
+        self.compiled += 1
+
+    def __call__(self, *arguments, **options):
+        self.runs += 1
+        if self.error is not None:
+            raise self.error
+        return jnp.asarray(self.runs)
+
+
+def runs_of(graph, plain, calls, monkeypatch, patience=0.0):
+    monkeypatch.setattr(compilation, "PATIENCE", patience)
+    for _ in range(calls):
+        compilation.call_as_graph(graph, plain, jnp.ones(3), steps=2)
+    return graph.runs, plain.runs
+
+
+def test_a_graph_runs_after_its_kernels_have_run_one_by_one(monkeypatch):
+    assert runs_of(Fake(), Fake(), 4, monkeypatch) == (3, 1)
+
+
+def test_no_graph_is_compiled_for_what_is_soon_over(monkeypatch):
+    graph = Fake()
+    assert runs_of(graph, Fake(), 4, monkeypatch, patience=1e9) == (0, 4)
+    assert graph.compiled == 0
+
+
+def test_where_a_graph_fails_kernels_run_one_by_one(monkeypatch):
+    graph = Fake(jax.errors.JaxRuntimeError("UNKNOWN: <unknown cudnn status: 5003>"))
+    assert runs_of(graph, Fake(), 4, monkeypatch) == (1, 4)  # tried once
+
+
+def test_a_full_memory_is_told_also_of_a_graph(monkeypatch):
+    graph = Fake(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        runs_of(graph, Fake(), 2, monkeypatch)
+
+
+def test_this_jax_knows_the_options_of_graphs():
+    assert "CONVOLUTION" in compilation.graph_options(False)["xla_gpu_enable_command_buffer"]
+    assert len(compilation.graph_options(True)) == 2
+    assert compilation._known({"xla_no_such_option": "1"}) == {}

@@ -127,3 +127,25 @@ def working_memory(ensemble):
     program = running.program_for("cpu", False)
     lowered = program.lower(structure_of(config), tuple(ensemble), batch, keys, numbers)
     return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+class Gpu:
+    """A GPU of some memory, to plan for."""
+
+    platform = "gpu"
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def memory_stats(self):
+        return {"bytes_limit": self.limit}
+
+
+def test_generators_run_side_by_side_where_all_fit_a_gpu():
+    ensemble, batch = problem()
+    needed = memory.footprint("mse", ensemble, batch)
+    enough = 2 * (needed.batch + 2 * 4 * sum(needed.image)) + 2
+    assert memory.can_overlap("mse", ensemble, batch, Gpu(2**40))
+    assert memory.can_overlap("mse", ensemble, batch, Gpu(enough))
+    assert not memory.can_overlap("mse", ensemble, batch, Gpu(enough - 4))
+    assert not memory.can_overlap("mse", ensemble, batch, CPU)

@@ -1,0 +1,44 @@
+"""Generators in bfloat16: the images' type outside, close to the same outputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.work import random_params
+from cdmaa_jax import Config, in_bfloat16, protect
+from cdmaa_jax.generators.registry import make_generator
+from tests.attack.toys import photos
+from tests.parity.test_generators import SMALL
+
+
+@pytest.mark.parametrize("arch", ["stargan", "attgan", "ugatit"])
+def test_outputs_are_close_and_keep_the_images_type(arch):
+    config = SMALL[arch][0]
+    model = make_generator(arch, config, random_params(arch, config, 0))
+    half = in_bfloat16(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(jnp.bfloat16)}
+    x, c = photos(1, config.image_size), jnp.asarray(model.conditions(None))[:, 0]
+    exact, found = (jax.jit(type(one).__call__)(one, x, c) for one in (model, half))
+    assert found.dtype == jnp.float32
+    difference = float(jnp.abs(found - exact).mean() / jnp.abs(exact).mean())
+    assert 0 < difference < 0.1
+    if model.encode is not None:
+        latent = half.encode(half.params, x)
+        assert latent.dtype == jnp.float32
+
+
+def test_equal_generators_in_bfloat16_are_equal_to_the_compiler():
+    config = SMALL["stargan"][0]
+    model = make_generator("stargan", config, random_params("stargan", config, 0))
+    one, other = (jax.tree.structure(in_bfloat16(model)) for _ in range(2))
+    assert one == other != jax.tree.structure(model)
+
+
+def test_an_attack_keeps_float32():
+    config = SMALL["stargan"][0]
+    model = make_generator("stargan", config, random_params("stargan", config, 0))
+    images = photos(1, config.image_size)
+    result = protect(images, in_bfloat16(model), Config(steps=2))
+    assert result.images.dtype == result.losses.dtype == np.float32
+    assert np.abs(result.images - images).max() <= np.float32(0.05) + 1e-7
