@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ class Side:
     def profile(self, models: Sequence[str], steps: int) -> list[tuple[str, int, float]]:
         """Of one attack on a GPU each kernel's name, how often it ran, and its seconds in all.
 
-        One by one: generators take turns where a chunk is asked for.
+        One by one: no graph is made, and generators take turns where a chunk is asked for.
         """
         generators = [self._generator(place) for place in self._work.of(models)]
         inputs = self._batch(self._work.of(models), None, None, None)
@@ -92,6 +93,7 @@ class Side:
             chunk = len(inputs.images)
             jax.block_until_ready(run(config, generators, inputs, key, chunk=chunk))
 
+        compilation.PATIENCE = math.inf
         attack()  # compiles
         with tempfile.TemporaryDirectory() as folder:
             with jax.profiler.trace(folder):

@@ -98,7 +98,7 @@ def _add_protect(commands: Any) -> None:
     )  # fmt: skip
     protect.add_argument(
         "--precision", choices=("float32", "tf32", "bfloat16"), metavar="NAME",
-        help="of the generators when they are attacked: float32, tf32, or bfloat16, twice as fast "
+        help="of the generators when they are attacked: float32, tf32, or bfloat16, the fastest "
         "on a GPU; default: the device's own, tf32 on a GPU",
     )  # fmt: skip
     protect.add_argument("--seed", type=int, default=0, help="of the attack's start; default: 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -58,6 +59,7 @@ def _are_known(options: tuple[tuple[str, str], ...]) -> bool:
     return True
 
 
+_LOG = logging.getLogger(__name__)
 _READY: dict[Any, Future[None]] = {}
 _CHANGES = threading.Lock()  # of which programs are ready, or being made so
 
@@ -93,6 +95,7 @@ def call_as_graph(graph: Any, plain: Any, *arguments: Any, **options: Any) -> An
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
+        _LOG.warning("an attack runs without a CUDA graph, more slowly: %s", error)
         _NO_GRAPHS.add(key)
         return _call_plain(key, plain, arguments, options)
     _VERIFIED.add(key)
@@ -141,4 +144,5 @@ def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:
 def _signature(tree: Any) -> tuple[Any, ...]:
     """What of a program's arguments it is compiled for."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, *((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return precision, structure, *((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)

@@ -15,8 +15,8 @@ from cdmaa_jax.types import Generator
 def in_bfloat16(generator: Generator) -> Generator:
     """The generator with bfloat16 parameters and features; images and outputs keep their type.
 
-    So do losses, gradients and their Gram matrix. GPUs and TPUs are about twice as fast so, CPUs
-    are not. The statistics of instance norms are float32 all the same.
+    So do losses, gradients and their Gram matrix. It is faster on GPUs and TPUs that have units for
+    it, not on CPUs. The statistics of instance norms are float32 all the same.
     """
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), generator.params)
     encode = None if generator.encode is None else _InBfloat16(generator.encode)

@@ -146,9 +146,18 @@ def test_no_graph_is_compiled_for_what_is_soon_over(monkeypatch):
     assert graph.compiled == 0
 
 
-def test_where_a_graph_fails_kernels_run_one_by_one(monkeypatch):
+def test_where_a_graph_fails_kernels_run_one_by_one(monkeypatch, caplog):
     graph = Fake(jax.errors.JaxRuntimeError("UNKNOWN: <unknown cudnn status: 5003>"))
     assert runs_of(graph, Fake(), 4, monkeypatch) == (1, 4)  # tried once
+    assert "5003" in caplog.text
+
+
+def test_each_precision_has_a_graph_of_its_own(monkeypatch):
+    graph, plain = Fake(), Fake()
+    for precision in ("highest", "tensorfloat32"):
+        with jax.default_matmul_precision(precision):
+            runs_of(graph, plain, 2, monkeypatch)
+    assert (graph.runs, plain.runs) == (2, 2)
 
 
 def test_a_full_memory_is_told_also_of_a_graph(monkeypatch):
