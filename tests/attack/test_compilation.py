@@ -1,6 +1,7 @@
 """Programs are compiled once, by whichever thread comes first."""
 
 import dataclasses
+import logging
 import threading
 
 import jax
@@ -94,6 +95,8 @@ def test_an_attack_that_was_prepared_compiles_nothing_more(in_pieces, brief, upd
     names = ["attack_batch"]
     if in_pieces:
         names = [f"jit({name})" for name in ("start", "observe", "evaluate", "step")]
+
+    caplog.set_level(logging.WARNING, "jax")  # the command line, if it was tested before, hides it
 
     def work():
         with jax.log_compiles(), once(brief), apart(in_pieces):
