@@ -120,28 +120,31 @@ def _normalize(map_of: Callable[..., Any], x: Any, options: tuple[Any, ...]) -> 
 
     That is (x - mean) · factor + offset, where ``map_of(mean, var, *options)`` is factor and
     offset, of the moments over an image's pixels; all are [B,1,1,C]. Of all that is large, the
-    gradient keeps x alone. Half floats are normalized in float32.
+    gradient keeps one alone: x, or on a CPU, which makes it for the variance, x - mean. Half floats
+    are normalized in float32.
     """
     return _normalize_forward(map_of, x, options)[0]
 
 
 def _normalize_forward(map_of, x, options):
     wide = _wide(x)
-    mean, var = lax.platform_dependent(
+    mean, var, kept = lax.platform_dependent(
         wide, cpu=_moments_in_two_passes, default=_moments_in_one_pass
     )
     factor, offset = _map(map_of)(mean, var, options)
-    return ((wide - mean) * factor + offset).astype(x.dtype), (x, mean, var, options)
+    y = _distance(kept, mean) * factor + offset
+    return y.astype(x.dtype), (kept.astype(x.dtype), mean, var, options)
 
 
 def _normalize_backward(map_of, saved, slope):
-    x, mean, var, options = saved
+    kept, mean, var, options = saved
     (factor, _), pull = jax.vjp(_map(map_of), mean, var, options)
-    slope, distance, count = _wide(slope), _wide(x) - mean, x.shape[1] * x.shape[2]
+    slope, distance, count = _wide(slope), _distance(_wide(kept), mean), math.prod(kept.shape[1:3])
     total, along = (v.sum((1, 2), keepdims=True) for v in (slope, slope * distance))
     of_mean, of_var, of_options = pull((along, total))
     constant = (of_mean - factor * total) / count
-    return (slope * factor + (2 / count * of_var) * distance + constant).astype(x.dtype), of_options
+    of_x = slope * factor + (2 / count * of_var) * distance + constant
+    return of_x.astype(kept.dtype), of_options
 
 
 def _map(map_of: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,15 +160,31 @@ def _map(map_of: Callable[..., Any]) -> Callable[..., Any]:
 _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array]:
-    return x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and variance, and the distances to the mean.
+
+    XLA would keep x beside the distances, and compute them from it anew for each use. What takes a
+    division it computes once, so they are divided by a one that it does not know to be one.
+    """
+    mean = x.mean((1, 2), keepdims=True)
+    distance = x - mean
+    distance /= jnp.minimum(1 + distance**2, 1)
+    return mean, (distance**2).mean((1, 2), keepdims=True), distance
 
 
-def _moments_in_one_pass(x: Any) -> tuple[jax.Array, jax.Array]:
-    """By squares of distances to one pixel: those of values may be large beside the variance."""
+def _moments_in_one_pass(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and variance, and x as it is.
+
+    By squares of distances to one pixel: those of values may be large beside the variance.
+    """
     base, count = x[:, x.shape[1] // 2, x.shape[2] // 2][:, None, None], x.shape[1] * x.shape[2]
     mean, square = (v.sum((1, 2), keepdims=True) / count for v in (x, (x - base) ** 2))
-    return mean, jnp.maximum(square - (mean - base) ** 2, 0)
+    return mean, jnp.maximum(square - (mean - base) ** 2, 0), x
+
+
+def _distance(kept: Any, mean: Any) -> jax.Array:
+    """x - mean, of what the gradient keeps."""
+    return lax.platform_dependent(kept, mean, cpu=lambda kept, _: kept, default=jnp.subtract)
 
 
 def _wide(x: Any) -> jax.Array:
