@@ -8,7 +8,7 @@ import jax
 import pytest
 
 FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
-if jax.__version_info__ < (0, 12):  # XLA ends a process that names a flag it does not know
+if jax.__version_info__ < (0, 11):  # later XLA ends a process that names the flag
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # compiles in a third of the time
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 
