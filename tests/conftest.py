@@ -7,6 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from cdmaa_jax.attack import compilation
+
 FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):  # later XLA ends a process that names the flag
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # compiles in a third of the time
@@ -36,3 +38,4 @@ def forget_programs():
     """Compiled programs are memory maps, of which a process may have only so many."""
     yield
     jax.clear_caches()
+    compilation._READY.clear()  # so whichever test comes first in a module compiles anew
