@@ -299,7 +299,7 @@ def _depth_to_space(rows: Any) -> jax.Array:
 
 def _columns(x: Any) -> jax.Array:
     """The 4×4 patches, two pixels apart, of x [B,2h+2,2w+2,L]: [B,h,w,16L]."""
-    height, width = (n - 3 for n in x.shape[1:3])
+    x, (height, width) = winograd.materialize(x), (n - 3 for n in x.shape[1:3])
     taps = [x[:, i : i + height : 2, j : j + width : 2] for i in range(4) for j in range(4)]
     return jnp.concatenate(taps, axis=-1)
 

@@ -21,6 +21,7 @@ from jax import lax
 
 from cdmaa_jax.generators.convolutions import gather, scatter
 from cdmaa_jax.generators.sharing import meet
+from cdmaa_jax.generators.winograd import materialize
 
 EPSILON = 1e-5
 
@@ -143,7 +144,8 @@ def _normalize_backward(map_of, saved, slope):
     total, along = (v.sum((1, 2), keepdims=True) for v in (slope, slope * distance))
     of_mean, of_var, of_options = pull((along, total))
     constant = (of_mean - factor * total) / count
-    of_x = slope * factor + (2 / count * of_var) * distance + constant
+    factor, of_distance, constant = map(_once, (factor, 2 / count * of_var, constant))
+    of_x = _once(slope * factor + of_distance * distance + constant)
     return of_x.astype(kept.dtype), of_options
 
 
@@ -161,15 +163,15 @@ _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and variance, and the distances to the mean.
-
-    XLA would keep x beside the distances, and compute them from it anew for each use. What takes a
-    division it computes once, so they are divided by a one that it does not know to be one.
-    """
+    """Mean and variance, and the distances to the mean."""
     mean = x.mean((1, 2), keepdims=True)
-    distance = x - mean
-    distance /= jnp.minimum(1 + distance**2, 1)
+    distance = materialize(x - mean)
     return mean, (distance**2).mean((1, 2), keepdims=True), distance
+
+
+def _once(x: Any) -> jax.Array:
+    """x, which XLA's CPU backend would otherwise compute anew for each use, or for each pixel."""
+    return lax.platform_dependent(x, cpu=materialize, default=lambda x: x)
 
 
 def _moments_in_one_pass(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -136,7 +136,7 @@ def test_some_rows_of_points_at_a_time_are_the_same(form, rows, monkeypatch):
         back = winograd.convolve_transposed(y, kernel, 1, tile)
         monkeypatch.setattr(winograd, "_rows_at_once", lambda side, values: min(rows, side))
         products = str(jax.make_jaxpr(lambda x: winograd.convolve(x, kernel, 1, tile))(x))
-        assert products.count("barrier") == 2 * -(-(tile + taps - 1) // rows)
+        assert products.count("barrier") == 2 * -(-(tile + taps - 1) // rows) + 1
         np.testing.assert_allclose(winograd.convolve(x, kernel, 1, tile), y, rtol=0, atol=1e-11)
         again = winograd.convolve_transposed(y, kernel, 1, tile)
         np.testing.assert_allclose(again, back, rtol=0, atol=1e-11)
@@ -179,10 +179,26 @@ def test_kernels_are_transformed_after_the_images_are_known(transposed, monkeypa
         return transform(kernel, tile, after, *rows)
 
     monkeypatch.setattr(winograd, "transform_kernel", listen)
-    convolve(x, kernel, 1, 2)
-    assert (
-        len(known) == 1 and np.isin(known, np.asarray(x)).all()
-    )  # not a zero of the padding, which is known before
+    for images in (x, 2 * x):
+        convolve(images, kernel, 1, 2)
+    assert len(known) == 2 and known[0]  # not a zero of the padding, which is known before
+    assert known[1] == 2 * known[0]
+
+
+def test_patches_are_cut_from_what_is_computed_once():
+    x, kernel = (a.astype(jnp.float32) for a in normal(9, (1, 8, 8, 64), (4, 4, 64, 256)))
+    program = jax.jit(lambda x: convolutions.gather(3.25 * x, kernel, 2, 1)).lower(x).compile()
+    assert program.as_text().count("constant(3.25)") == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_materialized_does_not_change(dtype):
+    with jax.enable_x64(True):
+        limits = np.finfo(dtype)
+        x = np.array([0, -0.0, 1e-3, -7, limits.max, limits.tiny, np.inf, -np.inf, np.nan], dtype)
+        found = jax.jit(winograd.materialize)(x)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, x)
 
 
 def test_small_images_are_blocks_if_there_are_many():
