@@ -141,7 +141,8 @@ def _gather_all_on_cpu(
         return _direct(jnp.concatenate(blocks(x), axis=3), folded, 0)
 
     def convolve(x: Any, points: Any) -> jax.Array:
-        return winograd.convolve(blocks(x), folded, 0, tile, points)
+        transform = _transform_of_large(kernel, tile)
+        return winograd.convolve(blocks(x), folded, 0, tile, points, transform)
 
     return _in_caches(convolve, x, folded, tile, sides)
 
@@ -165,7 +166,8 @@ def _scatter_on_cpu(
     folded = _fold(kernel)
     tile = _tile_on_blocks(folded, len(y), y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED)
     if tile and not computed_once:
-        rows = winograd.convolve_transposed(y, folded, 0, tile, rows=2)
+        transform = _transform_of_large(kernel, tile)
+        rows = winograd.convolve_transposed(y, folded, 0, tile, transform=transform, rows=2)
     else:
         rows = _rows(_direct(y, _turn(folded), folded.shape[0] - 1))
     return winograd.fit(_depth_to_space(rows), -padding, size)
@@ -189,6 +191,13 @@ def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
         return 0
     is_large = 25 * math.prod(folded.shape[2:]) > winograd.MANY_VALUES
     return 2 if is_large and _tiles(count, sides) < _LARGE_TILES_ON_BLOCKS else 4
+
+
+def _transform_of_large(kernel: Any, tile: int) -> Callable[..., jax.Array] | None:
+    """A transform of a large kernel, which has small tiles, from what it is before it is folded."""
+    if tile != 2 or len(kernel) != 4:
+        return None
+    return lambda _, *arguments: winograd.transform_kernel_of_blocks(kernel, *arguments)
 
 
 def _tiles(count: int, sides: Any) -> int:

@@ -21,7 +21,7 @@ from jax import lax
 
 from cdmaa_jax.generators.convolutions import gather, scatter
 from cdmaa_jax.generators.sharing import meet
-from cdmaa_jax.generators.winograd import materialize
+from cdmaa_jax.generators.winograd import later, materialize
 
 EPSILON = 1e-5
 
@@ -45,11 +45,20 @@ def planes_conv2d(c: Any, kernel: Any, size: tuple[int, int], padding: int) -> j
 
     Convolution is linear, so conv(join(x, planes)) = conv(x) + conv(planes); what does not depend
     on the labels is then computed once for all domains under ``vmap``. A plane of ones answers with
-    the sum of the taps that fall inside the image, which is separable.
+    the sum of the taps that fall inside the image, which is separable, and alike for all pixels but
+    those near the edges.
     """
     rows, columns = (_taps_inside(n, kernel.shape[0], padding) for n in size)
-    response = _separable(kernel, rows, columns, "hi,ijno,wj->hwno")
-    return jnp.einsum("bn,hwno->bhwo", c, response)
+    insides = [_inside(lines) for lines in (rows, columns)]
+    few_rows, few_columns = (
+        np.delete(lines, range(start + 1, stop), axis=0)
+        for lines, (start, stop) in zip((rows, columns), insides, strict=True)
+    )
+    response = _separable(kernel, few_rows, few_columns, "hi,ijno,wj->hwno")
+    y = jnp.einsum("bn,hwno->bhwo", c, response)
+    for axis, (start, stop) in enumerate(insides, 1):
+        y = _repeat_line(y, axis, start, stop - start)
+    return y
 
 
 def planes_conv_transpose2d(
@@ -206,7 +215,8 @@ def per_channel(v: Any) -> jax.Array:
 class Conv(nnx.Module):
     """``torch.nn.Conv2d`` with a square kernel and zero padding.
 
-    ``planes`` of the input's last channels are label planes, given as vectors to ``__call__``. An
+    ``planes`` of the input's last channels are label planes, given as vectors to ``__call__``. What
+    they come to is slower to read than to make, on a CPU, and there made anew in each step. An
     input that is joined from several is given as a tuple: of those that the labels do not reach,
     the share is then computed once for all domains.
     """
@@ -220,12 +230,18 @@ class Conv(nnx.Module):
     def __call__(self, x, c=None):
         kernel, parts = self.kernel[...], x if isinstance(x, tuple) else (x,)
         if self.planes:
+            middle = lax.stop_gradient(x)[0, x.shape[1] // 2, x.shape[2] // 2, 0]
+            c = lax.platform_dependent(c, middle, cpu=later, default=_first)
             labels = planes_conv2d(c, kernel[:, :, -self.planes :], x.shape[1:3], self.padding)
             kernel = kernel[:, :, : -self.planes]
         shares = jnp.split(kernel, _joints(parts), axis=2)
         pairs = zip(parts, shares, strict=True)
         terms = [conv2d(part, share, self.stride, self.padding) for part, share in pairs]
-        y = _add([*terms, labels] if self.planes else terms)
+        if self.planes:
+            y = _add([*terms, labels])
+            y = lax.platform_dependent(y, middle, cpu=materialize, default=_first)
+        else:
+            y = _add(terms)
         return y if self.bias is None else y + per_channel(self.bias[...])
 
 
@@ -358,6 +374,23 @@ def _taps_inside(size: int, taps: int, padding: int) -> np.ndarray:
     outputs = np.arange(size + 2 * padding - taps + 1)
     read = outputs[:, None] + np.arange(taps)[None] - padding
     return (read >= 0) & (read < size)
+
+
+def _inside(taps: np.ndarray) -> tuple[int, int]:
+    """Where the lines begin and end that read no padding; from 0 to 1 if there are none."""
+    (inside,) = np.nonzero(taps.all(axis=1))
+    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 1)
+
+
+def _repeat_line(x: jax.Array, axis: int, place: int, count: int) -> jax.Array:
+    """x with ``count`` times its line at a place along an axis, by what XLA fuses."""
+    before, line, behind = jnp.split(x, [place, place + 1], axis)
+    shape = [*line.shape[:axis], count, *line.shape[axis + 1 :]]
+    return jnp.concatenate([before, jnp.broadcast_to(line, shape), behind], axis)
+
+
+def _first(x: Any, _: Any) -> Any:
+    return x
 
 
 def _taps_reaching(size: int, taps: int, stride: int, padding: int) -> np.ndarray:

@@ -75,25 +75,41 @@ def _product_of_roots(roots: Sequence[Fraction]) -> np.ndarray:
 def transform_kernel(kernel: Any, tile: int, after: Any, rows: slice = slice(None)) -> jax.Array:
     """A kernel [k,k,I,O] at the n² points, or in some of their n rows: [n · rows,I,O].
 
-    They are made after the number ``after``: tied to it by a value, or XLA would make all layers'
-    before a loop and keep them in memory, from where they are slower to read than to make.
+    They are made after the number ``after``, since they are slower to read than to make.
     """
     matrix = transforms(tile, len(kernel)).kernel
     taps = kernel.reshape(-1, *kernel.shape[2:])
     both = np.einsum("pi,qj->qpij", matrix[rows], matrix)  # of rows and of columns at once
     both = both.reshape(-1, len(taps)).astype(kernel.dtype)
-    least = jnp.finfo(kernel.dtype).min
-    tied = jnp.maximum(both, jnp.where(after < least, after, least))
-    return jnp.einsum("pt,tio->pio", tied, taps, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("pt,tio->pio", later(both, after), taps, precision=lax.Precision.HIGHEST)
+
+
+def transform_kernel_of_blocks(
+    kernel: Any, tile: int, after: Any, rows: slice = slice(None)
+) -> jax.Array:
+    """The same of a kernel [4,4,L,S] as that on blocks of 2×2 pixels, [2,2,4L,S], by additions.
+
+    For a large kernel, which is slower to copy into that order than to read more than once.
+    """
+    matrix, (large, small) = transforms(tile, 2).kernel, kernel.shape[2:]
+    taps = later(kernel, after).reshape(2, 2, 2, 2, large, small)  # [row, its half, column, half]
+    columns = [[_combine(row, taps[:, :, j]) for j in (0, 1)] for row in matrix[rows]]
+    points = zip(*(_product(matrix, each) for each in columns), strict=True)
+    return jnp.stack([at for each in points for at in each]).reshape(-1, 4 * large, small)
 
 
 def convolve(
-    x: jax.Array | Sequence[jax.Array], kernel: Any, padding: int, tile: int, points: Any = None
+    x: jax.Array | Sequence[jax.Array],
+    kernel: Any,
+    padding: int,
+    tile: int,
+    points: Any = None,
+    transform: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """The stride-1 convolution of x [B,H,W,I] with a kernel [k,k,I,O].
 
-    What is joined to x along the channels may be given instead. ``points`` is what
-    ``transform_kernel`` makes of the kernel, if that has been done.
+    What is joined to x along the channels may be given instead. ``points`` is what ``transform``,
+    or else ``transform_kernel``, makes of the kernel, if that has been done.
     """
     matrices, reach = transforms(tile, len(kernel)), len(kernel) - 1
     parts = list(x) if isinstance(x, Sequence) else [x]
@@ -111,11 +127,18 @@ def convolve(
 
     parts = [fit(part, padding, full) for part in parts]
     way = _Way(to_points, from_points, contracted=1)
-    return _by_points(parts, kernel, tile, counts, way, points)[:, :height, :width]
+    x = _by_points(parts, kernel, tile, counts, way, points, transform)
+    return x[:, :height, :width]
 
 
 def convolve_transposed(
-    y: jax.Array, kernel: Any, padding: int, tile: int, points: Any = None, rows: int = 1
+    y: jax.Array,
+    kernel: Any,
+    padding: int,
+    tile: int,
+    points: Any = None,
+    transform: Callable[..., jax.Array] | None = None,
+    rows: int = 1,
 ) -> jax.Array:
     """The transpose of ``convolve``: y [B,H,W,O] to [B,H',W',I], H' = H + k - 1 - 2 · padding.
 
@@ -139,7 +162,7 @@ def convolve_transposed(
 
     y = fit(y, 0, [count * tile for count in counts])
     way = _Way(to_points, from_points, contracted=2)
-    x = _by_points([y], kernel, tile, counts, way, points, rows)
+    x = _by_points([y], kernel, tile, counts, way, points, transform, rows)
     return x[:, rows * padding : rows * (padding + height), padding : padding + width]
 
 
@@ -166,6 +189,7 @@ def _by_points(
     counts: Sequence[int],
     way: _Way,
     points: Any,
+    transform: Callable[..., jax.Array] | None,
     rows: int = 1,
 ) -> jax.Array:
     """To the points along rows and columns, there times the kernel, and back.
@@ -179,7 +203,7 @@ def _by_points(
     values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
     step = side if points is not None else _rows_at_once(side, values)
     through_rows = _through_rows(parts, way, counts[0], step)
-    products: list[jax.Array] = []
+    transform, products = transform or transform_kernel, []
 
     @jax.jit  # traced once for all
     def through_columns(part: jax.Array, at: jax.Array) -> jax.Array:
@@ -194,7 +218,7 @@ def _by_points(
         some = slice(first, first + step)
         part = lax.optimization_barrier(through_rows(first))
         after = part[0, 0, part.shape[2] // 2, part.shape[3] // 2, 0]
-        at = transform_kernel(kernel, tile, after, some) if points is None else points
+        at = transform(kernel, tile, after, some) if points is None else points
         part = lax.optimization_barrier(through_columns(part, at))
         products += _in_parts(part, len(part))
     shares = [jnp.split(product, rows, axis=-1) for product in products]
@@ -295,9 +319,21 @@ def shift(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
-def materialize(x: Any) -> jax.Array:
+def materialize(x: Any, number: Any = None) -> jax.Array:
     """x, which XLA's CPU backend would otherwise compute anew for each use.
 
-    What takes a division it computes once: x by a one that it does not know to be one.
+    What takes a division it computes once: x by a one that it does not know to be one, since it is
+    made of x, or of whether a number is positive; what is expensive to make x of is then fused.
     """
-    return x / jnp.minimum(1 + x**2, 1)
+    value = x if number is None else (number > 0).astype(x.dtype)
+    return x / jnp.minimum(1 + value**2, 1)
+
+
+def later(x: Any, after: Any) -> jax.Array:
+    """x, and what is made of it, after the number ``after``.
+
+    What depends on parameters alone XLA would make before a loop and keep in memory, for all layers
+    at once. This is tied to the number by a value.
+    """
+    least = jnp.finfo(after.dtype).min
+    return jnp.maximum(x, jnp.where(after < least, after, least))

@@ -1,6 +1,7 @@
 """Convolutions in every form against XLA's own, in value and gradient, in float64 and float32."""
 
 import functools
+import math
 import re
 
 import jax
@@ -185,6 +186,29 @@ def test_kernels_are_transformed_after_the_images_are_known(transposed, monkeypa
     assert known[1] == 2 * known[0]
 
 
+@pytest.mark.parametrize("rows", [slice(None), slice(1, 2), slice(2, 5)], ids=str)
+@pytest.mark.parametrize("tile", [2, 4])
+def test_a_large_kernel_is_transformed_before_it_is_folded(tile, rows):
+    with jax.enable_x64(True):
+        kernel, after = normal(10, (4, 4, 6, 5), (1,))
+        folded = convolutions._fold(kernel)
+        expected = winograd.transform_kernel(folded, tile, after[0], rows)
+        found = winograd.transform_kernel_of_blocks(kernel, tile, after[0], rows)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def test_a_large_kernel_is_not_kept_in_another_order():
+    x, kernel = (jnp.zeros(shape, jnp.float32) for shape in ((1, 26, 24, 256), (4, 4, 256, 256)))
+
+    def gradient(x, kernel):
+        y, pull = jax.vjp(lambda x: convolutions.gather(x, kernel, 2, 1), x)
+        return pull(y)[0]
+
+    program = jax.jit(gradient).lower(x, kernel).compile().as_text()
+    copies = re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", program)
+    assert not any(math.prod(map(int, shape.split(","))) == kernel.size for shape in copies)
+
+
 def test_patches_are_cut_from_what_is_computed_once():
     x, kernel = (a.astype(jnp.float32) for a in normal(9, (1, 8, 8, 64), (4, 4, 64, 256)))
     program = jax.jit(lambda x: convolutions.gather(3.25 * x, kernel, 2, 1)).lower(x).compile()
@@ -199,6 +223,9 @@ def test_what_is_materialized_does_not_change(dtype):
         found = jax.jit(winograd.materialize)(x)
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, x)
+        for number in x:  # of another image perhaps, whose NaN must not spread
+            np.testing.assert_array_equal(jax.jit(winograd.materialize)(x, number), x)
+            np.testing.assert_array_equal(jax.jit(winograd.later)(x[:-3], number), x[:-3])
 
 
 def test_small_images_are_blocks_if_there_are_many():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +109,23 @@ def test_label_planes(height, width, outputs, shape, seed):
         return nhwc(F.conv2d(planes, torch_kernel(w), padding=padding))
 
     agree(lambda c, w: layers.planes_conv2d(c, w, (height, width), padding), theirs, c, kernel)
+
+
+def test_what_label_planes_come_to_is_not_kept_between_steps():
+    conv = layers.Conv(3, 8, 7, 1, 3, planes=2, rngs=nnx.Rngs(0))
+    x, c = (jnp.ones(shape, jnp.float32) for shape in ((1, 24, 20, 3), (5, 1, 2)))
+
+    def loss(x, c):
+        return (jax.vmap(lambda c: conv(x, c))(c) ** 2).sum()
+
+    def attack(x, c):
+        return jax.lax.scan(lambda x, _: (x + jax.grad(loss)(x, c), None), x, length=3)[0]
+
+    program = jax.jit(attack).lower(x, c).compile().as_text()
+    (loop,) = re.findall(r"= (\(.*\)) while\(", program)
+    assert "f32[1,24,20,3]" in loop
+    shapes = [[int(n) for n in shape.split(",")] for shape in re.findall(r"f32\[([\d,]+)\]", loop)]
+    assert max(map(math.prod, shapes)) < 5 * 24 * 20 * 8
 
 
 @few
