@@ -93,7 +93,7 @@ def transform_kernel_of_blocks(
     """
     matrix, (large, small) = transforms(tile, 2).kernel, kernel.shape[2:]
     taps = later(kernel, after).reshape(2, 2, 2, 2, large, small)  # [row, its half, column, half]
-    columns = [[_combine(row, taps[:, :, j]) for j in (0, 1)] for row in matrix[rows]]
+    columns = [[_combine(row, list(taps[:, :, j])) for j in (0, 1)] for row in matrix[rows]]
     points = zip(*(_product(matrix, each) for each in columns), strict=True)
     return jnp.stack([at for each in points for at in each]).reshape(-1, 4 * large, small)
 
