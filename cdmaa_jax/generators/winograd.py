@@ -194,16 +194,17 @@ def _by_points(
 ) -> jax.Array:
     """To the points along rows and columns, there times the kernel, and back.
 
-    The kernel is transformed after a value from the middle, which is none of a padding's zeros.
-    Where all points would leave the caches, as many rows of them at a time as do not. What goes
-    along rows is materialized before what goes along columns: fused, it would be computed for each.
+    The kernel is transformed after a value from the middle of the first row, which is none of a
+    padding's zeros. Where all points would leave the caches, as many rows of them at a time as do
+    not. What goes along rows is materialized before what goes along columns: fused, it would be
+    computed for each.
     """
     side = tile + len(kernel) - 1
     tiles = len(parts[0]) * math.prod(counts)
     values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
     step = side if points is not None else _rows_at_once(side, values)
     through_rows = _through_rows(parts, way, counts[0], step)
-    transform, products = transform or transform_kernel, []
+    transform, products, after = transform or transform_kernel, [], None
 
     @jax.jit  # traced once for all
     def through_columns(part: jax.Array, at: jax.Array) -> jax.Array:
@@ -217,7 +218,8 @@ def _by_points(
     for first in range(0, side, step):
         some = slice(first, first + step)
         part = lax.optimization_barrier(through_rows(first))
-        after = part[0, 0, part.shape[2] // 2, part.shape[3] // 2, 0]
+        if after is None:
+            after = part[0, 0, part.shape[2] // 2, part.shape[3] // 2, 0]
         at = transform(kernel, tile, after, some) if points is None else points
         part = lax.optimization_barrier(through_columns(part, at))
         products += _in_parts(part, len(part))
