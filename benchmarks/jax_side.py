@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 import time
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import memory, peak, work
-from cdmaa_jax.attack import Config, compilation, run
+from cdmaa_jax.attack import Config, State, build, compilation, run
+from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
+from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Batch, Generator
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
@@ -80,6 +83,18 @@ class Side:
             "stages": dict(self._stages),
         }
 
+    def start(self, models: Sequence[str]) -> float:
+        """Seconds of what comes before the first step, by a program of its own, once compiled."""
+        places = self._work.of(models)
+        generators = tuple(self._generator(place) for place in places)
+        inputs = self._batch(places, None, None, None)
+        device, keys = jax.devices()[0], jax.random.split(jax.random.key(0), len(inputs.images))
+        chunks = plan_chunks(Config().loss, generators, inputs, device, None)
+        program = _start_program(device.platform)
+        begin = time.perf_counter()
+        jax.block_until_ready(program(generators, inputs, keys, chunks=chunks))
+        return time.perf_counter() - begin
+
     def profile(self, models: Sequence[str], steps: int) -> list[tuple[str, int, float]]:
         """Of one attack on a GPU each kernel's name, how often it ran, and its seconds in all.
 
@@ -137,6 +152,19 @@ class Side:
     def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         name = event.rsplit("/", 1)[-1]
         self._stages[name] = self._stages.get(name, 0) + duration_secs
+
+
+@functools.cache
+def _start_program(platform: str) -> Any:
+    options = compilation.compiler_options(platform)
+    return jax.jit(_start, static_argnames="chunks", compiler_options=options)
+
+
+def _start(
+    generators: tuple[Generator, ...], inputs: Batch, keys: jax.Array, chunks: tuple[int, ...]
+) -> State:
+    with once():
+        return build(Config(start=work.START), generators, inputs, chunks=chunks).init(keys)
 
 
 def kernels_of(data: Any) -> list[tuple[str, int, float]]:

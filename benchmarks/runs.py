@@ -33,11 +33,15 @@ class Runs:
     def warm_up(self) -> None:
         """Compiles both programs of ours and every variant, and checks that they agree."""
         options, say = self._session.options, self._session.say
-        say(f"  ours: compiling for {options.long} and {options.short} steps")
+        other = f"{options.short} steps" if by_lengths(self._session) else "the clean outputs"
+        say(f"  ours: compiling for {options.long} steps, and for {other}")
         reply = self._ours(options.long)
         self.first["ours"], self.stages = reply["seconds"], reply["stages"]
         self.cold_memory = self._session.ours("memory")
-        self._ours(options.short)
+        if by_lengths(self._session):
+            self._ours(options.short)
+        else:
+            self._our_start()
         self.samples["ours"] = Samples()
         for name in self._variants():
             self._try_variant(name, reply)
@@ -105,14 +109,19 @@ class Runs:
     def _sample(self, name: str) -> None:
         """One timed run of a variant, two of ours; after one that is not timed.
 
-        A process that has waited runs slower at first, which the difference of a short and a long
-        run would turn into a step that takes less than it does.
+        A process that has waited runs slower at first, which the difference of two runs would turn
+        into a step that takes less than it does.
         """
         options, samples = self._session.options, self.samples[name]
         if name != "ours":
             self._torch(name, options.short)
             reply = self._torch(name)
             samples.add_direct(reply["init"], reply["steps"], options.long)
+            return
+        if not by_lengths(self._session):
+            self._our_start()
+            start, whole = self._our_start(), self._ours(options.long)["seconds"]
+            samples.add_direct(start, whole - start, options.long)
             return
         self._ours(options.short)
         short, long = self._ours(options.short), self._ours(options.long)
@@ -131,12 +140,23 @@ class Runs:
             self._session.say(f"  PyTorch, {name}: dropped after one round, slower than {best}")
         return kept
 
+    def _our_start(self) -> float:
+        return self._session.ours("start", models=self._names)
+
     def _ours(self, steps: int) -> Any:
         return self._session.ours("run", models=self._names, steps=steps)
 
     def _torch(self, variant: str, steps: int | None = None) -> Any:
         steps = steps or self._session.options.long
         return self._session.torch("run", models=self._names, steps=steps, variant=variant)
+
+
+def by_lengths(session: Session) -> bool:
+    """Whether our step is the difference of two lengths, not of a run and its clean outputs.
+
+    As on a GPU, where the clean outputs by themselves would not be part of a graph.
+    """
+    return session.facts["ours"]["platform"] != "cpu"
 
 
 def differences(ours: Any, theirs: Any) -> list[float]:
@@ -174,7 +194,8 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
     steps = {"models": list(names), "steps": options.short}
     with open_ours(options) as worker:
         worker("open", cache=cache(folder), **opened)
-        worker("run", **steps)
+        length = options.short if by_lengths(session) else options.long  # what is in the cache
+        worker("run", **{**steps, "steps": length})
         found["ours"] = worker("memory")
     best = filter(None, (runs.best("eager"), runs.best("compile")))
     if session.facts["torch"]["platform"] == "cuda":

@@ -37,7 +37,8 @@ class Options:
       quick: fewer variants and rounds, to be done by ``seconds``.
       precision: "float32", "tf32" or "bfloat16".
       threads: cores for both sides; None for all.
-      short, long: the two numbers of steps from whose times a step's is taken.
+      short, long: numbers of steps, of a run to get ready and of a timed one; from the times of
+        both a GPU's step is taken.
       rounds: at most.
       seconds: no round of a case is begun that would end later, but two always are.
       compile: whether ``torch.compile`` is run.

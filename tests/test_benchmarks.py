@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import types
 
 import jax
 import numpy as np
@@ -249,6 +250,24 @@ def test_a_step_is_timed_by_the_difference_of_two_lengths():
     direct = Samples()
     direct.add_direct(start=3.0, steps=8.0, count=4)
     assert images_per_second(direct, batch=2, steps=80) == pytest.approx(2 / (3 + 160))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_our_step_is_what_a_run_takes_beyond_the_clean_outputs(platform):
+    asked = []
+
+    def ours(name, models, steps=0):
+        asked.append((name, steps))
+        seconds = 3.0 + 2.0 * steps
+        return seconds if name == "start" else {"seconds": seconds}
+
+    facts, options = {"ours": {"platform": platform}}, session.Options(short=1, long=4)
+    timed = runs.Runs(types.SimpleNamespace(options=options, facts=facts, ours=ours), ["a"])
+    timed.samples["ours"] = Samples()
+    timed._sample("ours")
+    assert timed.samples["ours"].step() == 2 and timed.samples["ours"].start() == 3
+    brief = ("run", 1) if platform == "gpu" else ("start", 0)
+    assert asked == [brief, brief, ("run", 4)]
 
 
 class Clock(Here):
