@@ -195,7 +195,7 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
     with open_ours(options) as worker:
         worker("open", cache=cache(folder), **opened)
         length = options.short if by_lengths(session) else options.long  # what is in the cache
-        worker("run", **{**steps, "steps": length})
+        worker("run", **steps | {"steps": length})
         found["ours"] = worker("memory")
     best = filter(None, (runs.best("eager"), runs.best("compile")))
     if session.facts["torch"]["platform"] == "cuda":

@@ -237,11 +237,9 @@ class Conv(nnx.Module):
         shares = jnp.split(kernel, _joints(parts), axis=2)
         pairs = zip(parts, shares, strict=True)
         terms = [conv2d(part, share, self.stride, self.padding) for part, share in pairs]
-        if self.planes:
-            y = _add([*terms, labels])
+        y = _add([*terms, labels] if self.planes else terms)
+        if self.planes:  # or a norm's mean and its distances would each make the labels' share
             y = lax.platform_dependent(y, middle, cpu=materialize, default=_first)
-        else:
-            y = _add(terms)
         return y if self.bias is None else y + per_channel(self.bias[...])
 
 
