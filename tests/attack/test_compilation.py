@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import threading
 
 import jax
@@ -13,15 +14,22 @@ from cdmaa_jax.tracing import once
 from tests.attack.toys import photos, toy, toy_batch
 
 
-class Program:
+class Lowered:
+    """Stands for what a jitted function is lowered to: itself, and an empty text."""
+
+    def lower(self, *arguments, **options):
+        return self
+
+    def compiler_ir(self, dialect):
+        return jax.jit(lambda: 0).lower().compiler_ir(dialect)
+
+
+class Program(Lowered):
     """Stands for a jitted function: takes its time to compile, and counts."""
 
     def __init__(self, error=None):
         self.error, self.compiled, self.begun = error, 0, threading.Event()
         self.may_end = threading.Event()
-
-    def lower(self, *arguments, **options):
-        return self
 
     def compile(self):
         self.compiled += 1
@@ -83,6 +91,17 @@ def test_a_failure_is_raised_to_all_and_not_kept():
     assert program.compiled == 2
 
 
+def test_on_a_cpu_programs_are_compiled_without_names():
+    def named(function):  # another one each time, since the cache takes them for one otherwise
+        return jax.jit(jax.named_scope("a_name")(lambda x: function(x)))
+
+    plain, prepared, x = named(jnp.sin), named(jnp.cos), jnp.ones(())
+    assert float(compilation.call(prepared, x)) == pytest.approx(math.cos(1))
+    assert "a_name" in plain.lower(x).compile().as_text()
+    kept = "a_name" in prepared.lower(x).compile().as_text()
+    assert kept == (jax.default_backend() != "cpu")
+
+
 @pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
 @pytest.mark.parametrize("brief", [False, True])
 @pytest.mark.parametrize("in_pieces", [False, True])
@@ -115,15 +134,12 @@ def test_an_attack_that_was_prepared_compiles_nothing_more(
     assert not any(name in caplog.text for name in names)
 
 
-class Fake:
+class Fake(Lowered):
     """A compiled program that counts its runs, and fails if it has an error."""
 
     def __init__(self, error=None):
         self.compiled = self.runs = 0
         self.error = error
-
-    def lower(self, *arguments, **options):
-        return self
 
     def compile(self):
         self.compiled += 1
