@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.extend.mlir.passmanager import PassManager
 
+from cdmaa_jax import processor
 from cdmaa_jax.allocator import release_memory
 
 _ON_CPU = {
@@ -21,6 +22,12 @@ _ON_CPU = {
 """By default XLA starts early what can run side by side; two convolutions cannot, and what they are
 prepared with then waits in memory: an attack takes twice as much, and no less time. LLVM's higher
 levels compile a fifth longer for loops that wait for memory at any level."""
+_PRODUCTS_BY_EIGEN = {
+    "xla_cpu_experimental_ynn_fusion_type": (
+        "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_FUSION_TYPE_REDUCE"
+    ),
+}
+"""Of what XLA leaves to YNNPACK by default all but matrix products."""
 _ON_GPU = {
     "xla_gpu_enable_command_buffer": (
         "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION,"
@@ -35,7 +42,10 @@ _OVERLAPPING = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
 
 def compiler_options(platform: str) -> dict[str, str]:
     """XLA's options for a platform; none where this JAX does not know them."""
-    return _known(_ON_CPU) if platform == "cpu" else {}
+    if platform != "cpu":
+        return {}
+    by_eigen = _known(_PRODUCTS_BY_EIGEN) if processor.is_x86_without_avx512() else {}
+    return _known(_ON_CPU) | by_eigen
 
 
 def graph_options(overlap: bool) -> dict[str, str]:

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cdmaa_jax import processor
+
 
 def _rational(*points: str) -> tuple[Fraction, ...]:
     return tuple(Fraction(point) for point in points)
@@ -33,6 +35,8 @@ _POINTS = {  # tile and taps to the points other than infinity
 }
 MANY_VALUES = 5 * 2**20  # at the points of images and kernels, that leave a CPU's caches
 _CACHED_VALUES = 3 * 2**20  # such that do not
+_LONG_SUM = 512  # of so many products each; for shorter ones turning the sums takes too long
+_LARGE_KERNEL = 1000  # in values for each tile
 
 
 class Transforms(NamedTuple):
@@ -209,9 +213,7 @@ def _by_points(
     @jax.jit  # traced once for all
     def through_columns(part: jax.Array, at: jax.Array) -> jax.Array:
         part = jnp.concatenate(way.to_points(part, 3, counts[1]))  # [n · rows,B,*counts,C]
-        product = lax.dot_general(
-            part.reshape(len(at), tiles, -1), at, (((2,), (way.contracted,)), ((0,), (0,)))
-        )
+        product = _multiply(part.reshape(len(at), tiles, -1), at, way.contracted)
         values = _in_parts(product.reshape(*part.shape[:-1], -1), side)
         return _interleave(way.from_points(values, 3), 3)
 
@@ -227,6 +229,21 @@ def _by_points(
     own = [way.from_points(share, 2) for share in zip(*shares, strict=True)]
     x = _interleave([x for each in zip(*own, strict=True) for x in each], 2)[0]
     return lax.optimization_barrier(x)  # or XLA would sum up each of these apart, for a mean
+
+
+def _multiply(images: jax.Array, kernel: jax.Array, contracted: int) -> jax.Array:
+    """images [n,T,C] times a kernel [n,I,O] at each point, summed over I or O: [n,T,O] or [n,T,I].
+
+    Eigen is slow to pack a large kernel's transpose: there the kernel comes first, and what comes
+    out is turned.
+    """
+    alike = ((0,), (0,))
+    few, length = images.shape[1], images.shape[2]
+    is_large = length >= _LONG_SUM and math.prod(kernel.shape[1:]) >= _LARGE_KERNEL * few
+    if contracted == 2 and is_large and processor.is_x86_without_avx512():
+        product = lax.dot_general(kernel, images, (((2,), (2,)), alike))
+        return jnp.swapaxes(lax.optimization_barrier(product), 1, 2)
+    return lax.dot_general(images, kernel, (((2,), (contracted,)), alike))
 
 
 def _through_rows(

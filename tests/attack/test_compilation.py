@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cdmaa_jax import processor
 from cdmaa_jax.attack import Config, apart, compilation, prepare, run
 from cdmaa_jax.tracing import once
 from tests.attack.toys import photos, toy, toy_batch
@@ -89,6 +90,16 @@ def test_a_failure_is_raised_to_all_and_not_kept():
     with pytest.raises(ValueError, match="too large"):
         compilation.call(program, jnp.ones(3))
     assert program.compiled == 2
+
+
+def test_eigen_multiplies_matrices_where_vectors_are_narrow(monkeypatch):
+    matrices, kinds = (jnp.ones((64, 64)), jnp.ones((64, 64))), []
+    for narrow in (False, True):
+        monkeypatch.setattr(processor, "is_x86_without_avx512", lambda narrow=narrow: narrow)
+        options = compilation.compiler_options("cpu")
+        program = jax.jit(lambda x, y: x @ y, compiler_options=options).lower(*matrices).compile()
+        kinds.append("ynn_fusion" in program.as_text())
+    assert kinds == [True, False]
 
 
 def test_on_a_cpu_programs_are_compiled_without_names():

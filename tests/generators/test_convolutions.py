@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdmaa_jax import tracing
+from cdmaa_jax import processor, tracing
 from cdmaa_jax.generators import convolutions, winograd
 
 few = settings(max_examples=10, deadline=None)
@@ -159,6 +159,23 @@ def test_blocks_are_the_same_with_a_row_of_points_at_a_time(shape, monkeypatch):
         for a, b in zip(jax.jit(lambda x: both(x))(x), together, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
         assert asked
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 2, 256), (24, 26, 64, 256)], ids=str)
+def test_kernels_may_come_first_in_products(shape, monkeypatch):
+    height, width, large, small = shape
+    monkeypatch.setattr(winograd, "_LONG_SUM", 1)
+    monkeypatch.setattr(winograd, "_LARGE_KERNEL", 0)
+    with jax.enable_x64(True):
+        y, kernel = normal(11, (2, height // 2, width // 2, small), (4, 4, large, small))
+        found, turned = [], []
+        for first in (False, True):
+            monkeypatch.setattr(processor, "is_x86_without_avx512", lambda first=first: first)
+            program = jax.jit(lambda y: convolutions.scatter(y, kernel, 2, 1, (height, width)))
+            found.append(program(y))
+            turned.append(program.lower(y).as_text().count("stablehlo.transpose"))
+        np.testing.assert_allclose(*found, rtol=0, atol=1e-10)
+        assert turned[1] > turned[0]
 
 
 def test_a_row_of_points_by_itself_is_computed_once(monkeypatch):

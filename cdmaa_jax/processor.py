@@ -1,0 +1,26 @@
+"""What the processor can do, of what decides which form of a computation is the faster one."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+_FACTS = Path("/proc/cpuinfo")
+
+
+@functools.cache
+def is_x86_without_avx512() -> bool:
+    """Whether this is an x86 processor whose vectors have 256 bits; False where none can tell.
+
+    There Eigen, which XLA's CPU backend also has, multiplies matrices faster than YNNPACK, which it
+    takes by default; YNNPACK alone uses vectors of 512 bits.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        facts = _FACTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in facts.splitlines() if line.startswith("flags")), "")
+    return "avx2" in flags.split() and "avx512f" not in flags.split()
