@@ -43,7 +43,13 @@ class Runs:
         else:
             self._our_start()
         self.samples["ours"] = Samples()
+        compiled = [name for name in self._variants() if name.startswith("compile")]
         for name in self._variants():
+            if name not in compiled:
+                self._try_variant(name, reply)
+        if options.quick and by_steps(self._session):
+            self._leave_out_slow()
+        for name in compiled:
             self._try_variant(name, reply)
 
     def time(self) -> None:
@@ -79,13 +85,15 @@ class Runs:
 
     def _try_variant(self, name: str, ours: Mapping[str, Any]) -> None:
         session, compiled = self._session, name.startswith("compile")
+        brief = session.options.quick and by_steps(session)
+        steps = session.options.short if brief else session.options.long
         if compiled and self._short_of_time():
             self.left_out[name] = "out of time"
             return
         session.say(f"  PyTorch, {name}" + (": compiling" if compiled else ""))
         begin = time.monotonic()
         try:
-            reply = self._torch(name)
+            reply = self._torch(name, steps)
         except BenchmarkError as error:
             if not compiled:
                 raise
@@ -94,9 +102,22 @@ class Runs:
             return
         self.first[name] = reply["init"] + reply["steps"]
         self._compiling = time.monotonic() - begin
-        self.agreement[name] = differences(ours["losses"], reply["losses"])
+        self.agreement[name] = differences(ours["losses"][:steps], reply["losses"])
         check(name, self.agreement[name], session.options.precision)
-        self.samples[name] = Samples(limit=reply["steps"] / session.options.long)
+        self.samples[name] = Samples(limit=reply["steps"] / steps)
+
+    def _leave_out_slow(self) -> None:
+        """Does not time eager variants whose first runs were much slower than the best of them."""
+        first = {name: s.limit for name, s in self.samples.items() if name.startswith("eager")}
+        best = min(first, key=first.__getitem__)
+        for name, seconds in first.items():
+            times = seconds / first[best]
+            if times <= DROPPED:
+                continue
+            del self.samples[name]
+            self._session.torch("forget", variant=name)
+            self.left_out[name] = f"its first steps took {times:.1f} times as long as {best}"
+            self._session.say(f"  PyTorch, {name}: left out, {self.left_out[name]}")
 
     def _short_of_time(self) -> bool:
         """Whether a second compiled variant would take the time that the rounds need."""
@@ -149,6 +170,11 @@ class Runs:
     def _torch(self, variant: str, steps: int | None = None) -> Any:
         steps = steps or self._session.options.long
         return self._session.torch("run", models=self._names, steps=steps, variant=variant)
+
+
+def by_steps(session: Session) -> bool:
+    """Whether few steps of PyTorch tell how long they take: not on a GPU, which warms up first."""
+    return session.facts["torch"]["platform"] == "cpu"
 
 
 def by_lengths(session: Session) -> bool:

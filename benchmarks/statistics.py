@@ -47,7 +47,7 @@ class Samples:
 
     def fastest(self) -> float:
         """The least that a step has taken, the first run included."""
-        return min(*self.steps, self.limit)
+        return min([*self.steps, self.limit])
 
     def start(self) -> float:
         """Seconds before the first step, by medians as ``step``."""

@@ -270,6 +270,45 @@ def test_our_step_is_what_a_run_takes_beyond_the_clean_outputs(platform):
     assert asked == [brief, brief, ("run", 4)]
 
 
+@pytest.mark.parametrize(
+    ("quick", "platform", "kept"),
+    [
+        (True, "cpu", ["eager, b", "compile, d"]),
+        (True, "cuda", ["eager, a", "eager, b", "compile, d"]),
+        (False, "cpu", ["eager, a", "eager, b", "eager, c", "compile, d"]),
+    ],
+)
+def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, kept):
+    seconds = {"eager, a": 2.5, "eager, b": 2.0, "eager, c": 2.1, "compile, d": 9.0}
+    facts = {"eager": list(seconds)[:3], "compiled": ["compile, d"], "compiler": True}
+    facts |= {"quick": ["eager, a", "eager, b", "compile, d"], "platform": platform}
+    losses, forgotten = [[[1.0]]] * 4, []
+
+    def torch(name, variant, steps=0, **_):
+        if name == "forget":
+            return forgotten.append(variant)
+        return {"init": 1.0, "steps": steps * seconds[variant], "losses": losses[:steps]}
+
+    def ours(name, **_):
+        reply = {"seconds": 9.0, "stages": {}, "losses": losses}
+        return {"run": reply, "start": 1.0, "memory": {}}[name]
+
+    session_ = types.SimpleNamespace(
+        options=session.Options(quick=quick, short=2, long=4),
+        facts={"ours": {"platform": "cpu"}, "torch": facts},
+        ours=ours,
+        torch=torch,
+        say=lambda text: None,
+    )
+    tried = runs.Runs(session_, ["model"])
+    tried.warm_up()
+    assert list(tried.samples) == ["ours", *kept]
+    assert list(tried.left_out) == forgotten == [n for n in forgotten if n not in kept]
+    steps = 2 if quick and platform == "cpu" else 4
+    assert {len(found) for found in tried.agreement.values()} == {steps}
+    assert tried.samples["eager, b"].limit == 2.0
+
+
 class Clock(Here):
     """A worker whose runs take times by a formula: 3 s, and 2 s for a step, photo and model."""
 
