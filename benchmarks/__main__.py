@@ -56,7 +56,7 @@ def add_compare(commands: Any) -> None:
     add_work(command)
     command.add_argument("--alone", action="store_true", help="each generator alone, too")
     command.add_argument(
-        "--quick", action="store_true", help="under ten minutes at 128 px, batch 1, on two cores"
+        "--quick", action="store_true", help="some ten minutes at 128 px, batch 1, on two cores"
     )
     command.add_argument(
         "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"

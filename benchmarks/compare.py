@@ -113,7 +113,8 @@ def row(session: Session, samples: Samples, counted: Mapping[str, int], peak: fl
 def extra(runs: Runs, name: str, memory: Mapping[str, Any]) -> dict[str, Any]:
     """What is measured once: the time of the first run beyond that of later ones, and memory."""
     compiled = name == "ours" or name.startswith("compile")
-    beyond = max(0.0, runs.first[name] - runs.samples[name].whole())
+    (steps, seconds), samples = runs.first[name], runs.samples[name]
+    beyond = max(0.0, seconds - samples.start() - steps * samples.step())
     return {
         "compile_seconds": beyond if compiled else None,
         "memory": memory.get(name),

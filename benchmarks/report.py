@@ -115,10 +115,9 @@ def agreement(one: Mapping[str, Any]) -> str:
     worst = max(max(each[:steps]) for each in found)
     last = max(each[-1] for each in found)
     count = len(next(iter(found)))
-    return (
-        f"same work: losses of the first {steps} steps agree within {worst:.0e} of their size, "
-        f"of step {count} within {last:.0e}"
-    )
+    later = f", of step {count} within {last:.0e}" if count > steps else ""
+    first = f"losses of the first {steps} steps agree within {worst:.0e} of their size"
+    return f"same work: {first}{later}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

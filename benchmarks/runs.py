@@ -24,7 +24,7 @@ class Runs:
         self._session, self._names = session, names
         self._deadline = time.monotonic() + session.options.seconds
         self.samples: dict[str, Samples] = {}
-        self.first: dict[str, float] = {}
+        self.first: dict[str, tuple[int, float]] = {}  # steps and seconds
         self.stages: dict[str, float] = {}
         self.agreement: dict[str, list[float]] = {}
         self.left_out: dict[str, str] = {}
@@ -36,21 +36,22 @@ class Runs:
         other = f"{options.short} steps" if by_lengths(self._session) else "the clean outputs"
         say(f"  ours: compiling for {options.long} steps, and for {other}")
         reply = self._ours(options.long)
-        self.first["ours"], self.stages = reply["seconds"], reply["stages"]
+        self.first["ours"], self.stages = (options.long, reply["seconds"]), reply["stages"]
         self.cold_memory = self._session.ours("memory")
         if by_lengths(self._session):
             self._ours(options.short)
         else:
             self._our_start()
         self.samples["ours"] = Samples()
-        compiled = [name for name in self._variants() if name.startswith("compile")]
-        for name in self._variants():
-            if name not in compiled:
-                self._try_variant(name, reply)
-        if options.quick and by_steps(self._session):
+        variants, brief = self._variants(), options.quick and by_steps(self._session)
+        eager = [name for name in variants if name.startswith("eager")]
+        steps = options.short if brief else options.long
+        for name in eager:
+            self._try_variant(name, steps, reply)
+        if brief:
             self._leave_out_slow()
-        for name in compiled:
-            self._try_variant(name, reply)
+        for name in variants[len(eager) :]:
+            self._try_variant(name, steps, reply)
 
     def time(self) -> None:
         """Round after round, each in another order."""
@@ -83,10 +84,8 @@ class Runs:
         found = [*facts["eager"], *compiled]
         return [name for name in found if name in facts["quick"]] if options.quick else found
 
-    def _try_variant(self, name: str, ours: Mapping[str, Any]) -> None:
+    def _try_variant(self, name: str, steps: int, ours: Mapping[str, Any]) -> None:
         session, compiled = self._session, name.startswith("compile")
-        brief = session.options.quick and by_steps(session)
-        steps = session.options.short if brief else session.options.long
         if compiled and self._short_of_time():
             self.left_out[name] = "out of time"
             return
@@ -100,7 +99,7 @@ class Runs:
             session.say(f"  PyTorch, {name}: left out, {error}")
             self.left_out[name] = str(error)
             return
-        self.first[name] = reply["init"] + reply["steps"]
+        self.first[name] = steps, reply["init"] + reply["steps"]
         self._compiling = time.monotonic() - begin
         self.agreement[name] = differences(ours["losses"][:steps], reply["losses"])
         check(name, self.agreement[name], session.options.precision)

@@ -25,13 +25,11 @@ class Samples:
     _pairs: list[tuple[tuple[int, float], tuple[int, float]]] = dataclasses.field(
         default_factory=list
     )
-    _wholes: list[float] = dataclasses.field(default_factory=list)
 
     def add_direct(self, start: float, steps: float, count: int) -> None:
         """A run whose parts were timed: the start, and ``count`` steps together."""
         self.starts.append(start)
         self.steps.append(steps / count)
-        self._wholes.append(start + steps)
 
     def add_pair(self, short: tuple[int, float], long: tuple[int, float]) -> None:
         """Two whole runs as (steps, seconds): a step's time is in their difference."""
@@ -39,7 +37,6 @@ class Samples:
         self.steps.append(step)
         self.starts.append(start)
         self._pairs.append((short, long))
-        self._wholes.append(long[1])
 
     def step(self) -> float:
         """Seconds per step; of pairs, from the medians of both lengths."""
@@ -52,10 +49,6 @@ class Samples:
     def start(self) -> float:
         """Seconds before the first step, by medians as ``step``."""
         return self._line()[1] if self._pairs else statistics.median(self.starts)
-
-    def whole(self) -> float:
-        """Seconds of a whole run of the longer length, the median."""
-        return statistics.median(self._wholes)
 
     def _line(self) -> tuple[float, float]:
         short, long = (

@@ -238,8 +238,8 @@ def _multiply(images: jax.Array, kernel: jax.Array, contracted: int) -> jax.Arra
     out is turned.
     """
     alike = ((0,), (0,))
-    few, length = images.shape[1], images.shape[2]
-    is_large = length >= _LONG_SUM and math.prod(kernel.shape[1:]) >= _LARGE_KERNEL * few
+    _, tiles, length = images.shape
+    is_large = length >= _LONG_SUM and math.prod(kernel.shape[1:]) >= _LARGE_KERNEL * tiles
     if contracted == 2 and is_large and processor.is_x86_without_avx512():
         product = lax.dot_general(kernel, images, (((2,), (2,)), alike))
         return jnp.swapaxes(lax.optimization_barrier(product), 1, 2)
