@@ -1,5 +1,6 @@
 """Two simulated CPU devices, little optimization, no silent promotion; before JAX is used."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -13,6 +14,8 @@ FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization
 if jax.__version_info__ < (0, 11):  # later XLA ends a process that names the flag
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # compiles in a third of the time
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+
+compilation._ON_CPU["xla_backend_optimization_level"] = "0"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -35,7 +38,12 @@ def keep_programs(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Compiled programs are memory maps, of which a process may have only so many."""
+    """Compiled programs are memory maps, of which a process may have only so many.
+
+    What was imported is kept from the garbage collector, which compiling a program calls twice.
+    """
+    gc.collect()
+    gc.freeze()
     yield
     jax.clear_caches()
     compilation._READY.clear()  # so whichever test comes first in a module compiles anew

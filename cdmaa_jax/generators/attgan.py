@@ -68,7 +68,7 @@ class _Decoder(nnx.Module):
 class AttGAN(nnx.Module):
     """``(x [B,h,w,3], c [B,n]) -> [B,h,w,3]``; c is the whole target state in [-1, 1]."""
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
+    def __init__(self, config: Config, rngs: nnx.Rngs | None):
         n, depth = len(config.attributes), config.decoder_layers
         widths = [min(config.encoder_width * 2**i, MAX_WIDTH) for i in range(config.encoder_layers)]
         self.encoder = nnx.List(

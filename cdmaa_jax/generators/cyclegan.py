@@ -76,7 +76,7 @@ class _ResidualBlock(nnx.Module):
 class CycleGAN(nnx.Module):
     """``(x [B,h,w,3], c [B,0]) -> [B,h,w,3]``; there is one domain, so c is empty and ignored."""
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
+    def __init__(self, config: Config, rngs: nnx.Rngs | None):
         w, bias, norm = config.width, norms.has_bias(config.norm), config.norm_of
         self.stem = _Stage(layers.Conv(3, w, 7, bias=bias, rngs=rngs), norm(w))
         self.down = nnx.List(

@@ -346,8 +346,10 @@ class AdaptiveLayerInstanceNorm(nnx.Module):
         return layer_instance_norm(x, self.rho[...], scale[:, None, None], bias[:, None, None])
 
 
-def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    """PyTorch's default initialization of convolutions and linear layers."""
+def _uniform(rngs: nnx.Rngs | None, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
+    """PyTorch's default of convolutions and linear layers; zeros if there are no ``rngs``."""
+    if rngs is None:
+        return nnx.Param(jnp.zeros(shape))
     bound = 1 / math.sqrt(fan_in)
     return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
 

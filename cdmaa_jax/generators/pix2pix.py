@@ -65,7 +65,7 @@ class _Stage(nnx.Module):
 class Pix2Pix(nnx.Module):
     """``(x [B,h,w,3], c [B,0]) -> [B,h,w,3]``; there is one domain, so c is empty and ignored."""
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
+    def __init__(self, config: Config, rngs: nnx.Rngs | None):
         bias, norm, features = norms.has_bias(config.norm), config.norm_of, config.features
         deepest = config.layers - 1
         self.down: nnx.List = nnx.List([])

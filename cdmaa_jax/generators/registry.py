@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -91,11 +92,13 @@ def init_params(arch: str, config: Any, seed: int = 0) -> Params:
     return nnx.to_pure_dict(nnx.split(module)[1])
 
 
+@functools.cache
 def graph_of(arch: str, config: Any) -> tuple[nnx.GraphDef, Params]:
-    """The graph definition of a module and the shapes of its parameters, without computing any."""
-    graph, state = nnx.split(
-        nnx.eval_shape(lambda: architecture(arch).module(config, rngs=nnx.Rngs(0)))
-    )
+    """The graph definition of a module and the shapes of its parameters, without computing any.
+
+    Not even random numbers are traced, which takes several times as long as all the rest.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: architecture(arch).module(config, rngs=None)))
     return graph, nnx.to_pure_dict(state)
 
 

@@ -54,7 +54,7 @@ class _Stage(nnx.Module):
 class StarGAN(nnx.Module):
     """``(x [B,h,w,3], c [B,n]) -> [B,h,w,3]``; c is the target's labels in {0,1}."""
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
+    def __init__(self, config: Config, rngs: nnx.Rngs | None):
         w, n = config.width, len(config.attributes)
         self.stem = _Stage(layers.Conv(3, w, 7, 1, 3, planes=n, rngs=rngs), w)
         self.down = nnx.List(

@@ -108,7 +108,7 @@ class _Head(nnx.Module):
 class STGAN(nnx.Module):
     """``(x [B,h,w,3], c [B,n]) -> [B,h,w,3]``; c is target - source of the labels."""
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
+    def __init__(self, config: Config, rngs: nnx.Rngs | None):
         n, width, depth = len(config.attributes), config.width, config.layers
         features = [width * 2**i for i in range(depth)]
         self.shortcut_layers = config.shortcut_layers

@@ -74,7 +74,7 @@ class _UpBlock(nnx.Module):
 class UGATIT(nnx.Module):
     """``(x [B,h,w,3], c [B,0]) -> [B,h,w,3]``; there is one domain, so c is empty and ignored."""
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
+    def __init__(self, config: Config, rngs: nnx.Rngs | None):
         w, f = config.width, 4 * config.width
         self.light = config.light
         self.stem = _Conv(3, w, 7, rngs=rngs)
