@@ -10,7 +10,7 @@ import pytest
 
 from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import attack_batch, box, start_noise
-from cdmaa_jax.attack.numbers import numbers_of
+from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
 
 OPTIONS = {
@@ -68,14 +68,21 @@ def test_updates_run_from_a_uniform_start(update):
 
 
 def test_every_combination_traces():
+    """Ten programs, of numbers as all combinations of them have them."""
     ensemble = (toy(0, size=4), toy(1, size=4))
     batch, keys = toy_batch(photos(1, size=4), ensemble), jax.random.split(jax.random.key(0), 1)
+    programs = {}
     for options in EVERY:
-        if options["update"] in ("fgsm", "pgd"):  # these resolve to i-fgsm
-            continue
         config = Config(steps=2, **options)
-        result = jax.eval_shape(functools.partial(attack_batch, config), ensemble, batch, keys)
-        assert result.images.shape == (1, 4, 4, 3) and result.losses.shape == (2, 1, 2)
+        numbers = jax.eval_shape(lambda config=config: numbers_of(config, jnp.float32, 2))
+        programs.setdefault(structure_of(config), []).append(numbers)
+    assert len(programs) == 3 + 4 + 3  # of many steps, APGD's, and of one step
+    for config, (numbers, *others) in programs.items():
+        assert all(other == numbers for other in others)
+        trace = functools.partial(attack_batch, config)
+        result = jax.eval_shape(trace, ensemble, batch, keys, numbers)
+        assert result.images.shape == (1, 4, 4, 3)
+        assert result.losses.shape == (config.resolve().steps, 1, 2)
 
 
 @pytest.mark.slow
