@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import tempfile
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import memory, peak, work
+from cdmaa_jax import kept
 from cdmaa_jax.attack import Config, State, build, compilation, run
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.generators.checkpoint import load_generator
@@ -34,6 +36,8 @@ class Side:
         if cache is not None:
             jax.config.update("jax_compilation_cache_dir", cache)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+            self._keeping = contextlib.ExitStack()  # until the process ends
+            self._keeping.enter_context(kept.programs_in(Path(cache)))
         self._precision, self._folder = precision, folder
         self._work, self._inputs = work.read(folder), work.read_inputs(folder)
         self._generators: dict[int, Generator] = {}

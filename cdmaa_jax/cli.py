@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -303,8 +303,8 @@ def _run(args: argparse.Namespace) -> int:
 
     _quiet()
     try:
-        _use_cache(args)
-        return args.run(args)
+        with _use_cache(args):
+            return args.run(args)
     except BrokenPipeError:
         raise
     except (PhotoError, ValueError, OSError) as error:  # ValueError: options and checkpoints
@@ -613,20 +613,23 @@ def _cache_folder() -> Path:
     return Path(base) / "cdmaa-jax"
 
 
-def _use_cache(args: argparse.Namespace) -> None:
+def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Keeps compiled programs between runs; where that cannot be, does without."""
     import jax
 
+    from cdmaa_jax import kept
+
     if args.no_cache or args.run is _info:
-        return
+        return kept.programs_in(None)
     folder = _cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _say(f"compiled programs are not kept: {folder}: {error.strerror}")
-        return
+        return kept.programs_in(None)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return kept.programs_in(folder)
 
 
 def _quiet() -> None:

@@ -6,8 +6,9 @@
 ``edits`` trains a classifier of its own on the training portraits, with the drawn attributes, and
 counts the edited test portraits in which it finds the attribute; it also writes a picture of every
 edit. ``attacks`` protects the test portraits, cropped to what the generators take as in the paper,
-each generator alone by PGD and all together by the default settings and by uniform weights; then
-the whole photos by the default settings. What is measured are the saved 8-bit files.
+each generator alone by PGD and all together by uniform weights, by the default settings, and by
+these in bfloat16; then the whole photos by the default settings. What is measured, in float32, are
+the saved 8-bit files. ``--only`` chooses among these.
 """
 
 from __future__ import annotations
@@ -173,6 +174,13 @@ def attacks(ensemble: Path) -> dict[str, list[str]]:
         **{title: [*options, "--aligned"] for title, options in alone.items()},
         "together, uniform": ["--across-models", "uniform", "--ensemble", *everyone, "--aligned"],
         "together, default": ["--ensemble", *everyone, "--aligned"],
+        "together, default, bfloat16": [
+            "--ensemble",
+            *everyone,
+            "--aligned",
+            "--precision",
+            "bfloat16",
+        ],
         WHOLE: ["--ensemble", *everyone],
     }
 
@@ -188,7 +196,7 @@ def save_crops(portraits: Portraits, folder: Path, count: int | None) -> list[Pa
 
 
 def measure_attacks(
-    crops: list[Path], photos: list[Path], ensemble: Path, out: Path, seed: int
+    crops: list[Path], photos: list[Path], ensemble: Path, out: Path, seed: int, only: list[str]
 ) -> dict[str, Any]:
     """Protects once per row; per row and model avg_l and attack_rate of the saved files.
 
@@ -197,6 +205,8 @@ def measure_attacks(
     """
     rows = {}
     for number, (title, options) in enumerate(attacks(ensemble).items()):
+        if only and title not in only:
+            continue
         folder, files = out / f"attack{number}", photos if title == WHOLE else crops
         arguments = ["protect", *map(str, files), "--out", str(folder), "--seed", str(seed)]
         if cli.main([*arguments, *options]):
@@ -250,6 +260,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--images", type=int, help="only the first so many test portraits")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", nargs="+", choices=[*attacks(ENSEMBLE)], metavar="ATTACK", default=[],
+        help="these rows of the attacks' table (default: all)",
+    )  # fmt: skip
     args = parser.parse_args()
     portraits = load(args.portraits, SIZE, cache=args.cache)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -262,7 +276,7 @@ def main() -> None:
         files = [file for file, test in zip(portraits.files, portraits.test, strict=True) if test]
         photos = [args.portraits / "photos" / file for file in files[: args.images]]
         crops = save_crops(portraits, args.out / "crops", args.images)
-        result = measure_attacks(crops, photos, args.ensemble, args.out, args.seed)
+        result = measure_attacks(crops, photos, args.ensemble, args.out, args.seed, args.only)
         (args.out / "attacks.json").write_text(json.dumps(result, indent=1) + "\n")
         print_attacks(result)
 

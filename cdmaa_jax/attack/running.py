@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cdmaa_jax import kept
 from cdmaa_jax.attack import compilation, pieces
 from cdmaa_jax.attack.algorithm import Attack, Carried, Info, advance, attack_batch, fit
 from cdmaa_jax.attack.compilation import compiler_options, graph_options
@@ -56,6 +57,8 @@ def run(
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
         return pieces.run(attack, again, task.keys, task.config.steps)
+    if (program := _kept_program(task, devices)) is not None:
+        return Result(*compilation.call(program, *jax.tree.leaves(_arguments_of(task))))
     program, arguments, options = _program_of(task, devices)
     if task.device.platform != "gpu":
         return compilation.call(program, *arguments, **options)
@@ -84,6 +87,9 @@ def prepare(
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if pieces.is_apart():
         pieces.prepare(_in_pieces(task, pieces.only_compile), task.keys)
+        return
+    if (program := _kept_program(task, devices)) is not None:
+        compilation.prepare(program, *jax.tree.leaves(_arguments_of(task)))
         return
     program, arguments, options = _program_of(task, devices)
     compilation.prepare(program, *arguments, **options)
@@ -135,6 +141,28 @@ def _can_overlap(
 
 def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
     return pieces.build(task.config, task.models, task.batch, task.numbers, task.chunks, call)
+
+
+def _kept_program(task: _Task, devices: Sequence[Any] | None) -> Any:
+    """The program of an attack on a CPU as ``kept`` has it; None where it has none."""
+    if devices is not None or task.device.platform != "cpu":
+        return None
+    static = (task.config, task.chunks, is_once(), task.overlap)
+    return kept.program(_attack_kept, static, _arguments_of(task), compiler_options("cpu"))
+
+
+def _arguments_of(task: _Task) -> tuple[Any, ...]:
+    """What of an attack are arrays."""
+    return task.models, task.batch, task.keys, task.numbers
+
+
+def _attack_kept(
+    config: Config, chunks: tuple[int, ...], computed_once: bool, overlap: bool, *arguments: Any
+) -> Result:
+    attack = functools.partial(
+        attack_batch, chunks=chunks, computed_once=computed_once, overlap=overlap
+    )
+    return attack(config, *arguments)
 
 
 def _program_of(

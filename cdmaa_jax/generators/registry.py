@@ -58,13 +58,14 @@ def architecture(name: str) -> Architecture:
 
 @dataclasses.dataclass(frozen=True)
 class _Apply:
-    """The pure function of a module; equal graph definitions share compiled programs."""
+    """The pure function of a module; equal configurations share compiled programs."""
 
-    graph: nnx.GraphDef
+    arch: str
+    config: Any
     method: str = "__call__"
 
     def __call__(self, params: Params, *args: Any) -> Any:
-        module = nnx.merge(self.graph, params)
+        module = nnx.merge(graph_of(self.arch, self.config)[0], params)
         return getattr(module, self.method)(*args)
 
 
@@ -115,17 +116,16 @@ def make_generator(arch: str, config: Any, params: Params, name: str | None = No
       ValueError: the parameters do not fit the configuration; the message names the first misfit.
     """
     entry = architecture(arch)
-    graph, expected = graph_of(arch, config)
-    _check(expected, params)
+    _check(graph_of(arch, config)[1], params)
     has_latent = hasattr(entry.module, "encode")
     return Generator(
         name=name or arch,
-        apply=_Apply(graph),
+        apply=_Apply(arch, config),
         params=jax.tree.map(jnp.asarray, params),
         image_size=config.image_size,
         domains=entry.domains(config),
         conditions=_Conditions(arch, config),
-        encode=_Latent(_Apply(graph, "encode")) if has_latent else None,
+        encode=_Latent(_Apply(arch, config, "encode")) if has_latent else None,
     )
 
 
