@@ -17,7 +17,6 @@ import functools
 import hashlib
 import logging
 import os
-import tempfile
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ import numpy as np
 from jax import export
 
 from cdmaa_jax import processor
+from cdmaa_jax.images import files
 
 _LOG = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent
@@ -99,8 +99,9 @@ def _trace(
     exported = export.export(jax.jit(of_leaves))(*leaves)
     data = bytes(exported.serialize())
     try:
-        _write(path, data)
-    except OSError as error:
+        files.make_folder(path.parent)
+        files.write_whole(path, data)
+    except files.PhotoError as error:
         _LOG.warning("a traced program is not kept: %s", error)
     return export.deserialize(bytearray(data))  # as others read it, who then find what XLA makes
 
@@ -114,19 +115,6 @@ def _read(path: Path) -> export.Exported | None:
     except Exception as error:  # of whatever kind the damage is
         _LOG.warning("a traced program cannot be read and is replaced: %s: %s", path, error)
         return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _surroundings() -> list[str]:

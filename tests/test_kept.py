@@ -79,11 +79,16 @@ def test_what_is_prepared_is_what_is_run(model, folder, monkeypatch):
 def names_of(folder, model, config=Config(steps=2), batch=None, **options):  # noqa: B008
     before = set((folder / "traced").glob("*"))
     with pytest.MonkeyPatch.context() as patch:  # the name is all that matters
-        patch.setattr(kept, "_trace", lambda path, *_: kept._write(path, b"") or Nothing)
+        patch.setattr(kept, "_trace", lambda path, *_: touch(path) or Nothing)
         patch.setattr(kept, "_read", lambda path: Nothing if path.exists() else None)
         patch.setattr(compilation, "prepare", lambda *_, **__: None)
         prepare(config, model, batch or batch_of(model), KEY, **options)
     return set((folder / "traced").glob("*")) - before
+
+
+def touch(path):
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
 
 
 class Nothing:

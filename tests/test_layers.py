@@ -12,7 +12,7 @@ ALLOWED = {
     "tracing": set(),
     "allocator": set(),
     "processor": set(),
-    "kept": {"processor"},
+    "kept": {"processor", "images"},
     "generators": {"types", "tracing", "allocator", "processor"},
     "images": {"types"},
     "attack": {"types", "tracing", "allocator", "processor", "kept"},

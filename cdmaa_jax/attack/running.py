@@ -157,12 +157,16 @@ def _arguments_of(task: _Task) -> tuple[Any, ...]:
 
 
 def _attack_kept(
-    config: Config, chunks: tuple[int, ...], computed_once: bool, overlap: bool, *arguments: Any
+    config: Config,
+    chunks: tuple[int, ...],
+    computed_once: bool,
+    overlap: bool,
+    models: tuple[Generator, ...],
+    batch: Batch,
+    keys: Array,
+    numbers: Numbers,
 ) -> Result:
-    attack = functools.partial(
-        attack_batch, chunks=chunks, computed_once=computed_once, overlap=overlap
-    )
-    return attack(config, *arguments)
+    return attack_batch(config, models, batch, keys, numbers, None, chunks, computed_once, overlap)
 
 
 def _program_of(
