@@ -15,7 +15,7 @@ from benchmarks import cold, compare, kernels, report, scale, work
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError, cores
 
-QUICK = {"quick": True, "rounds": 5, "long": 4, "seconds": 460.0}
+QUICK = {"quick": True, "rounds": 5, "long": 3, "seconds": 460.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import flops, work
 from benchmarks.machine import machine
 from benchmarks.runs import CHECKED_STEPS, Runs, measure_memory
-from benchmarks.session import Options, Say, Session, open_session, prepare, settings_of
+from benchmarks.session import Options, Say, Session, open_session, settings_of
 from benchmarks.statistics import Samples, images_per_second, summary
 
 
@@ -20,20 +20,21 @@ def compare(options: Options, say: Say) -> dict[str, Any]:
     Raises:
       BenchmarkError: a side fails, or the sides do not do the same work.
     """
-    with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
-        prepared = prepare(options, folder, say)
-        with contextlib.ExitStack() as stack:
-            session = open_session(options, folder, prepared, stack, say)
-            peak = measure_peak(session)
-            cases = [compare_models(session, names, peak) for names in groups(session)]
-            report = {
-                "benchmark": "compare",
-                "settings": settings_of(session.options, prepared),
-                "machine": machine(),
-                "versions": session.facts,
-                "matmul_flops_per_second": peak,
-                "cases": cases,
-            }
+    with (
+        tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        session = open_session(options, folder, stack, say)
+        peak = measure_peak(session)
+        cases = [compare_models(session, names, peak) for names in groups(session)]
+    report = {
+        "benchmark": "compare",
+        "settings": settings_of(session.options, session.work),
+        "machine": machine(),
+        "versions": session.facts,
+        "matmul_flops_per_second": peak,
+        "cases": cases,
+    }
     return report | {key: cases[0][key] for key in ("ratio_vs_eager", "ratio_vs_compile")}
 
 

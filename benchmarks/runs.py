@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -127,14 +128,17 @@ class Runs:
         return tried and left < 2 * self._compiling + min(rounds, 0.4 * options.seconds)
 
     def _sample(self, name: str) -> None:
-        """One timed run of a variant, two of ours; after one that is not timed.
+        """One timed run of a variant, two of ours; after something that is not timed.
 
         A process that has waited runs slower at first, which the difference of two runs would turn
         into a step that takes less than it does.
         """
         options, samples = self._session.options, self.samples[name]
         if name != "ours":
-            self._torch(name, options.short)
+            if by_steps(self._session):
+                self._session.torch("start", models=self._names, variant=name)
+            else:
+                self._torch(name, options.short)
             reply = self._torch(name)
             samples.add_direct(reply["init"], reply["steps"], options.long)
             return
@@ -217,19 +221,24 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
     options, folder, found = session.options, session.folder, {}
     opened = {"folder": folder, "precision": options.precision}
     steps = {"models": list(names), "steps": options.short}
-    with open_ours(options) as worker:
-        worker("open", cache=cache(folder), **opened)
-        length = options.short if by_lengths(session) else options.long  # what is in the cache
-        worker("run", **steps | {"steps": length})
-        found["ours"] = worker("memory")
-    best = filter(None, (runs.best("eager"), runs.best("compile")))
-    if session.facts["torch"]["platform"] == "cuda":
-        return found | {
-            name: session.torch("device_memory", variant=name, **steps) for name in best
+    best = [name for name in (runs.best("eager"), runs.best("compile")) if name]
+    on_gpu = session.facts["torch"]["platform"] == "cuda"
+    with contextlib.ExitStack() as stack:  # all import while the first one runs
+        ours = stack.enter_context(open_ours(options))
+        others = {
+            name: stack.enter_context(open_torch(options, folder, keep=False))
+            for name in ([] if on_gpu else best)
         }
-    for name in best:
-        with open_torch(options, folder, keep=False) as worker:
+        ours("open", cache=cache(folder), **opened)
+        length = options.short if by_lengths(session) else options.long  # what is in the cache
+        ours("run", **steps | {"steps": length})
+        found["ours"] = ours("memory")
+        ours.close()
+        for name, worker in others.items():
             worker("open", **opened)
             worker("run", variant=name, **steps)
             found[name] = worker("memory")
+            worker.close()
+    if on_gpu:
+        found |= {name: session.torch("device_memory", variant=name, **steps) for name in best}
     return found

@@ -85,16 +85,11 @@ def prepare(options: Options, folder: str, say: Say) -> work.Work:
     return work.read(folder)
 
 
-def open_session(
-    options: Options,
-    folder: str,
-    prepared: work.Work,
-    stack: contextlib.ExitStack,
-    say: Say,
-) -> Session:
-    """Starts both sides."""
+def open_session(options: Options, folder: str, stack: contextlib.ExitStack, say: Say) -> Session:
+    """Starts both sides, which import their frameworks while the work is written."""
     ours = stack.enter_context(open_ours(options))
     torch = stack.enter_context(open_torch(options, folder))
+    prepared = prepare(options, folder, say)
     facts = {
         "ours": ours("open", folder=folder, precision=options.precision, cache=cache(folder)),
         "torch": torch("open", folder=folder, precision=options.precision),

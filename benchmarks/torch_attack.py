@@ -61,8 +61,8 @@ GPU_ONLY = {
         SPLIT_LAST, True, "networks", "max-autotune"
     ),
 }
-QUICK = (*EAGER, "compile, split, channels_last", "compile, one graph, split, channels_last")
-QUICK_ON_GPU = ("eager, split", "eager, split, channels_last", *list(GPU_ONLY)[:2])
+QUICK = (*list(EAGER)[2:], *list(COMPILED)[:2])
+QUICK_ON_GPU = (*list(EAGER)[2:], *list(GPU_ONLY)[:2])
 
 
 class Progress(NamedTuple):

@@ -71,6 +71,15 @@ class Side:
             "weights": weights.tolist(),
         }
 
+    def start(self, models: Sequence[str], variant: str) -> float:
+        """Seconds of the clean outputs of a variant that has run."""
+        attack = self._attack(tuple(models), variant)
+        self._wait()
+        begin = time.perf_counter()
+        attack.init()
+        self._wait()
+        return time.perf_counter() - begin
+
     def forget(self, variant: str) -> None:
         """Frees what a variant that is not run any more holds, but for its compiled code."""
         gone = {**EAGER, **COMPILED, **GPU_ONLY}[variant]

@@ -151,7 +151,7 @@ def _prepare(folder: str, size: int, batch: int, names: Sequence[str]) -> dict[s
         record = ensemble.metadata[i]
         inputs[f"conditions{i}"] = np.asarray(generator.conditions(None), np.float32)
         state = str(Path(folder) / f"{generator.name}.safetensors")
-        export(record.architecture, str(directory), state)
+        export(record.architecture, record.config, generator.params, state)
         config = dataclasses.asdict(record.config)
         count = inputs[f"conditions{i}"].shape[1]
         models.append(
@@ -163,11 +163,14 @@ def _prepare(folder: str, size: int, batch: int, names: Sequence[str]) -> dict[s
     return dataclasses.asdict(work)
 
 
-def export(arch: str, directory: str, file: str) -> None:
-    """Writes a checkpoint as a PyTorch state dict, by the converters."""
-    from converters.conversion import write
+def export(arch: str, config: Any, params: Any, file: str) -> None:
+    """Writes parameters as a PyTorch state dict, by the converters."""
+    import jax
 
-    write(arch, directory, file)
+    from converters import conversion, files
+
+    state = conversion.to_state_dict(arch, config, jax.tree.map(np.asarray, params))
+    files.write_file(Path(file), state, "")
 
 
 def start(images: np.ndarray) -> np.ndarray:

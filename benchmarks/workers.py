@@ -20,6 +20,8 @@ class BenchmarkError(RuntimeError):
 class Worker:
     """A worker process; ``worker("command", name=value)`` waits for its answer.
 
+    It imports its framework from the start on, before it is asked for anything.
+
     Args:
       side: "jax", "torch" or "prepare".
       threads: how many cores it may use; all if None.
@@ -42,10 +44,12 @@ class Worker:
             env=self._environment(environment or {}),
             preexec_fn=(lambda: limit_cores(threads)) if threads else None,
         )
-        self._read()
+        self._ready = False
 
     def __call__(self, command: str, **arguments: Any) -> Any:
         assert self._process.stdin is not None
+        if not self._ready:
+            self._ready = bool(self._read())
         request = json.dumps({"command": command, "arguments": arguments})
         try:
             self._process.stdin.write(request + "\n")

@@ -176,6 +176,9 @@ class Here:
     def __exit__(self, *exception):
         pass
 
+    def close(self):
+        pass
+
 
 @pytest.fixture
 def here(monkeypatch):
@@ -222,8 +225,8 @@ def draw(file, folder):
 def test_a_wrong_weight_stops_the_comparison(here, monkeypatch, capsys):
     export = work.export
 
-    def export_wrongly(arch, directory, file):
-        export(arch, directory, file)
+    def export_wrongly(arch, config, params, file):
+        export(arch, config, params, file)
         state = load_file(file)
         state["UpBlock2.11.weight"] *= 1.01
         save_file(state, file)
@@ -269,6 +272,22 @@ def test_our_step_is_what_a_run_takes_beyond_the_clean_outputs(platform):
     assert timed.samples["ours"].step() == 2 and timed.samples["ours"].start() == 3
     brief = ("run", 1) if platform == "gpu" else ("start", 0)
     assert asked == [brief, brief, ("run", 4)]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_something_runs_untimed_before_a_variant_is_timed(platform):
+    asked = []
+
+    def torch(name, models, variant, steps=0):
+        asked.append((name, steps))
+        return {"init": 3.0, "steps": 2.0 * steps}
+
+    facts, options = {"torch": {"platform": platform}}, session.Options(short=1, long=4)
+    timed = runs.Runs(types.SimpleNamespace(options=options, facts=facts, torch=torch), ["a"])
+    timed.samples["eager"] = Samples()
+    timed._sample("eager")
+    assert timed.samples["eager"].step() == 2 and timed.samples["eager"].start() == 3
+    assert asked == [("run", 1) if platform == "cuda" else ("start", 0), ("run", 4)]
 
 
 @pytest.mark.parametrize(
@@ -397,6 +416,7 @@ def test_worker_answers_and_says_what_went_wrong():
         worker._process.kill()
         with pytest.raises(BenchmarkError, match="the prepare process ended"):
             worker("no_such_command")
+        worker.close()  # and a second time at the end
 
 
 @pytest.mark.parametrize(
