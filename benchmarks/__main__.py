@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold, compare, kernels, report, scale, work
+from benchmarks import cold, compare, footprint, kernels, report, scale, work
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError, cores
 
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_compare(commands)
     add_compile(commands)
+    add_memory(commands)
     add_scale(commands)
     add_kernels(commands)
     add_plot(commands)
@@ -72,6 +73,18 @@ def add_compile(commands: Any) -> None:
     )
     command.set_defaults(run=run_compile)
     add_work(command)
+
+
+def add_memory(commands: Any) -> None:
+    """The options of ``memory``."""
+    command = commands.add_parser(
+        "memory", help="how much memory an attack takes, in a fresh process, and was planned for"
+    )
+    command.set_defaults(run=run_memory)
+    add_work(command)
+    command.add_argument(
+        "--chunk", type=positive, help="photos that each generator takes at once (what fits)"
+    )
 
 
 def add_scale(commands: Any) -> None:
@@ -161,6 +174,14 @@ def run_compile(options: argparse.Namespace, say: Say) -> None:
     found = cold.measure(compare_options(options), say)
     write_json(options.json, found)
     print(cold.text(found))
+
+
+def run_memory(options: argparse.Namespace, say: Say) -> None:
+    """Runs a step in a fresh process, prints its memory and writes the file."""
+    check_threads(options.threads)
+    found = footprint.measure(compare_options(options), options.chunk, say)
+    write_json(options.json, found)
+    print(footprint.text(found))
 
 
 def run_scale(options: argparse.Namespace, say: Say) -> None:

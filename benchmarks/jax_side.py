@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import memory, peak, work
 from cdmaa_jax import kept
 from cdmaa_jax.attack import Config, State, build, compilation, run
-from cdmaa_jax.attack.memory import plan_chunks
+from cdmaa_jax.attack.memory import footprint, plan_chunks
 from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.tracing import once
@@ -59,6 +59,7 @@ class Side:
         batch: int | None = None,
         domains: int | None = None,
         size: int | None = None,
+        chunk: int | None = None,
     ) -> dict[str, Any]:
         """One attack, timed: the first call with its arguments compiles.
 
@@ -70,15 +71,16 @@ class Side:
           batch: how many photos; those of the work if None.
           domains: how many domains of each model, at most; all if None.
           size: of the photos in pixels; that of the work if None.
+          chunk: how many photos each model takes at once; chosen by memory if None.
         """
         places = self._work.of(models)
         generators = [self._generator(place) for place in places]
         inputs = self._batch(places, batch, domains, size)
         self._stages.clear()
         begin = time.perf_counter()
-        for _ in range(self._runs_until_timed((tuple(models), steps, batch, domains, size))):
+        for _ in range(self._runs_until_timed((tuple(models), steps, batch, domains, size, chunk))):
             config, key = Config(steps=steps, start=work.START), jax.random.key(0)
-            result = jax.block_until_ready(run(config, generators, inputs, key))
+            result = jax.block_until_ready(run(config, generators, inputs, key, chunk=chunk))
         seconds = time.perf_counter() - begin
         return {
             "seconds": seconds,
@@ -98,6 +100,14 @@ class Side:
         begin = time.perf_counter()
         jax.block_until_ready(program(generators, inputs, keys, chunks=chunks))
         return time.perf_counter() - begin
+
+    def plan(self, models: Sequence[str], chunk: int | None = None) -> dict[str, Any]:
+        """How many photos each model takes at once, and the bytes that this is to take."""
+        places = self._work.of(models)
+        generators = [self._generator(place) for place in places]
+        inputs, loss = self._batch(places, None, None, None), Config().loss
+        chunks = plan_chunks(loss, generators, inputs, jax.devices()[0], chunk)
+        return {"chunks": list(chunks), "bytes": footprint(loss, generators, inputs).of(chunks)}
 
     def profile(self, models: Sequence[str], steps: int) -> list[tuple[str, int, float]]:
         """Of one attack on a GPU each kernel's name, how often it ran, and its seconds in all.

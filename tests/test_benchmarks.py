@@ -409,6 +409,17 @@ def test_compilation_is_the_first_run_less_the_second(clock, tmp_path, capsys):
     assert "empty cache: 40.0 s of compilation" in capsys.readouterr().out
 
 
+def test_memory_is_that_of_fresh_processes_beside_the_plan(here, tmp_path, capsys):
+    file = tmp_path / "memory.json"
+    arguments = ["memory", *SMALL, "--batch", "4", "--chunk", "2", "--json", str(file)]
+    assert command.main(arguments) == 0
+    found, said = json.loads(file.read_text()), capsys.readouterr().out
+    assert found["plan"]["chunks"] == [2] and found["plan"]["bytes"] > 0
+    assert found["cached"]["process"] >= found["compiling"]["process"] > 2**20  # one process here
+    peak = f"{found['cached']['process'] / 2**30:.2f} GiB"
+    assert "ugatit (domains: 1, photos at a time: 2)" in said and peak in said
+
+
 def test_worker_answers_and_says_what_went_wrong():
     with Worker("prepare") as worker:
         with pytest.raises(BenchmarkError, match="AttributeError"):
