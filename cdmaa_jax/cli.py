@@ -9,6 +9,7 @@ What imports JAX is imported in the functions, so that ``--help`` is instant.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -444,6 +445,7 @@ def _load(names: Sequence[str]) -> Ensemble:
     from cdmaa_jax.generators.ensembles import load_ensemble
 
     ensemble = load_ensemble(names)
+    gc.freeze()  # what is there now stays; compiling collects garbage often
     _say(f"ensemble {ensemble.name}: {', '.join(g.name for g in ensemble.generators)}")
     return ensemble
 

@@ -12,6 +12,7 @@ import pytest
 
 from cdmaa_jax import kept, processor
 from cdmaa_jax.attack import Config, compilation, prepare, run
+from cdmaa_jax.evaluation import metrics
 from cdmaa_jax.generators import registry
 from cdmaa_jax.images.views import resize
 from cdmaa_jax.types import Batch
@@ -74,6 +75,18 @@ def test_what_is_prepared_is_what_is_run(model, folder, monkeypatch):
     monkeypatch.setattr(kept, "_trace", pytest.fail)
     run(config, model, batch, KEY)
     assert len(compilation._READY) == 1
+
+
+def test_programs_of_the_evaluation_are_kept(model, folder, monkeypatch):
+    batch = batch_of(model)
+    inputs = model, batch.images, batch.conditions[0]
+    first = metrics.edits(*inputs)
+    assert len([*(folder / "traced").iterdir()]) == 1
+    monkeypatch.setattr(kept, "_trace", pytest.fail)
+    kept._programs.clear()
+    assert_equal(metrics.edits(*inputs), first)
+    with kept.programs_in(None):
+        assert_equal(metrics.edits(*inputs), first)
 
 
 def names_of(folder, model, config=Config(steps=2), batch=None, **options):  # noqa: B008

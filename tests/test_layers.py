@@ -17,7 +17,7 @@ ALLOWED = {
     "images": {"types"},
     "attack": {"types", "tracing", "allocator", "processor", "kept"},
     "protection": {"types", "attack", "images"},
-    "evaluation": {"types", "tracing", "generators", "attack", "images", "protection"},
+    "evaluation": {"types", "tracing", "kept", "generators", "attack", "images", "protection"},
     "photos": {"types", "generators", "attack", "images", "protection", "evaluation"},
     "search": {"types", "attack", "images", "protection"},
     "universal": {"types", "attack", "images", "protection"},

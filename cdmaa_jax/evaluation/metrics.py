@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from cdmaa_jax import kept
 from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Generator
 
@@ -35,7 +36,10 @@ def edits(generator: Generator, images: Array | np.ndarray, conditions: np.ndarr
     """
     conditions = np.asarray(conditions, np.float32)
     conditions = np.broadcast_to(conditions, (len(images), *conditions.shape[1:]))
-    return _edits(generator, jnp.asarray(images), conditions)
+    arguments = generator, jnp.asarray(images), jnp.asarray(conditions)
+    if (program := kept.program(_edits, (), arguments, {})) is not None:
+        return program(*jax.tree.leaves(arguments))[0]
+    return _edits_program(*arguments)
 
 
 def losses(clean: Array | np.ndarray, protected: Array | np.ndarray) -> np.ndarray:
@@ -86,10 +90,12 @@ def ssim(original: np.ndarray, protected: np.ndarray) -> float:
     return total / rows
 
 
-@jax.jit
 def _edits(generator: Generator, images: Array, conditions: Array) -> Array:
     with once():
         return jax.vmap(generator, in_axes=(None, 1), out_axes=1)(images, conditions)
+
+
+_edits_program = jax.jit(_edits)
 
 
 def _strips(
