@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
+from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
 
 STEPS = 2
 """Of the program that is compiled; a loop's length does not change what is compiled."""
@@ -45,7 +45,7 @@ def first_run(options: Options, folder: str, names: list[str]) -> tuple[Any, dic
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(open_ours(options))
-        versions = worker("open", folder=folder, precision=options.precision, cache=cache(folder))
+        versions = set_up(worker, options, folder)
         first = worker("run", models=names, steps=STEPS)
         whole = time.perf_counter() - begin
         memory = worker("memory")

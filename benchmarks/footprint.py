@@ -6,7 +6,7 @@ import tempfile
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
+from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
 
 STEPS = 1
 """A loop's turns all take the same memory."""
@@ -25,9 +25,7 @@ def measure(options: Options, chunk: int | None, say: Say) -> dict[str, Any]:
         for state in ("compiling", "cached"):
             say(f"a fresh process, {state}: the clean outputs and a step (seconds to minutes)")
             with open_ours(options) as worker:
-                versions = worker(
-                    "open", folder=folder, precision=options.precision, cache=cache(folder)
-                )
+                versions = set_up(worker, options, folder)
                 plan = worker("plan", **asked)
                 worker("run", steps=STEPS, **asked)
                 found[state] = worker("memory")
@@ -53,12 +51,10 @@ def text(report: dict[str, Any]) -> str:
         + ", ".join(models),
         f"planned: {plan['bytes'] / 2**30:.2f} GiB of arrays",
     ]
-    for state in ("compiling", "cached"):
-        one = report[state]
-        device = one["device"]
+    for state, label in (("compiling", "compiled in it"), ("cached", "from the cache")):
+        process, device = report[state]["process"], report[state]["device"]
         lines.append(
-            f"peak of a process, program {'compiled in it' if state == 'compiling' else state}: "
-            f"{one['process'] / 2**30:.2f} GiB"
+            f"peak of a process, its program {label}: {process / 2**30:.2f} GiB"
             + ("" if device is None else f", {device / 2**30:.2f} GiB on the device")
         )
     return "\n".join(lines)

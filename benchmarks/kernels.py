@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.compare import count
 from benchmarks.machine import machine
 from benchmarks.report import digits, table
-from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
+from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
 from benchmarks.workers import BenchmarkError
 
 STEPS = 80
@@ -44,7 +44,7 @@ def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, 
             )
             here = dataclasses.replace(options, precision=precision)
             with open_ours(here) as worker:
-                versions = worker("open", folder=folder, precision=precision, cache=cache(folder))
+                versions = set_up(worker, here, folder)
                 if versions["platform"] != "gpu":
                     raise BenchmarkError("kernels are timed on a GPU, and JAX has none here")
                 found[precision] = measure_one(worker, names) | {"matmul": worker("matmul")}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.session import Session, cache, open_ours, open_torch
+from benchmarks.session import Session, open_ours, open_torch, set_up
 from benchmarks.statistics import Samples
 from benchmarks.workers import BenchmarkError
 
@@ -219,7 +219,6 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
     """
     session.say("  peak memory")
     options, folder, found = session.options, session.folder, {}
-    opened = {"folder": folder, "precision": options.precision}
     steps = {"models": list(names), "steps": options.short}
     best = [name for name in (runs.best("eager"), runs.best("compile")) if name]
     on_gpu = session.facts["torch"]["platform"] == "cuda"
@@ -229,13 +228,13 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
             name: stack.enter_context(open_torch(options, folder, keep=False))
             for name in ([] if on_gpu else best)
         }
-        ours("open", cache=cache(folder), **opened)
+        set_up(ours, options, folder)
         length = options.short if by_lengths(session) else options.long  # what is in the cache
         ours("run", **steps | {"steps": length})
         found["ours"] = ours("memory")
         ours.close()
         for name, worker in others.items():
-            worker("open", **opened)
+            worker("open", folder=folder, precision=options.precision)
             worker("run", variant=name, **steps)
             found[name] = worker("memory")
             worker.close()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.session import Options, Say, cache, open_ours, prepare, settings_of
+from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
 from benchmarks.statistics import line
 from benchmarks.workers import BenchmarkError, Worker
 
@@ -74,9 +74,7 @@ def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str
         prepared = prepare(options, folder, say)
         settings = settings_of(options, prepared)
         with open_ours(options) as worker:
-            versions = worker(
-                "open", folder=folder, precision=options.precision, cache=cache(folder)
-            )
+            versions = set_up(worker, options, folder)
             found = {
                 axis.name: along(axis, worker, settings, say)
                 for axis in axes(prepared.size, settings["generators"], names)

@@ -91,7 +91,7 @@ def open_session(options: Options, folder: str, stack: contextlib.ExitStack, say
     torch = stack.enter_context(open_torch(options, folder))
     prepared = prepare(options, folder, say)
     facts = {
-        "ours": ours("open", folder=folder, precision=options.precision, cache=cache(folder)),
+        "ours": set_up(ours, options, folder),
         "torch": torch("open", folder=folder, precision=options.precision),
     }
     if facts["ours"]["platform"] == "cpu" and options.precision == "tf32":
@@ -120,9 +120,10 @@ def open_torch(options: Options, folder: str, keep: bool = True) -> Worker:
     return Worker("torch", options.threads, own | (ALLOCATOR if keep else {}))
 
 
-def cache(folder: str) -> str:
-    """Where our compiled programs are kept while the benchmark runs."""
-    return str(Path(folder, "jax"))
+def set_up(ours: Worker, options: Options, folder: str) -> dict[str, Any]:
+    """Gives a process with JAX the work, and a place for compiled programs; what it runs on."""
+    kept = str(Path(folder, "jax"))
+    return ours("open", folder=folder, precision=options.precision, cache=kept)
 
 
 def settings_of(options: Options, prepared: work.Work) -> dict[str, Any]:

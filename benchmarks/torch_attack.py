@@ -61,8 +61,11 @@ GPU_ONLY = {
         SPLIT_LAST, True, "networks", "max-autotune"
     ),
 }
-QUICK = (*list(EAGER)[2:], *list(COMPILED)[:2])
-QUICK_ON_GPU = (*list(EAGER)[2:], *list(GPU_ONLY)[:2])
+_EAGER_SPLIT = tuple(name for name, variant in EAGER.items() if variant.flavour.split)
+QUICK = (
+    *_EAGER_SPLIT, "compile, split, channels_last", "compile, one graph, split, channels_last"
+)  # fmt: skip
+QUICK_ON_GPU = (*_EAGER_SPLIT, *list(GPU_ONLY)[:2])
 
 
 class Progress(NamedTuple):

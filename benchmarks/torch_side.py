@@ -54,25 +54,22 @@ class Side:
 
     def run(self, models: Sequence[str], steps: int, variant: str) -> dict[str, Any]:
         """One attack, timed: the first call with its arguments compiles what it compiles."""
-        attack = self._attack(tuple(models), variant)
+        init, attack = self.start(models, variant), self._attack(tuple(models), variant)
         start = self._images("start")
         self._wait()
         begin = time.perf_counter()
-        attack.init()
-        self._wait()
-        middle = time.perf_counter()
         _, losses, weights = attack.run(start, steps)
         self._wait()
         end = time.perf_counter()
         return {
-            "init": middle - begin,
-            "steps": end - middle,
+            "init": init,
+            "steps": end - begin,
             "losses": losses.tolist(),
             "weights": weights.tolist(),
         }
 
     def start(self, models: Sequence[str], variant: str) -> float:
-        """Seconds of the clean outputs of a variant that has run."""
+        """Seconds of the clean outputs, which come before the first step."""
         attack = self._attack(tuple(models), variant)
         self._wait()
         begin = time.perf_counter()

@@ -68,11 +68,12 @@ def program(
       compiler_options: of XLA.
 
     Returns:
-      the function; None where nothing is kept, or the program depends on what has no description
-      that another process would know it by, someone's own function for example.
+      the function; None where nothing is kept, as on any device but a CPU, or where the program
+      depends on what has no description that another process would know it by, someone's own
+      function for example.
     """
     folder = _folder
-    if folder is None:
+    if folder is None or jax.default_backend() != "cpu":
         return None
     try:
         text = _describe([function, static, arguments])

@@ -89,6 +89,13 @@ def test_programs_of_the_evaluation_are_kept(model, folder, monkeypatch):
         assert_equal(metrics.edits(*inputs), first)
 
 
+def test_only_what_runs_on_a_cpu_is_kept(model, folder, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    images = jnp.zeros((1, 16, 16, 3))
+    assert kept.program(metrics._edits, (), (model, images, model.conditions(None)), {}) is None
+    assert not [*folder.iterdir()]
+
+
 def names_of(folder, model, config=Config(steps=2), batch=None, **options):  # noqa: B008
     before = set((folder / "traced").glob("*"))
     with pytest.MonkeyPatch.context() as patch:  # the name is all that matters

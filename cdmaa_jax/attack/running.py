@@ -144,11 +144,12 @@ def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
 
 
 def _kept_program(task: _Task, devices: Sequence[Any] | None) -> Any:
-    """The program of an attack on a CPU as ``kept`` has it; None where it has none."""
-    if devices is not None or task.device.platform != "cpu":
+    """The program of an attack as ``kept`` has it; None where it has none."""
+    if devices is not None:
         return None
     static = (task.config, task.chunks, is_once(), task.overlap)
-    return kept.program(_attack_kept, static, _arguments_of(task), compiler_options("cpu"))
+    options = compiler_options(task.device.platform)
+    return kept.program(_attack_kept, static, _arguments_of(task), options)
 
 
 def _arguments_of(task: _Task) -> tuple[Any, ...]:
