@@ -334,13 +334,14 @@ def _demo(args: argparse.Namespace) -> int:
         names={original: "protected"},
     )
     outcomes = _watched(photos.protect_photos([original], job, _starting), 1, "protecting")
-    if outcomes[0].status == "failed":
+    entry = outcomes[0].entry
+    if entry is None:
         return _print_result(job, outcomes, args)
     where = args.out / "report.png"
     if outcomes[0].status == "done" or not where.exists():
         _say("drawing report.png")
         drawn = photos.draw_picture(
-            original, args.out / "protected.png", ensemble, job.config.threshold
+            original, args.out / "protected.png", entry, ensemble, job.config.threshold
         )
         files.write_whole(where, drawn)
     status = _print_result(job, outcomes, args)

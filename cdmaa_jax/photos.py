@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -23,12 +22,14 @@ import numpy as np
 
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.evaluation import picture, report
-from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
+from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
+from cdmaa_jax.evaluation.metrics import edits
 from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.generators.registry import architecture
 from cdmaa_jax.images import files
+from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import Photo, PhotoError, Staged, read_photo
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.images.squares import GREY_LEVEL, Look, look, see, write_back
@@ -171,22 +172,29 @@ def evaluate_photos(
             yield Outcome(one.source, "done", entry)
 
 
-def draw_picture(original: Path, protected: Path, ensemble: Ensemble, threshold: float) -> bytes:
+def draw_picture(
+    original: Path, protected: Path, entry: Entry, ensemble: Ensemble, threshold: float
+) -> bytes:
     """The picture of one photo's report, a PNG file.
+
+    Args:
+      original: the photo.
+      protected: its protected copy.
+      entry: what the report says of it, from which the square and L are taken.
+      ensemble: the generators.
+      threshold: of L, beyond which an edit counts as spoilt.
 
     Raises:
       PhotoError: a file cannot be read.
     """
     before, after = read_photo(original).pixels, read_photo(protected).pixels
-    where = look(before)
-    pair = see_pair(before, after, where, ensemble.generators)
-    values = measure(ensemble.generators, [pair])
+    square = Box(**entry["square"])
     panels = [
-        _panel(generator, _title(generator, metadata), pair, values)
+        _panel(generator, metadata, before, after, square, entry["models"][generator.name])
         for generator, metadata in zip(ensemble.generators, ensemble.metadata, strict=True)
     ]
-    psnr = pair.psnr if math.isfinite(pair.psnr) else None
-    return picture.encode(picture.draw_report(before, after, where.square, panels, threshold, psnr))
+    drawn = picture.draw_report(before, after, square, panels, threshold, entry["psnr"])
+    return picture.encode(drawn)
 
 
 def make_report(job: Job, photos: Iterable[Entry], failed: Iterable[Entry] = ()) -> dict[str, Any]:
@@ -533,18 +541,24 @@ def _title(generator: Generator, metadata: Metadata) -> str:
 
 
 def _panel(
-    generator: Generator, title: str, pair: Pair, values: Mapping[str, np.ndarray]
+    generator: Generator,
+    metadata: Metadata,
+    before: np.ndarray,
+    after: np.ndarray,
+    square: Box,
+    losses: Mapping[str, float],
 ) -> picture.Panel:
-    before, after = edits_of_pairs(generator, [pair])
     size = generator.image_size
+    clean, protected = (see(photo, square, size) for photo in (before, after))
+    conditions = generator.conditions(None)
     return picture.Panel(
-        title=title,
+        title=_title(generator, metadata),
         domains=generator.domains,
-        clean=pair.clean[size],
-        protected=pair.protected[size],
-        before=before[0],
-        after=after[0],
-        losses=values[generator.name][0],
+        clean=clean,
+        protected=protected,
+        before=np.asarray(edits(generator, clean[None], conditions))[0],
+        after=np.asarray(edits(generator, protected[None], conditions))[0],
+        losses=np.array([losses[domain] for domain in generator.domains]),
     )
 
 

@@ -72,6 +72,21 @@ def test_the_figures_are_those_of_the_saved_files(job, tmp_path, ensemble):
         assert measured.entry["models"][name] == pytest.approx(values, rel=1e-4)
 
 
+def test_the_picture_shows_what_the_report_tells(job, tmp_path, ensemble, monkeypatch):
+    source = save_photo(tmp_path / "a.png")
+    (done,) = run([source], job)
+    monkeypatch.setattr(photos, "look", None)  # the square is the report's
+
+    def draw(entry):
+        return photos.draw_picture(source, job.out / "a.png", entry, ensemble, 0.05)
+
+    drawn, entry = draw(done.entry), json.loads(json.dumps(done.entry))
+    assert drawn.startswith(b"\x89PNG") and draw(entry) == drawn
+    entry["models"]["stargan"] = dict.fromkeys(entry["models"]["stargan"], 1.0)
+    assert draw(entry) != drawn
+    assert draw(done.entry | {"square": {"top": 2, "left": 0, "size": 30}}) != drawn
+
+
 def test_a_photo_is_protected_alone_as_among_others(job, tmp_path):
     sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(3)]
     run(sources, job)
