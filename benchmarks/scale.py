@@ -203,7 +203,7 @@ def _domains(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> st
 def _models(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     shares = [b - a for (_, a), (_, b) in zip([(0, 0.0), *points], points, strict=False)]
     listed = ", ".join(f"{share:.3f} s" for share in shares)
-    return f"the models, one after another, add {listed}: each its own, combining them is free"
+    return f"the models, one after another, add {listed}: each its own"
 
 
 def _size(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks import memory, peak, solver, work
+from benchmarks import memory, peak, work
 from benchmarks.torch_attack import (
     COMPILED,
     EAGER,
@@ -86,19 +86,6 @@ class Side:
             drop = [key for key in self._networks if key[1:] == _key(0, gone)[1:]]
             for key in drop:
                 del self._networks[key]
-
-    def solve(self, models: int, repeats: int = 50) -> float:
-        """Seconds that the min-norm solver takes per step, Gram matrix included, eager."""
-        images = self._images("images")
-        gradients = torch.randn(len(images), models, *images.shape[1:], device=self._device)
-        used = solver.faces(models).to(self._device)
-        solver.min_norm_weights(gradients, used)
-        self._wait()
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            solver.min_norm_weights(gradients, used)
-        self._wait()
-        return (time.perf_counter() - begin) / repeats
 
     def matmul(self) -> float:
         """The best FLOP per second of a large matrix product."""

@@ -35,7 +35,8 @@ spoils what the generators make of the photo.
   cdmaa demo                           protects a photo that comes along, and shows the proof
   cdmaa protect photo.jpg --out safe   protects your own
 """
-_EXIT_STATUS = "Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted."
+_EXIT_STATUS = """\
+Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _add_demo(commands: Any) -> None:
         help="protect a photo that comes along, and show the proof",
         description="Protects a portrait that comes with scikit-image against the bundled "
         "generators. Writes original.png, protected.png, report.json and report.png, the picture "
-        "to look at. Needs no download; takes a minute or two, less when run again.",
+        "to look at. Needs no download; takes up to a minute or so, less when run again.",
     )
     demo.set_defaults(run=_demo)
     demo.add_argument(

@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("what", choices=("edits", "attacks"))
     parser.add_argument("--portraits", type=Path, required=True, help="folder with portraits.csv")
     parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")
-    parser.add_argument("--ensemble", type=Path, default=ENSEMBLE, help="default: %(default)s")
+    parser.add_argument("--ensemble", type=Path, default=ENSEMBLE, help="default: the bundled one")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--images", type=int, help="only the first so many test portraits")
     parser.add_argument("--seed", type=int, default=0)

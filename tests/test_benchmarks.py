@@ -21,6 +21,7 @@ from benchmarks import (
     kernels,
     machine,
     memory,
+    peak,
     reference,
     runs,
     scale,
@@ -107,11 +108,36 @@ def test_operations_are_those_that_pytorch_counts(arch, changes, split):
     assert counter.get_total_flops() == expected
 
 
-def test_operations_at_official_width_are_those_of_the_largest_layers():
+def test_operations_at_official_width_are_those_of_the_layers_by_hand():
+    """StarGAN, its layers written out again; what is not a convolution is not counted."""
     config = dataclasses.asdict(work.official_config("stargan", 128, {}))
-    block = 2 * 9 * 256 * 256 * 32**2  # one 3×3 convolution of 256 channels at a quarter
-    assert flops.step("stargan", config, 128, 5, 5) > 2 * 5 * 12 * block
-    assert flops.start("stargan", config, 128, 5, 5) * 2 == flops.step("stargan", config, 128, 5, 5)
+    once = 2 * 128**2 * 49 * 3 * 64  # the first convolution's share of the photo
+    edit = 2 * (
+        64**2 * 16 * 64 * 128
+        + 32**2 * 16 * 128 * 256
+        + 12 * 32**2 * 9 * 256 * 256
+        + 32**2 * 16 * 256 * 128  # transposed: of every pixel that goes in
+        + 64**2 * 16 * 128 * 64
+        + 128**2 * 49 * 64 * 3
+    )
+    assert flops.start("stargan", config, 128, 5, 5) == once + 5 * edit
+    assert flops.step("stargan", config, 128, 5, 5) == 2 * (once + 5 * edit)
+
+
+def test_peak_is_the_best_of_all_products():
+    """A clock that goes on by what each product takes."""
+    took = {64: iter((9.0, 2.0, 1.0)), 128: iter((9.0, 4.0))}  # the first of each gets it ready
+    now, seen = [0.0], []
+
+    def square(size):
+        def multiply():
+            now[0] += next(took[size])
+            seen.append(size)
+
+        return multiply
+
+    rate = peak.best_rate((64, 128), square, lambda _: None, lambda: now[0])
+    assert rate == max(2 * 64**3 / 2.0, 2 * 128**3 / 4.0) and seen == [64, 64, 128, 128]
 
 
 @pytest.mark.parametrize("count", (1, 2, 4))
@@ -415,9 +441,9 @@ def test_memory_is_that_of_fresh_processes_beside_the_plan(here, tmp_path, capsy
     assert command.main(arguments) == 0
     found, said = json.loads(file.read_text()), capsys.readouterr().out
     assert found["plan"]["chunks"] == [2] and found["plan"]["bytes"] > 0
-    assert found["cached"]["process"] >= found["compiling"]["process"] > 2**20  # one process here
-    peak = f"{found['cached']['process'] / 2**30:.2f} GiB"
-    assert "ugatit (domains: 1, photos at a time: 2)" in said and peak in said
+    assert min(found[key]["process"] for key in ("cached", "compiling")) > 2**20
+    most = f"{found['cached']['process'] / 2**30:.2f} GiB"
+    assert "ugatit (domains: 1, photos at a time: 2)" in said and most in said
 
 
 def test_worker_answers_and_says_what_went_wrong():
@@ -466,7 +492,12 @@ def test_whole_comparison_with_compiled_variants(tmp_path):
     assert status == 0
     found = json.loads(file.read_text())
     assert found["ratio_vs_eager"] > 0
-    assert found["ratio_vs_compile"] is None or found["ratio_vs_compile"] > 0
+    if torch_side.cpp_compiler():
+        assert found["ratio_vs_compile"] > 0
+        (case,) = found["cases"]
+        assert {why for why in case["left_out"].values() if "steps took" not in why} <= {
+            "out of time"
+        }
 
 
 KERNELS = [

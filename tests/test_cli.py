@@ -292,7 +292,9 @@ def test_defaults_are_those_of_the_library():
     assert args.ensemble == [ensembles.DEFAULT] and args.seed == photos.Job.seed
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("protect",), ("evaluate",), ("info",)])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("protect",), ("evaluate",), ("reproduce",), ("info",)]
+)
 def test_help_fits_a_terminal(call, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = call(*command, "--help", options=())

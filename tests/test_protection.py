@@ -1,7 +1,5 @@
 """``protect`` on arrays: what it accepts, batches and padding, devices, views, failures."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +16,6 @@ QUICK = Config(steps=3)
 @pytest.fixture
 def ensemble():
     return [toy(0), toy(1)]
-
-
-def test_example_of_any_function_as_a_target():
-    results = doctest.testmod(protection)
-    assert results.attempted > 3 and not results.failed
 
 
 def test_results_do_not_depend_on_the_batch_size(x64):
