@@ -35,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl")
+_DIGEST = hashlib.sha256().digest_size
 _LOCK = threading.Lock()
 _folder: Path | None = None
 _programs: dict[tuple[str, Any], Callable[..., Any]] = {}
@@ -101,16 +102,23 @@ def _trace(
     data = bytes(exported.serialize())
     try:
         files.make_folder(path.parent)
-        files.write_whole(path, data)
+        files.write_whole(path, hashlib.sha256(data).digest() + data)
     except files.PhotoError as error:
         _LOG.warning("a traced program is not kept: %s", error)
     return export.deserialize(bytearray(data))  # as others read it, who then find what XLA makes
 
 
 def _read(path: Path) -> export.Exported | None:
-    """The program in a file; None where there is none, or no whole one."""
+    """The program in a file; None where there is none, or no whole one.
+
+    Its digest comes first: what JAX does not look into until it is run may be damaged, too.
+    """
     try:
-        return export.deserialize(bytearray(path.read_bytes()))
+        found = path.read_bytes()
+        digest, data = found[:_DIGEST], found[_DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
+            raise ValueError("it is damaged")
+        return export.deserialize(bytearray(data))
     except FileNotFoundError:
         return None
     except Exception as error:  # of whatever kind the damage is

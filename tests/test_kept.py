@@ -189,7 +189,9 @@ def test_a_damaged_file_is_replaced(model, folder, caplog):
     first = run(config, model, batch, KEY)
     (file,) = (folder / "traced").iterdir()
     whole = file.read_bytes()
-    for damaged in (b"", b"no program at all", whole[: len(whole) // 2]):
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for damaged in (b"", b"no program at all", whole[:middle], flipped):
         file.write_bytes(damaged)
         kept._programs.clear()
         caplog.clear()

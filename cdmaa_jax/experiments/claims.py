@@ -220,9 +220,12 @@ def _claim(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
 ) -> Claim:
-    """That a statistic of the means over images of values [N,...] is positive."""
+    """That a statistic of the means over images of values [N,...] is positive.
+
+    Of one image nothing can be told: its interval is a point.
+    """
     value, (low, high) = _estimate(record, values, statistic)
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else OPEN
+    verdict = OPEN if len(values) == 1 else HOLDS if low > 0 else FAILS if high < 0 else OPEN
     return Claim(source, text, quantity, value, (low, high), verdict)
 
 

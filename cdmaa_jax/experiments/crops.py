@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,13 @@ class Crop:
 
     def entry(self) -> dict[str, Any]:
         """What results tell of it."""
+        known = {} if self.labels is None else {"labels": list(self.labels)}
         return {
             "file": self.file,
             "sha256": self.sha256,
             "crop_sha256": self.crop_sha256,
             "face": self.face,
+            **known,
         }
 
 
@@ -64,6 +66,7 @@ def make_crops(
     aligned: bool = False,
     labels: LabelTable | None = None,
     made: Callable[[PhotoError | None], None] = lambda error: None,
+    without: Collection[str] = (),
 ) -> list[Crop]:
     """The crops of the first ``count`` photos that can be used; those made before are kept.
 
@@ -75,6 +78,7 @@ def make_crops(
       aligned: whether the photos are aligned, so that their centre square is the crop.
       labels: of the photos.
       made: called for each photo, with the error of one that is skipped.
+      without: SHA-256 of photos that are passed over.
 
     Raises:
       PhotoError: the folder cannot be written into.
@@ -92,6 +96,8 @@ def make_crops(
             if error.path == folder or error.path.parent == folder:
                 raise
             made(error)
+            continue
+        if crop.sha256 in without:
             continue
         crops.append(dataclasses.replace(crop, labels=row))
         made(None)

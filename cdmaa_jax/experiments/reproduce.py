@@ -31,6 +31,8 @@ ABLATIONS = {"figure5": "table2", "figure6": "table3", "figure7": "table4"}
 """Figure to the table whose columns it shows."""
 WHAT = (*TABLES[:4], "figure2", "figure4", *ABLATIONS, "related")
 RESULTS = "results"
+SAME_STUDY = ("images", "attributes", "seed", "ensemble", "steps")
+"""What results have in common that are told of together."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def _check(request: Request) -> None:
         number = getattr(request, name)
         if number is not None and number < 1:
             raise ValueError(f"{name.replace('_', ' ')} must be at least 1")
+    if request.seed < 0:
+        raise ValueError("seed must be at least 0")
 
 
 def _study(request: Request, source: Source, listener: Listener) -> tuple[Study, list[str]]:
@@ -157,10 +161,13 @@ def _tuning_crops(
     size = photos.default_canonical_size(request.ensemble, aligned=True)
     names = {crop.file for crop in tested}
     others = [photo for photo in candidates if request.tune_photos or photo.name not in names]
-    crops = make_crops(
-        others, len(tested), request.out / CROPS, size, source.aligned, labels, listener.photo
-    )
-    found = [crop for crop in crops if crop.sha256 not in taken]
+    found = make_crops(
+        others, len(tested), request.out / CROPS, size, source.aligned, labels, listener.photo,
+        taken,
+    )  # fmt: skip
+    if not found and request.tune_photos is not None:
+        what = "none of its photos can be tuned with: they are tested ones, or cannot be used"
+        raise PhotoError(request.tune_photos, what, "give another folder")
     if not found:
         listener.say(
             "there are no photos beside the tested ones to tune methods with: they are tuned on "
@@ -315,7 +322,7 @@ class _Lab:
         for name in WHAT:
             record = read_record(self._request.out / f"{name}.json")
             ours["images"] = few if name == "figure2" else images
-            if all(record.get(key) == ours[key] for key in ("images", "seed", "ensemble", "steps")):
+            if all(record.get(key) == ours[key] for key in SAME_STUDY):
                 found[name] = record
         return found
 

@@ -120,7 +120,8 @@ class Measured:
 def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[str, Any]:
     """All that decides a column's figures; defaults are left out, so that new options change none.
 
-    The size of batches is not in it: it moves a figure by no more than rounding does.
+    The size of batches is not in it: it moves a figure by no more than rounding does. But for what
+    is tuned, which takes so many photos at once.
     """
     known = {
         "format": _FORMAT,
@@ -134,6 +135,7 @@ def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[st
     }
     if uses_tuning:
         known["tuning"] = [[crop.crop_sha256, crop.labels] for crop in study.tuning]
+        known["batch"] = study.batch
     return json.loads(json.dumps(known))
 
 

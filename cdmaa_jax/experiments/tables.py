@@ -67,6 +67,7 @@ def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
         "images": [crop.entry() for crop in study.crops],
         "skipped": list(skipped),
         "labelled": study.labels is not None,
+        "attributes": None if study.labels is None else list(study.labels.attributes),
         "image_size": study.size,
         "ensemble": report.describe(study.ensemble)["generators"],
         "versions": report.versions(),

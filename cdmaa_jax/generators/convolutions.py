@@ -363,7 +363,8 @@ def _primitive(
         return jax.jit(functools.partial(primitive.bind, **options))
 
     def compute(images: Any, kernel: Any, **options: Any) -> jax.Array:
-        return compiled(**options)(images, kernel)
+        with jax.disable_jit(False):  # without jit the primitive would come back here for ever
+            return compiled(**options)(images, kernel)
 
     def shape(images: Any, kernel: Any, **options: Any) -> Any:
         both = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (images, kernel)]

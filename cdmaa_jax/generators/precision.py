@@ -18,11 +18,16 @@ def in_bfloat16(generator: Generator) -> Generator:
     So do losses, gradients and their Gram matrix. It is faster on GPUs and TPUs that have units for
     it, not on CPUs. The statistics of instance norms are float32 all the same.
     """
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), generator.params)
+    params = jax.tree.map(_narrow, generator.params)
     encode = None if generator.encode is None else _InBfloat16(generator.encode)
     return dataclasses.replace(
         generator, apply=_InBfloat16(generator.apply), encode=encode, params=params
     )
+
+
+def _narrow(array: Any) -> Any:
+    """In bfloat16, unless it is of integers or truth values."""
+    return array.astype(jnp.bfloat16) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,5 +37,5 @@ class _InBfloat16:
     function: Callable[..., jax.Array]
 
     def __call__(self, params: Any, x: Any, *conditions: Any) -> jax.Array:
-        half = [array.astype(jnp.bfloat16) for array in (x, *conditions)]
+        half = [_narrow(array) for array in (x, *conditions)]
         return self.function(params, *half).astype(x.dtype)

@@ -65,6 +65,8 @@ class _Apply:
     method: str = "__call__"
 
     def __call__(self, params: Params, *args: Any) -> Any:
+        if args[0].dtype == jnp.float64:  # else they would not meet in a convolution
+            params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
         module = nnx.merge(graph_of(self.arch, self.config)[0], params)
         return getattr(module, self.method)(*args)
 

@@ -27,9 +27,9 @@ def everywhere(value):
     return dict.fromkeys(MODELS, value)
 
 
-def table3(**columns):
+def table3(count=40, **columns):
     base = {name: everywhere(0.01) for name in ("single", "iterative", "uniform", "mgda")}
-    return {"table3": record(base | columns, "mgda")}
+    return {"table3": record(base | columns, "mgda", count)}
 
 
 def verdict_of(claims, text):
@@ -47,6 +47,11 @@ def test_a_difference_that_is_plain_holds():
 def test_the_opposite_does_not_hold():
     claims = judge(table3(uniform=everywhere(0.2)))
     assert verdict_of(claims, "MGDA across models beats uniform weighting").verdict == FAILS
+
+
+def test_of_one_photo_nothing_can_be_told():
+    claims = judge(table3(count=1, mgda=everywhere(0.2)))
+    assert claims and {claim.verdict for claim in claims} == {OPEN}
 
 
 def test_no_difference_cannot_be_told():

@@ -455,6 +455,45 @@ def test_results_of_other_photos_are_not_told_of(ensemble, folder, tmp_path):
     assert read(tmp_path / "out", "results")["results"] == ["table4"]
 
 
+def test_results_of_other_labels_are_not_told_of(ensemble, folder, tmp_path):
+    run(request_of(folder, ensemble, tmp_path / "out", "table4", images=2))
+    table = tmp_path / "labels.csv"
+    rows = [f"{path.name},1,1" for path in sorted(folder.iterdir())]
+    table.write_text("\n".join(["file,Male,Young", *rows]) + "\n")
+    run(request_of(folder, ensemble, tmp_path / "out", "table3", images=2, attributes=table))
+    assert read(tmp_path / "out", "results")["results"] == ["table3"]
+    table.write_text(table.read_text().replace("0.png,1,1", "0.png,-1,1"))
+    run(request_of(folder, ensemble, tmp_path / "out", "table4", images=2, attributes=table))
+    assert read(tmp_path / "out", "results")["results"] == ["table4"]
+
+
+def test_photos_to_tune_with_are_none_of_the_tested_ones(ensemble, folder, tmp_path):
+    """The first two of the other folder are tested ones, under other names."""
+    others = tmp_path / "others"
+    for i in range(4):
+        save_photo(others / f"{i}-again.png", i)
+    request = request_of(folder, ensemble, tmp_path / "out", "related", images=2)
+    request = dataclasses.replace(request, tune_photos=others)
+    said = []
+    run(request, Listener(say=said.append))
+    facts = read(tmp_path / "out", "related")["facts"]
+    assert facts["line-search"]["tuned_on"] == "other photos"
+    assert facts["universal"]["photos"] == 2
+    assert not any("--tune-photos" in line for line in said)
+    for i in (2, 3):
+        (others / f"{i}-again.png").unlink()
+    again = dataclasses.replace(request, out=tmp_path / "again")
+    with pytest.raises(PhotoError, match="none of its photos can be tuned with"):
+        run(again)
+
+
+def test_a_seed_below_zero_is_refused_before_any_work(ensemble, folder, tmp_path):
+    request = request_of(folder, ensemble, tmp_path / "out", images=2)
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        run(dataclasses.replace(request, seed=-1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_related_methods_attack_what_they_should(ensemble):
     table = related_table(ensemble.generators)
     models = ensemble.generators
@@ -482,3 +521,5 @@ def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_
         assert (after.astype(int) - before == expected)[inside].all()
     assert measured.facts["photos"] == 3
     assert column_folder(column, few, True) != column_folder(column, study, True)
+    one_by_one = dataclasses.replace(few, batch_size=1)  # of so many photos is a step
+    assert column_folder(column, few, True) != column_folder(column, one_by_one, True)

@@ -311,6 +311,14 @@ def test_what_is_computed_once_is_the_same_without_transforms(shape):
     assert "dot_general" not in plainly
 
 
+def test_without_jit():
+    images, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 2))
+    expected = convolutions.gather(images, kernel, 1, 1)
+    with jax.disable_jit():
+        found = convolutions.gather(images, kernel, 1, 1)
+    assert jnp.allclose(found, expected)
+
+
 def test_second_derivatives():
     with jax.enable_x64(True):
         x, kernel = images_and_kernel((8, 6, 3, 8, 4, 2, 1))

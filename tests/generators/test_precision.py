@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.work import random_params
-from cdmaa_jax import Config, in_bfloat16, protect
+from cdmaa_jax import Config, Generator, in_bfloat16, protect
 from cdmaa_jax.generators.registry import make_generator
 from tests.attack.toys import photos
 from tests.parity.test_generators import SMALL
@@ -26,6 +26,22 @@ def test_outputs_are_close_and_keep_the_images_type(arch):
     if model.encode is not None:
         latent = half.encode(half.params, x)
         assert latent.dtype == jnp.float32
+
+
+def test_whole_numbers_stay_what_they_are():
+    model = Generator(
+        "toy",
+        lambda params, x, c: x * params["gains"][params["place"]],
+        {"gains": jnp.array([1.0, 2.0]), "place": jnp.array(1)},
+        8,
+        ("edit",),
+        lambda labels: np.zeros((1, 1, 0), np.float32),
+    )
+    half = in_bfloat16(model)
+    assert half.params["place"].dtype == model.params["place"].dtype
+    x = photos(1, 8)
+    found = half(x, jnp.zeros((1, 0)))
+    assert found.dtype == jnp.float32 and jnp.allclose(found, 2 * x, atol=0.02)
 
 
 def test_equal_generators_in_bfloat16_are_equal_to_the_compiler():

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from cdmaa_jax import Config, protect
 from cdmaa_jax.generators import attgan, cyclegan, pix2pix, stargan, stgan, ugatit
 from cdmaa_jax.generators.registry import ARCHITECTURES, architecture, graph_of, make_generator
 
@@ -140,3 +141,12 @@ def test_parameters_that_do_not_fit():
 def test_configurations_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("arch", ["stargan", "attgan"])
+def test_photos_of_float64_are_attacked_in_float64(arch, x64):
+    model = make_generator(arch, TINY[arch], random_params(arch, TINY[arch]))
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3))
+    result = protect(images, model, Config(steps=1))
+    assert result.images.dtype == result.losses.dtype == np.float64
+    assert 0 < np.abs(result.images - images).max() <= 0.05
