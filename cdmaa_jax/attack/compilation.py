@@ -93,7 +93,7 @@ def call_as_graph(graph: Any, plain: Any, *arguments: Any, **options: Any) -> An
 
     ``plain`` comes first: few attacks are over sooner than a second program is compiled. And cuDNN
     sets up its kernels as they first run, which fails while a graph of them is recorded. Where that
-    fails even so, ``plain`` it stays.
+    fails even so, or takes more memory than there is, ``plain`` it stays.
     """
     key = (graph, *_signature((arguments, options)))
     spent = _RUN_FOR.get(key)
@@ -104,8 +104,6 @@ def call_as_graph(graph: Any, plain: Any, *arguments: Any, **options: Any) -> An
     try:
         result = jax.block_until_ready(call(graph, *arguments, **options))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise
         _LOG.warning("an attack runs without a CUDA graph, more slowly: %s", error)
         _NO_GRAPHS.add(key)
         return _call_plain(key, plain, arguments, options)

@@ -179,10 +179,11 @@ def test_no_graph_is_compiled_for_what_is_soon_over(monkeypatch):
     assert graph.compiled == 0
 
 
-def test_where_a_graph_fails_kernels_run_one_by_one(monkeypatch, caplog):
-    graph = Fake(jax.errors.JaxRuntimeError("UNKNOWN: <unknown cudnn status: 5003>"))
+@pytest.mark.parametrize("why", ["UNKNOWN: cudnn status: 5003", "RESOURCE_EXHAUSTED: no memory"])
+def test_where_a_graph_fails_kernels_run_one_by_one(why, monkeypatch, caplog):
+    graph = Fake(jax.errors.JaxRuntimeError(why))
     assert runs_of(graph, Fake(), 4, monkeypatch) == (1, 4)  # tried once
-    assert "5003" in caplog.text
+    assert why in caplog.text
 
 
 def test_each_precision_has_a_graph_of_its_own(monkeypatch):
@@ -191,12 +192,6 @@ def test_each_precision_has_a_graph_of_its_own(monkeypatch):
         with jax.default_matmul_precision(precision):
             runs_of(graph, plain, 2, monkeypatch)
     assert (graph.runs, plain.runs) == (2, 2)
-
-
-def test_a_full_memory_is_told_also_of_a_graph(monkeypatch):
-    graph = Fake(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        runs_of(graph, Fake(), 2, monkeypatch)
 
 
 def test_this_jax_knows_the_options_of_graphs():
