@@ -20,9 +20,9 @@ Labels: TypeAlias = Mapping[str, Any]
 View: TypeAlias = Callable[..., jax.Array]
 """``view(images [B,H,W,3], key) -> [B,h,w,3]``: what a generator sees of the canonical images.
 
-Differentiable. ``key`` is one typed PRNG key for all images that it is given; an attack gives it one
-image at a time, and another key in each step than for the clean reference, so that L of a random
-view also holds what two draws differ by. A view that is not random ignores it."""
+Differentiable. ``key`` is one typed PRNG key for all images that it is given; an attack gives it
+one image at a time, and another key in each step than for the clean reference, so that L of a
+random view also holds what two draws differ by. A view that is not random ignores it."""
 
 
 @dataclasses.dataclass(frozen=True)
