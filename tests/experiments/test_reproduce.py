@@ -21,12 +21,21 @@ from cdmaa_jax.experiments.methods import (
     measure,
     related_table,
 )
-from cdmaa_jax.experiments.reproduce import WHAT, Listener, Request, reproduce
+from cdmaa_jax.experiments.reproduce import (
+    SAME_STUDY,
+    WHAT,
+    Listener,
+    Request,
+    _study,
+    reproduce,
+)
 from cdmaa_jax.experiments.runner import FEW_STEPS, Study, column_folder, measure_column
 from cdmaa_jax.experiments.sources import find_source
+from cdmaa_jax.experiments.tables import about
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import PhotoError, read_photo
+from cdmaa_jax.images.labels import LabelTable
 from tests.tiny import SIZE, save_ensemble, save_photo
 
 
@@ -455,16 +464,16 @@ def test_results_of_other_photos_are_not_told_of(ensemble, folder, tmp_path):
     assert read(tmp_path / "out", "results")["results"] == ["table4"]
 
 
-def test_results_of_other_labels_are_not_told_of(ensemble, folder, tmp_path):
-    run(request_of(folder, ensemble, tmp_path / "out", "table4", images=2))
-    table = tmp_path / "labels.csv"
-    rows = [f"{path.name},1,1" for path in sorted(folder.iterdir())]
-    table.write_text("\n".join(["file,Male,Young", *rows]) + "\n")
-    run(request_of(folder, ensemble, tmp_path / "out", "table3", images=2, attributes=table))
-    assert read(tmp_path / "out", "results")["results"] == ["table3"]
-    table.write_text(table.read_text().replace("0.png,1,1", "0.png,-1,1"))
-    run(request_of(folder, ensemble, tmp_path / "out", "table4", images=2, attributes=table))
-    assert read(tmp_path / "out", "results")["results"] == ["table4"]
+def test_results_of_other_labels_are_not_told_of(study):
+    def labelled(*rows):
+        crops = [dataclasses.replace(c, labels=r) for c, r in zip(study.crops, rows, strict=True)]
+        table = LabelTable(study.out, ("Male", "Young"), {})
+        return dataclasses.replace(study, crops=tuple(crops), labels=table)
+
+    studies = [study, labelled(*[(1, 1)] * 5), labelled((0, 1), *[(1, 1)] * 4)]
+    renamed = dataclasses.replace(studies[1], labels=LabelTable(study.out, ("Young", "Male"), {}))
+    told = [json.dumps([about(one)[key] for key in SAME_STUDY]) for one in (*studies, renamed)]
+    assert len(set(told)) == 4
 
 
 def test_photos_to_tune_with_are_none_of_the_tested_ones(ensemble, folder, tmp_path):
@@ -474,17 +483,15 @@ def test_photos_to_tune_with_are_none_of_the_tested_ones(ensemble, folder, tmp_p
         save_photo(others / f"{i}-again.png", i)
     request = request_of(folder, ensemble, tmp_path / "out", "related", images=2)
     request = dataclasses.replace(request, tune_photos=others)
-    said = []
-    run(request, Listener(say=said.append))
-    facts = read(tmp_path / "out", "related")["facts"]
-    assert facts["line-search"]["tuned_on"] == "other photos"
-    assert facts["universal"]["photos"] == 2
-    assert not any("--tune-photos" in line for line in said)
+    source, said = find_source(folder, ensemble), []
+    study, _ = _study(request, source, Listener(say=said.append))
+    assert [crop.file for crop in study.crops] == ["0.png", "1.png"]
+    assert [crop.file for crop in study.tuning] == ["2-again.png", "3-again.png"]
+    assert not said
     for i in (2, 3):
         (others / f"{i}-again.png").unlink()
-    again = dataclasses.replace(request, out=tmp_path / "again")
     with pytest.raises(PhotoError, match="none of its photos can be tuned with"):
-        run(again)
+        _study(request, source, Listener())
 
 
 def test_a_seed_below_zero_is_refused_before_any_work(ensemble, folder, tmp_path):
