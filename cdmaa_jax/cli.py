@@ -36,7 +36,8 @@ spoils what the generators make of the photo.
   cdmaa protect photo.jpg --out safe   protects your own
 """
 _EXIT_STATUS = """\
-Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated."""
+Exit status: 0 all went well, 1 something failed or a value cannot be, 2 no such command or option,
+130 interrupted, 143 terminated."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,8 +22,7 @@ import numpy as np
 
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.evaluation import picture, report
-from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
-from cdmaa_jax.evaluation.metrics import edits
+from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
 from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.generators.precision import in_bfloat16
@@ -189,8 +188,9 @@ def draw_picture(
     """
     before, after = read_photo(original).pixels, read_photo(protected).pixels
     square = Box(**entry["square"])
+    pair = see_pair(before, after, Look(None, square), ensemble.generators)
     panels = [
-        _panel(generator, metadata, before, after, square, entry["models"][generator.name])
+        _panel(generator, _title(generator, metadata), pair, entry["models"][generator.name])
         for generator, metadata in zip(ensemble.generators, ensemble.metadata, strict=True)
     ]
     drawn = picture.draw_report(before, after, square, panels, threshold, entry["psnr"])
@@ -541,23 +541,17 @@ def _title(generator: Generator, metadata: Metadata) -> str:
 
 
 def _panel(
-    generator: Generator,
-    metadata: Metadata,
-    before: np.ndarray,
-    after: np.ndarray,
-    square: Box,
-    losses: Mapping[str, float],
+    generator: Generator, title: str, pair: Pair, losses: Mapping[str, float]
 ) -> picture.Panel:
+    before, after = edits_of_pairs(generator, [pair])
     size = generator.image_size
-    clean, protected = (see(photo, square, size) for photo in (before, after))
-    conditions = generator.conditions(None)
     return picture.Panel(
-        title=_title(generator, metadata),
+        title=title,
         domains=generator.domains,
-        clean=clean,
-        protected=protected,
-        before=np.asarray(edits(generator, clean[None], conditions))[0],
-        after=np.asarray(edits(generator, protected[None], conditions))[0],
+        clean=pair.clean[size],
+        protected=pair.protected[size],
+        before=before[0],
+        after=after[0],
         losses=np.array([losses[domain] for domain in generator.domains]),
     )
 
