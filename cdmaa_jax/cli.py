@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import json
 import logging
 import os
@@ -43,11 +44,19 @@ Exit status: 0 all went well, 1 something failed or a value cannot be, 2 no such
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; ``argv`` defaults to the process's arguments. Returns the exit status."""
     args = _parser().parse_args(argv)
+    _print_any_name()
     try:
         return _interruptible(lambda: _run(args))
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _print_any_name() -> None:
+    """Lets names that the terminal's encoding lacks be printed, escaped, not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -324,7 +333,9 @@ def _demo(args: argparse.Namespace) -> int:
     from cdmaa_jax.images import files
 
     files.make_folder(args.out)
-    original = args.out / "original.png"
+    original, where = args.out / "original.png", args.out / "report.png"
+    if where.exists() and not args.force and not _is_of_demo(args.out / photos.REPORT, original):
+        raise _in_the_way(where)
     _write_demo_photo(original, args.force)
     ensemble = _load(["demo"])
     job = photos.Job(
@@ -339,7 +350,6 @@ def _demo(args: argparse.Namespace) -> int:
     entry = outcomes[0].entry
     if entry is None:
         return _print_result(job, outcomes, args)
-    where = args.out / "report.png"
     if outcomes[0].status == "done" or not where.exists():
         _say("drawing report.png")
         drawn = photos.draw_picture(
@@ -361,8 +371,26 @@ def _write_demo_photo(path: Path, force: bool) -> None:
     if path.exists() and files.read_bytes(path) == data:
         return
     if path.exists() and not force:
-        raise files.PhotoError(path, "it exists", "choose another --out, or overwrite with --force")
+        raise _in_the_way(path)
     files.write_whole(path, data)
+
+
+def _is_of_demo(path: Path, original: Path) -> bool:
+    """Whether a report tells of the demo's photo, so that the picture beside it is ours, too."""
+    from cdmaa_jax.evaluation.report import read_report
+    from cdmaa_jax.images.files import PhotoError
+
+    try:
+        found = read_report(path)
+    except PhotoError:
+        return False
+    return any(entry["file"] == original.name for entry in (found or {}).get("photos", ()))
+
+
+def _in_the_way(path: Path) -> Exception:
+    from cdmaa_jax.images.files import PhotoError
+
+    return PhotoError(path, "it exists", "choose another --out, or overwrite with --force")
 
 
 def _protect(args: argparse.Namespace) -> int:
@@ -392,8 +420,10 @@ def _protect(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from cdmaa_jax import photos
+    from cdmaa_jax.attack.config import Config
     from cdmaa_jax.evaluation import report
 
+    threshold = Config(threshold=args.threshold).threshold
     pairs = photos.match_photos(args.originals, args.protected)
     ensemble = _load(args.ensemble)
     labels = _labels(args, ensemble)
@@ -403,7 +433,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     outcomes = _watched(steps, len(pairs), "measuring")
     made_with = {"ensemble": report.describe(ensemble), "aligned": args.aligned}
     entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
-    _print_report(report.build(entries, args.threshold, made_with, _failures(outcomes)), args.json)
+    _print_report(report.build(entries, threshold, made_with, _failures(outcomes)), args.json)
     return _status(outcomes)
 
 
@@ -514,7 +544,7 @@ def _print_result(job: Job, outcomes: Sequence[Outcome], args: argparse.Namespac
 
 def _print_report(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(json.dumps(report, indent=2, allow_nan=False))
     elif report["photos"]:
         print(_table(_model_rows(report)))
         print()
@@ -571,7 +601,7 @@ def _facts() -> dict[str, Any]:
     return {
         "versions": versions(),
         "devices": [{"platform": d.platform, "kind": d.device_kind} for d in jax.devices()],
-        "cache": os.fspath(_cache_folder()),
+        "cache": _cache_for_people(),
         "architectures": {entry.name: entry.title for entry in architectures},
         "ensembles": {
             name: {"path": os.fspath(path), "generators": _members(ensembles, name)}
@@ -618,19 +648,30 @@ def _cache_folder() -> Path:
     return Path(base) / "cdmaa-jax"
 
 
+def _cache_for_people() -> str:
+    try:
+        return os.fspath(_cache_folder())
+    except RuntimeError:
+        return f"nowhere: there is no home folder; set {CACHE_VARIABLE}"
+
+
 def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Keeps compiled programs between runs; where that cannot be, does without."""
     import jax
 
     from cdmaa_jax import kept
+    from cdmaa_jax.images.files import PhotoError, make_folder
 
     if args.no_cache or args.run is _info:
         return kept.programs_in(None)
-    folder = _cache_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _say(f"compiled programs are not kept: {folder}: {error.strerror}")
+        folder = _cache_folder()
+        make_folder(folder)
+    except RuntimeError:  # there is no home
+        _say(f"compiled programs are not kept: set {CACHE_VARIABLE} to a folder for them")
+        return kept.programs_in(None)
+    except PhotoError as error:
+        _say(f"compiled programs are not kept: {error.path}: {error.what}")
         return kept.programs_in(None)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -29,10 +29,10 @@ from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.generators.registry import architecture
 from cdmaa_jax.images import files
 from cdmaa_jax.images.faces import Box
-from cdmaa_jax.images.files import Photo, PhotoError, Staged, read_photo
+from cdmaa_jax.images.files import Photo, PhotoError, Staged, read_photo, real_path
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.images.squares import GREY_LEVEL, Look, look, see, write_back
-from cdmaa_jax.protection import protect
+from cdmaa_jax.protection import check_seed, protect
 from cdmaa_jax.types import Generator, Labels
 
 REPORT = "report.json"
@@ -59,15 +59,15 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
     Raises:
       PhotoError: a folder holds no picture or cannot be read.
     """
-    made = {(out / name).resolve() for name in _recorded_copies(out).values()} if out else set()
+    made = {real_path(out / name) for name in _recorded_copies(out).values()} if out else set()
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            inside = [photo for photo in files.pictures_in(path) if photo.resolve() not in made]
+            inside = [photo for photo in files.pictures_in(path) if real_path(photo) not in made]
         else:
             inside = [path]
         for photo in inside:
-            found.setdefault(photo.resolve(), photo)
+            found.setdefault(real_path(photo), photo)
     return list(found.values())
 
 
@@ -89,7 +89,7 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
     copies = _by_stem(find_photos([protected]))
     pairs = [
         (original, _copy_of(original, protected, known, copies))
-        for original in find_photos([originals])
+        for original in find_photos([originals], protected if protected.is_dir() else None)
     ]
     if all(copy is None for _, copy in pairs):
         raise PhotoError(protected, f"no name in it matches one in {originals}", "check the names")
@@ -123,6 +123,14 @@ def protect_photos(
     """
     _check(job)
     files.make_folder(job.out)
+    with files.locked(job.out):
+        yield from _protected(photos, job, starting)
+
+
+def _protected(
+    photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None
+) -> Iterator[Outcome]:
+    """``protect_photos``, in a folder that is this run's alone."""
     ledger = _open_ledger(job)
     todo: list[_Task] = []
     for outcome in _planned(photos, job, ledger):
@@ -157,7 +165,11 @@ def evaluate_photos(
       batch_size: pairs that are measured at once.
       max_pixels: larger photos are refused.
       aligned: whether the photos are face crops already.
+
+    Raises:
+      ValueError: a number is not positive.
     """
+    _check_positive(batch_size=batch_size, max_pixels=max_pixels)
     size = min(batch_size, max(1, len(pairs)))
     for first in range(0, len(pairs), size):
         made: list[_Made] = []
@@ -207,13 +219,14 @@ def read_job_report(job: Job) -> dict[str, Any] | None:
     return report.read_report(job.out / REPORT)
 
 
-def _recorded_copies(folder: Path) -> dict[str, str]:
-    """SHA-256 of an original to the name of its copy, from the report in a folder, if any."""
+def _recorded_copies(folder: Path) -> dict[tuple[str, str], str]:
+    """Name and SHA-256 of originals to the name of the copy, from a folder's report, if any."""
     try:
         found = report.read_report(folder / REPORT)
     except PhotoError:
         return {}
-    return {entry["sha256"]: entry["protected"] for entry in (found or {}).get("photos", ())}
+    entries = (found or {}).get("photos", ())
+    return {(entry["file"], entry["sha256"]): entry["protected"] for entry in entries}
 
 
 def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
@@ -224,17 +237,35 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _copy_of(
-    original: Path, protected: Path, known: Mapping[str, str], copies: Mapping[str, list[Path]]
+    original: Path,
+    protected: Path,
+    known: Mapping[tuple[str, str], str],
+    copies: Mapping[str, list[Path]],
 ) -> Path | None:
-    if known:
-        recorded = known.get(_sha256(original))
-        if recorded is not None and (protected / recorded).exists():
-            return protected / recorded
-    candidates = copies.get(original.stem, [])
+    recorded = _recorded_copy(original, known)
+    if recorded is not None and (protected / recorded).exists():
+        return protected / recorded
+    candidates = [path for path in copies.get(original.stem, []) if not _is_same(path, original)]
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
         raise PhotoError(original, f"{names} all match it", "evaluate the two files alone")
     return candidates[0] if candidates else None
+
+
+def _recorded_copy(original: Path, known: Mapping[tuple[str, str], str]) -> str | None:
+    """The copy that a report tells of, if it does: by name and content, or by content alone."""
+    if not known:
+        return None
+    try:
+        content = _sha256(original)
+    except PhotoError:  # raised again, and told, when it is measured
+        return None
+    by_content = {sha256: name for (_, sha256), name in known.items()}
+    return known.get((original.name, content), by_content.get(content))
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return real_path(path) == real_path(other)
 
 
 def _sha256(path: Path) -> str:
@@ -243,8 +274,10 @@ def _sha256(path: Path) -> str:
 
 def _check(job: Job) -> None:
     """Raises ValueError where options do not fit each other or the labels."""
-    if job.batch_size < 1 or job.canonical_size < 1 or job.max_pixels < 1:
-        raise ValueError("batch size, canonical size and largest number of pixels must be positive")
+    _check_positive(
+        batch_size=job.batch_size, canonical_size=job.canonical_size, max_pixels=job.max_pixels
+    )
+    check_seed(job.seed)
     if job.config.epsilon < GREY_LEVEL:
         raise ValueError(
             f"epsilon {job.config.epsilon:g} is below one grey level, {GREY_LEVEL:.4f}: "
@@ -252,6 +285,12 @@ def _check(job: Job) -> None:
         )
     if job.labels is not None:
         check_labels(job.labels, job.ensemble)
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name.replace('_', ' ')} must be at least 1, not {number}")
 
 
 def check_labels(table: LabelTable, ensemble: Ensemble) -> None:
@@ -308,7 +347,7 @@ def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Tas
     """A task for each photo, or its outcome where it is done already or cannot be done."""
     claims = _claims(photos, job, ledger)
     names = {entry["protected"].casefold() for entry in claims.values()}
-    sources = {photo.resolve() for photo in photos}
+    sources = {real_path(photo) for photo in photos}
     for photo in photos:
         try:
             entry = claims.get(photo)
@@ -324,7 +363,9 @@ def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Tas
 
 
 def _check_target(photo: Path, target: Path, sources: set[Path], job: Job) -> None:
-    if target.resolve() in sources:
+    if files.is_too_long(target.name):
+        raise PhotoError(photo, "its copy's name would be too long", "shorten its name")
+    if real_path(target) in sources:
         raise PhotoError(photo, "its protected copy would replace a photo", "choose another --out")
     if target.is_dir():
         raise PhotoError(target, "it is a folder", "choose another --out")

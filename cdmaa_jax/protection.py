@@ -18,6 +18,8 @@ from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
 
 DEFAULT_BATCH = 8
 """Images per device in one batch; official widths then fit in a few GiB."""
+SEEDS = 2**32
+"""How many there are: JAX's keys are made of 32 bits."""
 _BATCH_AXES: Any = Result(images=0, losses=1, weights=1)  # type: ignore[arg-type]
 
 
@@ -218,15 +220,22 @@ def checked_keys(key: int | Array, count: int) -> Array:
     """A PRNG key for each of N images.
 
     Raises:
-      ValueError: it is neither a seed nor one typed key nor N of them.
+      ValueError: it is neither a seed, 0 to 2^32 - 1, nor one typed key nor N of them.
     """
     if isinstance(key, int | np.integer):
+        check_seed(int(key))
         key = jax.random.key(int(key))
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"key must be a whole number or a key of jax.random.key, not {key!r}")
     if key.shape not in ((), (1,), (count,)):
         raise ValueError(f"there are {key.size} keys, but {count} images")
     return jnp.broadcast_to(key, (count,))
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that JAX would cut to another one."""
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"the seed must be a whole number from 0 to {SEEDS - 1}, not {seed}")
 
 
 def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if (args.out is None) == (args.to_torch is None):
-        parser.error("give --out DIR, or --to-torch FILE for the way back")
+    _check(parser, args)
     try:
         summary = _convert(args) if args.to_torch is None else _convert_back(args)
     except ImportError as error:
@@ -39,8 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", 130)
-    print(json.dumps(summary, indent=2) if args.json else _human(summary))
+    try:
+        print(json.dumps(summary, indent=2) if args.json else _human(summary), flush=True)
+    except OSError as error:  # a full disk, or a reader that has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(f"{summary['written']} is written, but telling of it failed: {error.strerror}")
     return 0
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the command where options do not go together."""
+    if (args.out is None) == (args.to_torch is None):
+        parser.error("give --out DIR, or --to-torch FILE for the way back")
+    if args.to_torch is None:
+        return
+    for name in (*(field.name for field in dataclasses.fields(Given)), "name", "dtype"):
+        if getattr(args, name) != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option} is of no use with --to-torch: the checkpoint says it")
 
 
 def _parser() -> argparse.ArgumentParser:

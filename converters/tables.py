@@ -58,6 +58,8 @@ class Ignored:
     written: bool = True
 
 
+LARGEST_IMAGE = 4096
+"""Pixels a side; a generator of larger ones would not fit into any memory."""
 Table: TypeAlias = tuple[Tensor | Ignored, ...]
 
 
@@ -168,13 +170,18 @@ def ask_image_size(given: Given, official: Sequence[int]) -> int:
     """The image size, which a convolutional network's tensors cannot tell.
 
     Raises:
-      ConversionError: it was not given.
+      ConversionError: it was not given, or is larger than any generator's.
     """
     if given.image_size is None:
         sizes = ", ".join(str(size) for size in official)
         raise ConversionError(
             "the tensors do not tell the image size; give --image-size "
             f"(the official files: {sizes}; the file's name often says)"
+        )
+    if given.image_size > LARGEST_IMAGE:
+        raise ConversionError(
+            f"--image-size {given.image_size} is larger than {LARGEST_IMAGE}; give the side, in "
+            "pixels, that the generator was trained at"
         )
     return given.image_size
 

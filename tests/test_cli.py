@@ -112,6 +112,31 @@ def test_crops_are_taken_as_they_are(protect, call, ensemble, tmp_path):
     assert status == 0 and "aligned" in table
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--batch-size", "-1"), "batch size must be at least 1"),
+        (("--threshold", "nan"), "threshold must be above 0"),
+        (("--threshold", "inf"), "threshold must be above 0"),
+        (("--threshold", "-1"), "threshold must be above 0"),
+    ],
+)
+def test_evaluate_refuses_bad_values(call, ensemble, tmp_path, options, what):
+    photo = save_photo(tmp_path / "a.png")
+    status, out, err = call("evaluate", photo, photo, "--ensemble", ensemble, *options)
+    assert status == 1 and out == "" and len(errors(err)) == 1 and what in errors(err)[0]
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(ensemble, tmp_path):
+    photo = save_photo(tmp_path / "photo-\N{GREEK SMALL LETTER OMEGA}.png")
+    process = _process(
+        "evaluate", photo, photo, "--ensemble", ensemble, "--no-cache",
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"}, encoding="latin-1",
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "photo-\\u03c9.png" in out and not errors(err)
+
+
 def test_evaluate_says_what_is_missing(call, ensemble, tmp_path):
     save_photo(tmp_path / "in" / "a.png"), save_photo(tmp_path / "in" / "b.png")
     save_photo(tmp_path / "out" / "a.png")
@@ -152,8 +177,9 @@ def test_photos_that_cannot_be_protected(protect, tmp_path, make, what):
         (("--steps", "0"), "steps must be a whole number"),
         (("--epsilon", "-1"), "epsilon must be above 0"),
         (("--epsilon", "0.001"), "below one grey level"),
-        (("--batch-size", "0"), "must be positive"),
-        (("--canonical-size", "0"), "must be positive"),
+        (("--batch-size", "0"), "must be at least 1"),
+        (("--seed", 2**64), "seed must be a whole number"),
+        (("--canonical-size", "0"), "must be at least 1"),
         (("--max-pixels", "10"), "more than the limit of 10"),
         (("--labels", "missing.csv"), "no such file"),
     ],
@@ -273,6 +299,14 @@ def test_demo(call, monkeypatch, tmp_path):
     assert status == 1 and "--force" in err
 
 
+def test_demo_overwrites_no_picture_of_others(call, tmp_path):
+    picture = save_photo(tmp_path / "demo" / "report.png")
+    before = picture.read_bytes()
+    status, _, err = call("demo", "--out", tmp_path / "demo")
+    assert status == 1 and len(errors(err)) == 1 and "report.png: it exists" in errors(err)[0]
+    assert picture.read_bytes() == before and os.listdir(tmp_path / "demo") == ["report.png"]
+
+
 def test_options_mirror_the_config():
     parser = argparse.ArgumentParser()
     cli._add_config(parser)
@@ -356,6 +390,32 @@ def test_the_cache_is_kept_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(cli.CACHE_VARIABLE, os.fspath(tmp_path / "file" / "cache"))
     cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
     assert "not kept" in capsys.readouterr().err
+
+
+def test_a_cache_folder_that_cannot_be_written_into(tmp_path, monkeypatch, capsys):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setenv(cli.CACHE_VARIABLE, os.fspath(tmp_path))
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("it is used all the same"))
+    cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
+    assert capsys.readouterr().err == (
+        f"cdmaa: compiled programs are not kept: {tmp_path}: no permission\n"
+    )
+
+
+def test_without_a_home_nothing_is_kept(call, monkeypatch, capsys):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (cli.CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli.Path, "home", homeless)
+    cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
+    assert f"set {cli.CACHE_VARIABLE}" in capsys.readouterr().err
+    status, out, _ = call("info", options=())
+    assert status == 0 and "nowhere: there is no home folder" in out
 
 
 def test_a_reader_that_stops_reading():

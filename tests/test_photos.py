@@ -215,10 +215,17 @@ def test_labels_that_do_not_fit(job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 0}, {"canonical_size": 0}, {"config": Config(epsilon=0.005)}]
+    "change",
+    [
+        {"batch_size": 0},
+        {"canonical_size": 0},
+        {"config": Config(epsilon=0.005)},
+        {"seed": -1},
+        {"seed": 2**32},
+    ],
 )
 def test_options_that_make_no_sense(job, change):
-    with pytest.raises(ValueError, match=r"positive|grey level"):
+    with pytest.raises(ValueError, match=r"at least 1|grey level|seed must be"):
         run([], dataclasses.replace(job, **change))
 
 
@@ -309,6 +316,81 @@ def test_a_report_says_which_copy_is_whose(tmp_path, job):
     run(sources, job)
     matched = dict(photos.match_photos(tmp_path / "x", job.out))
     assert matched == {sources[0]: job.out / "a.png", sources[1]: job.out / "a-2.png"}
+
+
+def test_copies_in_the_folder_of_the_originals(tmp_path, job):
+    folder = save_photo(tmp_path / "in" / "a.jpg").parent
+    run([folder / "a.jpg"], dataclasses.replace(job, out=folder))
+    assert photos.match_photos(folder, folder) == [(folder / "a.jpg", folder / "a.png")]
+
+
+def test_equal_photos_have_copies_of_their_own(tmp_path, job):
+    sources = [save_photo(tmp_path / "x" / name, 3) for name in ("a.png", "b.png")]
+    run(sources, job)
+    matched = dict(photos.match_photos(tmp_path / "x", job.out))
+    assert matched == {source: job.out / source.name for source in sources}
+    renamed = sources[0].rename(tmp_path / "x" / "c.png")
+    matched = dict(photos.match_photos(tmp_path / "x", job.out))
+    assert matched[renamed].parent == job.out and matched[sources[1]] == job.out / "b.png"
+
+
+def test_one_path_that_leads_nowhere_does_not_stop_the_others(tmp_path, job, ensemble):
+    good, loop = save_photo(tmp_path / "in" / "a.png"), tmp_path / "in" / "loop.png"
+    loop.symlink_to("loop.png")
+    gone, long = tmp_path / "in" / "gone.png", save_photo(tmp_path / "in" / f"{'l' * 251}.jpg")
+    gone.symlink_to("nowhere")
+    found = photos.find_photos([tmp_path / "in"])
+    assert found == [good, gone, long, loop]
+    outcomes = {outcome.source: outcome for outcome in run(found, job)}
+    assert outcomes[good].status == "done"
+    assert "no such file" in outcomes[gone].error
+    assert "leads back to itself" in outcomes[loop].error
+    assert outcomes[long].status == "done"  # with .png just as long as a name may be
+    longer = tmp_path / f"{'l' * 252}.a"  # a suffix shorter than .png
+    shutil.copy(good, longer)
+    (outcome,) = run([longer], job)
+    assert "too long" in outcome.error and "shorten its name" in outcome.error
+    pairs = photos.match_photos(tmp_path / "in", job.out)
+    measured = {one.source: one.status for one in photos.evaluate_photos(pairs, ensemble)}
+    assert measured == {good: "done", long: "done", gone: "failed", loop: "failed"}
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, job):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(3)]
+    first = photos.protect_photos(sources, dataclasses.replace(job, batch_size=1))
+    next(first)
+    with pytest.raises(PhotoError, match="another run is writing"):
+        run(sources, job)
+    assert statuses(first) == ["done", "done"]
+    assert statuses(run(sources, job)) == ["skipped"] * 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda report: report.pop("photos"),
+        lambda report: report["photos"].append(7),
+        lambda report: report["photos"][0].pop("square"),
+        lambda report: report["photos"][0].update(psnr="high"),
+        lambda report: report["photos"][0].update(protected="../a.png"),
+    ],
+)
+def test_a_damaged_report_is_told_of(tmp_path, job, damage):
+    source = save_photo(tmp_path / "a.png")
+    run([source], job)
+    report = read_report(job)
+    damage(report)
+    (job.out / "report.json").write_text(json.dumps(report))
+    with pytest.raises(PhotoError, match="it is damaged"):
+        run([source], job)
+    assert photos.match_photos(source.parent, job.out)  # by names
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": -1}, {"max_pixels": 0}])
+def test_measuring_needs_numbers_that_make_sense(tmp_path, ensemble, options):
+    photo = save_photo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="must be at least 1"):
+        list(photos.evaluate_photos([(photo, photo)], ensemble, **options))
 
 
 def test_only_copies_of_the_same_size_are_compared(tmp_path, ensemble):

@@ -29,6 +29,11 @@ FORMAT_VERSION = 1
 _PACKAGES = (
     "cdmaa-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scikit-image",
 )  # fmt: skip
+_ENTRY: dict[str, Any] = {
+    "file": str, "protected": str, "size": dict, "face": dict | None, "square": dict,
+    "linf": float | int, "psnr": float | int | None, "ssim": float | int, "models": dict,
+    "labels": dict | None, "notes": list, "sha256": str, "protected_sha256": str,
+}  # fmt: skip
 _NOT_OURS = "choose another --out, or overwrite with --force"
 
 
@@ -196,7 +201,18 @@ def read_report(path: Path) -> dict[str, Any] | None:
         raise PhotoError(path, "it exists and is no report of this program", _NOT_OURS)
     if report.get("format_version") != FORMAT_VERSION:
         raise PhotoError(path, "another version of this program wrote it", _NOT_OURS)
+    photos = report.get("photos")
+    if not isinstance(photos, list) or not all(map(_is_entry, photos)):
+        raise PhotoError(path, "it is damaged", _NOT_OURS)
     return report
+
+
+def _is_entry(value: object) -> bool:
+    """Whether a value has what ``photo_entry`` gives; its files are of one folder."""
+    if not isinstance(value, dict) or not value.keys() >= _ENTRY.keys():
+        return False
+    of_their_kind = (isinstance(value[name], kind) for name, kind in _ENTRY.items())
+    return all(of_their_kind) and Path(value["protected"]).name == value["protected"]
 
 
 def _summary_of(losses: Sequence[Mapping[str, float]], threshold: float) -> dict[str, Any]:

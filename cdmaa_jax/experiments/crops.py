@@ -125,7 +125,7 @@ def _labels_of(photo: Path, labels: LabelTable | None) -> tuple[int, ...] | None
 def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop]) -> Crop:
     """The crop of a photo, named by the photo's content too."""
     sha256 = hashlib.sha256(files.read_bytes(photo)).hexdigest()
-    name = f"{photo.stem}-{sha256[:12]}.png"
+    name = files.file_name(photo.stem, f"-{sha256[:12]}.png")
     before = known.get(name)
     if before is not None and before.sha256 == sha256 and _is_whole(before):
         return dataclasses.replace(before, file=photo.name)

@@ -23,6 +23,7 @@ from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import PhotoError
+from cdmaa_jax.protection import check_seed
 from cdmaa_jax.tracing import once
 
 CROPS = "crops"
@@ -98,6 +99,12 @@ def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]
     _check(request)
     charts.check()
     files.make_folder(request.out)
+    with files.locked(request.out):
+        yield from _reproduced(request, listener)
+
+
+def _reproduced(request: Request, listener: Listener) -> Iterator[tuple[Path, str]]:
+    """``reproduce``, in a folder that is this run's alone."""
     source = find_source(
         request.photos, request.ensemble, request.attributes, request.partition, request.aligned
     )
@@ -118,8 +125,7 @@ def _check(request: Request) -> None:
         number = getattr(request, name)
         if number is not None and number < 1:
             raise ValueError(f"{name.replace('_', ' ')} must be at least 1")
-    if request.seed < 0:
-        raise ValueError("seed must be at least 0")
+    check_seed(request.seed)
 
 
 def _study(request: Request, source: Source, listener: Listener) -> tuple[Study, list[str]]:

@@ -43,8 +43,8 @@ class Config:
             raise ValueError(
                 "encoder_layers and decoder_layers must be equal to give the size back"
             )
-        if self.image_size % 2**self.encoder_layers:
-            raise ValueError(f"image_size must be a multiple of {2**self.encoder_layers}")
+        if self.image_size < 1 or self.image_size % 2**self.encoder_layers:
+            raise ValueError(f"image_size must be a positive multiple of {2**self.encoder_layers}")
 
 
 class _Encoder(nnx.Module):

@@ -38,8 +38,8 @@ class Config:
         norms.check(self.norm, self.statistics)
         if self.layers < 2:
             raise ValueError("layers must be at least 2")
-        if self.image_size % 2**self.layers:
-            raise ValueError(f"image_size must be a multiple of {2**self.layers}")
+        if self.image_size < 1 or self.image_size % 2**self.layers:
+            raise ValueError(f"image_size must be a positive multiple of {2**self.layers}")
 
     @property
     def features(self):

@@ -26,8 +26,8 @@ class Config:
     blocks: int = 6
 
     def __post_init__(self):
-        if self.image_size % 4:
-            raise ValueError("image_size must be a multiple of 4")
+        if self.image_size % 4 or self.image_size < 8:
+            raise ValueError("image_size must be a multiple of 4 and at least 8")
 
 
 class _ResidualBlock(nnx.Module):

@@ -40,8 +40,8 @@ class Config:
             raise ValueError("stu_kernel_size must be odd to keep the size")
         if not 0 <= self.shortcut_layers < self.layers:
             raise ValueError("shortcut_layers must be at least 0 and below layers")
-        if self.image_size % 2**self.layers:
-            raise ValueError(f"image_size must be a multiple of {2**self.layers}")
+        if self.image_size < 1 or self.image_size % 2**self.layers:
+            raise ValueError(f"image_size must be a positive multiple of {2**self.layers}")
 
 
 class _Encoder(nnx.Module):

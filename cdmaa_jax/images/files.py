@@ -19,19 +19,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
 SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif",
+    ".ppm", ".pgm", ".heic", ".heif",
 )  # fmt: skip
+"""Of pictures; those of HEIC among them, so that their owner is told that they are not read."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_GREY = ("1", "L", "LA")
 _TO_SRGB = ("CMYK", "LAB")
+_BITS_PER_SAMPLE = 258  # the tag of a TIFF file
+_GAMMA = 1 / 2.2
+"""What the PNG format means by sRGB where a file names a gamma."""
+_LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take."""
+_LOCK_FILE = ".cdmaa.lock"
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -42,6 +52,7 @@ _REASONS = {
     errno.ENOTDIR: "a part of its path is a file, not a folder",
     errno.EISDIR: "it is a folder",
     errno.ENAMETOOLONG: "its name is too long",
+    errno.ELOOP: "it is a link that leads back to itself",
 }
 _TO_READ = "check its name and its permissions"
 _TO_WRITE = "choose another --out"
@@ -106,6 +117,8 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures directly in a folder, told by their suffix, by name; hidden ones are left out.
 
+    Links that lead nowhere are among them: reading them says so.
+
     Raises:
       PhotoError: there are none, or the folder cannot be read.
     """
@@ -114,7 +127,7 @@ def pictures_in(folder: Path) -> list[Path]:
     pictures = [
         path
         for path in inside
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     ]
     if not pictures:
         what = "there is no picture in this folder (its subfolders are not searched)"
@@ -165,6 +178,57 @@ def make_folder(path: Path) -> None:
             pass
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same from writing into a folder meanwhile.
+
+    Where the file system knows no locks, there is none.
+
+    Raises:
+      PhotoError: another has it.
+    """
+    path = folder / _LOCK_FILE
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+        while not path.exists():  # another has removed it between our opening and locking it
+            lock.release()
+            lock.acquire()
+    except Timeout:
+        what = "another run is writing into this folder"
+        raise PhotoError(folder, what, "wait for it, or choose another --out") from None
+    except OSError:
+        pass
+    else:
+        _UNFINISHED.add(path)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            discard([Staged(path, path)])
+            lock.release()
+
+
+def real_path(path: Path) -> Path:
+    """The file that a path leads to, by all links; of a link that leads to itself, the path."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: before Python 3.13
+        return path.absolute()
+
+
+def file_name(stem: str, ending: str) -> str:
+    """``stem`` and ``ending`` as a file's name, the stem cut where that would be too long."""
+    while stem and is_too_long(stem + ending):
+        stem = stem[:-1]
+    return stem + ending
+
+
+def is_too_long(name: str) -> bool:
+    """Whether no file can have a name, so long is it."""
+    return len(os.fsencode(name)) > _LONGEST_NAME
+
+
 def stage(path: Path, data: bytes) -> Staged:
     """Writes ``data`` beside ``path`` and to the disk, for ``commit`` to put in its place.
 
@@ -172,6 +236,8 @@ def stage(path: Path, data: bytes) -> Staged:
       PhotoError: it cannot be written; nothing is left behind.
     """
     with _translated(path, _TO_WRITE), LOCK:
+        if is_too_long(path.name):  # before a long work, not as it is put in its place
+            raise OSError(errno.ENAMETOOLONG, "")
         descriptor, name = tempfile.mkstemp(".part", f".{path.stem[:40]}-", path.parent)
         staged = Staged(Path(name), path)
         _UNFINISHED.add(staged.temporary)
@@ -231,7 +297,7 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
                 notes.append("animated: only its first frame is used")
             if _has_16_bits(image, data):
                 notes.append("16 bits per channel were reduced to 8")
-            return _to_rgb(path, _upright(image)), notes
+            return _to_rgb(path, _upright(image), notes), notes
 
 
 def _open(path: Path, data: bytes) -> Image.Image:
@@ -271,7 +337,9 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
 
 
 def _has_16_bits(image: Image.Image, data: bytes) -> bool:
-    """Whether the file has 16 bits per channel; Pillow reads RGB PNGs of 16 bits as 8."""
+    """Whether the file has 16 bits per channel; Pillow reads those of RGB as 8."""
+    if image.format == "TIFF":
+        return 16 in image.tag_v2.get(_BITS_PER_SAMPLE, ())  # type: ignore[attr-defined]
     return image.mode in _GREY_16 or (image.format == "PNG" and data[24:25] == b"\x10")
 
 
@@ -283,21 +351,24 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
     """RGB or RGBA of 8 bits. A profile that is not one of RGB is applied and dropped."""
-    profile = image.info.get("icc_profile")
+    profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
     if image.mode in _GREY_16:
         image = _grey_8(path, image)
     if image.mode == "F":
         raise PhotoError(path, "its pixels are floating-point numbers", "save it with 8 bits first")
     if image.mode in _TO_SRGB:
-        return _to_srgb(image, profile)
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    rgb = image.convert(mode)
-    if profile and not _is_rgb(profile):
-        rgb.info.pop("icc_profile", None)
-    elif profile:
+        return _to_srgb(image, profile, notes)
+    rgb = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if profile and _space(profile) == b"GRAY" and image.mode in _GREY:
+        rgb = _grey_to_srgb(rgb, profile, notes)
+    elif profile and _space(profile) == b"RGB ":
         rgb.info["icc_profile"] = profile
+        return rgb
+    elif gamma and "srgb" not in image.info and not profile:
+        rgb = _of_gamma(rgb, gamma)
+    rgb.info.pop("icc_profile", None)
     return rgb
 
 
@@ -308,24 +379,45 @@ def _grey_8(path: Path, image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """CMYK or Lab as sRGB, through the picture's own profile where that works."""
+def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    """CMYK, Lab or grey as sRGB, through the picture's own profile where that works."""
     if profile:
-        with suppress(ImageCms.PyCMSError, OSError):
+        try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             srgb = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-            if converted is not None:
-                converted.info.pop("icc_profile", None)
-                return converted
+        except (ImageCms.PyCMSError, OSError):
+            converted = None
+        if converted is not None:
+            converted.info.pop("icc_profile", None)
+            return converted
+        notes.append("its colour profile cannot be used: colours may differ")
     rgb = image.convert("RGB")
     rgb.info.pop("icc_profile", None)
     return rgb
 
 
-def _is_rgb(profile: bytes) -> bool:
-    """Whether bytes are an ICC profile of the RGB colour space: its header says so."""
-    return len(profile) >= 128 and profile[36:40] == b"acsp" and profile[16:20] == b"RGB "
+def _grey_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    """A grey picture, as RGB or RGBA, through its own profile."""
+    rgb = _to_srgb(image.getchannel(0), profile, notes)
+    if image.mode == "RGBA":
+        rgb.putalpha(image.getchannel("A"))
+    return rgb
+
+
+def _of_gamma(image: Image.Image, gamma: float) -> Image.Image:
+    """A PNG's pixels by the gamma that it names: level**(1/gamma) is the light, in 0 to 1."""
+    if not 0.01 < gamma < 10 or abs(gamma / _GAMMA - 1) < 0.05:
+        return image
+    light = (np.arange(256) / 255) ** (1 / gamma)
+    levels = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    table = np.rint(255 * levels).astype(int).tolist()
+    return image.point(table * 3 + (list(range(256)) if image.mode == "RGBA" else []))
+
+
+def _space(profile: bytes) -> bytes:
+    """The colour space that the header of an ICC profile names; nothing of other bytes."""
+    return profile[16:20] if len(profile) >= 128 and profile[36:40] == b"acsp" else b""
 
 
 def _umask() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from cdmaa_jax.images.files import PhotoError, read_bytes
 from cdmaa_jax.types import Labels
 
 _VALUES = {"1": 1, "0": 0, "-1": 0, "1.0": 1, "0.0": 0, "-1.0": 0, "true": 1, "false": 0}
+_COUNT = re.compile("[0-9]{1,9}")
 _REMEDY = "see the README for the two formats of label files"
 
 
@@ -33,7 +35,7 @@ def read_labels(path: Path) -> LabelTable:
     except UnicodeDecodeError:
         raise PhotoError(path, "it is not a text file", _REMEDY) from None
     lines = text.splitlines()
-    if lines and lines[0].strip().isdecimal():
+    if lines and _COUNT.fullmatch(lines[0].strip()):
         return _read_celeba(path, lines)
     return _read_csv(path, text)
 
@@ -48,11 +50,15 @@ def _read_celeba(path: Path, lines: Sequence[str]) -> LabelTable:
 
 def _read_csv(path: Path, text: str) -> LabelTable:
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader, [])]
+    try:
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise PhotoError(path, f"line {reader.line_num}: {error}", _REMEDY) from None
+    header = [name.strip() for name in lines[0][1]] if lines else []
     if "file" not in header:
         raise PhotoError(path, "its first line has no column named 'file'", _REMEDY)
     at = header.index("file")
-    rows = [(reader.line_num, [row.pop(at), *row]) for row in reader if len(row) > at]
+    rows = [(number, [row.pop(at), *row]) for number, row in lines[1:] if len(row) > at]
     return _table(path, [name for name in header if name != "file"], rows)
 
 

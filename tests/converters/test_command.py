@@ -90,6 +90,8 @@ def test_without_torch(monkeypatch, capsys):
     (["stargan", "a.pth", "--out", "o", "--to-torch", "f"], "give --out DIR, or --to-torch FILE"),
     (["stargan", "a.pth", "--out", "o", "--attributes", "a,,b"], "give different names"),
     (["stargan", "a.pth", "--out", "o", "--attributes", "a,a"], "give different names"),
+    (["stargan", "a", "--to-torch", "f", "--image-size", "16"], "--image-size is of no use with"),
+    (["stargan", "a", "--to-torch", "f", "--dtype", "float16"], "--dtype is of no use with"),
 ])  # fmt: skip
 def test_usage(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -101,3 +103,27 @@ def test_help_has_examples(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "cdmaa-convert stargan 200000-G.ckpt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arch", ["stargan", "attgan", "stgan", "ugatit", "cyclegan", "pix2pix"])
+@pytest.mark.parametrize("size", ["0", "-64", "6", "1000000"])
+def test_sizes_that_no_generator_has(tmp_path, capsys, arch, size):
+    path = write(tmp_path / "a.pth", official(arch))
+    command = [arch, str(path), "--out", str(tmp_path / "out"), *options(arch)]
+    status = main([*command, "--image-size", size])
+    assert status == 1 and not (tmp_path / "out").exists()
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and ("image_size must be" in line or "--image-size" in line)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_summary_that_cannot_be_printed(tmp_path):
+    path = write(tmp_path / "a.pth", official("stargan"))
+    command = [sys.executable, "-m", "converters", "stargan", str(path)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*command, "--out", str(tmp_path / "out"), *options("stargan")],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "is written, but telling of it failed: No space left on device" in result.stderr

@@ -496,7 +496,7 @@ def test_photos_to_tune_with_are_none_of_the_tested_ones(ensemble, folder, tmp_p
 
 def test_a_seed_below_zero_is_refused_before_any_work(ensemble, folder, tmp_path):
     request = request_of(folder, ensemble, tmp_path / "out", images=2)
-    with pytest.raises(ValueError, match="seed must be at least 0"):
+    with pytest.raises(ValueError, match="seed must be a whole number from 0"):
         run(dataclasses.replace(request, seed=-1))
     assert not (tmp_path / "out").exists()
 

@@ -149,6 +149,143 @@ def test_profile_of_another_space_is_not(tmp_path, mode):
     assert photo.profile is None
 
 
+def grey_profile(curve):
+    """A minimal ICC profile of grey, version 2, whose light is level**curve."""
+
+    def tag(name, data):
+        return name + bytes(4) + data
+
+    text = tag(b"text", b"none\0\0\0\0")
+    white = tag(b"XYZ ", struct.pack(">3i", 63190, 65536, 54061))
+    trc = tag(b"curv", struct.pack(">IHH", 1, round(curve * 256), 0))
+    description = tag(b"desc", struct.pack(">I", 5) + b"grey\0" + bytes(78))
+    parts = {b"cprt": text, b"desc": description + bytes(-len(description) % 4), b"wtpt": white}
+    parts[b"kTRC"] = trc
+    offset, table, body = 128 + 4 + 12 * len(parts), b"", b""
+    for name, data in parts.items():
+        table += name + struct.pack(">II", offset + len(body), len(data))
+        body += data
+    rest = struct.pack(">I", len(parts)) + table + body
+    header = struct.pack(">I", 128 + len(rest)) + bytes(4) + struct.pack(">I", 0x02100000)
+    header += b"mntrGRAYXYZ " + struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
+    header += struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + rest
+
+
+def as_srgb(light):
+    return 255 * np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+@pytest.mark.parametrize("curve", [1.8, 2.4])
+def test_profile_of_grey_is_applied(tmp_path, mode, curve):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(levels).convert(mode)
+    photo = read_photo(saved(tmp_path, image, icc_profile=grey_profile(curve)))
+    assert photo.profile is None and photo.notes == ()
+    assert (photo.alpha is not None) == (mode == "LA")
+    expected = as_srgb((levels / 255) ** curve)
+    assert np.abs(photo.pixels.mean(-1) - expected).max() <= 1.5
+
+
+def test_profile_that_cannot_be_used_is_told_of(tmp_path):
+    broken = srgb()[:16] + b"GRAY" + srgb()[20:]
+    photo = read_photo(saved(tmp_path, picture("L"), icc_profile=broken))
+    assert "colour profile" in photo.notes[0]
+    np.testing.assert_array_equal(photo.pixels[..., 0], np.asarray(picture("L")))
+
+
+def png_with_gamma(image, gamma):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    chunk = b"gAMA" + struct.pack(">I", round(gamma * 100_000))
+    inserted = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return file.getvalue()[:33] + inserted + file.getvalue()[33:]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_gamma_of_png_is_applied(tmp_path, mode):
+    image, path = picture(mode), tmp_path / "a.png"
+    path.write_bytes(png_with_gamma(image, 1.0))
+    photo, levels = read_photo(path), np.asarray(image.convert("RGB"))
+    assert np.abs(photo.pixels - as_srgb(levels / 255)).max() <= 0.5
+    if mode == "RGBA":
+        np.testing.assert_array_equal(photo.alpha, np.asarray(image)[..., 3])
+    path.write_bytes(png_with_gamma(image, 0.45455))
+    np.testing.assert_array_equal(read_photo(path).pixels, levels)
+
+
+def tiff_of_16_bits(levels):
+    """An uncompressed RGB TIFF file of 16 bits per channel."""
+    height, width, _ = levels.shape
+    data, entries = levels.astype("<u2").tobytes(), 9
+    after = 8 + 2 + 12 * entries + 4
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, after), (259, 3, 1, 1),
+        (262, 3, 1, 2), (273, 4, 1, after + 6), (277, 3, 1, 3), (278, 4, 1, height),
+        (279, 4, 1, len(data)),
+    ]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, entries) + table + bytes(4)
+    return head + struct.pack("<3H", 16, 16, 16) + data
+
+
+def test_sixteen_bits_of_tiff_are_told_of(tmp_path):
+    (tmp_path / "a.tiff").write_bytes(tiff_of_16_bits(np.full((20, 20, 3), 0x8000)))
+    photo = read_photo(tmp_path / "a.tiff")
+    assert (photo.pixels == 128).all() and "16 bits" in photo.notes[0]
+
+
+def test_pictures_that_cannot_be_read_are_not_passed_over(tmp_path):
+    for name in ("a.HEIC", "b.jfif", "c.jpe"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "d.png").symlink_to("nowhere")
+    (tmp_path / "e.png").symlink_to("e.png")
+    (tmp_path / "f.png").mkdir()
+    (tmp_path / "notes.txt").write_bytes(b"")
+    found = files.pictures_in(tmp_path)
+    assert [path.name for path in found] == ["a.HEIC", "b.jfif", "c.jpe", "d.png", "e.png"]
+    with pytest.raises(PhotoError, match="no such file"):
+        read_photo(tmp_path / "d.png")
+    with pytest.raises(PhotoError, match="leads back to itself"):
+        read_photo(tmp_path / "e.png")
+    assert files.real_path(tmp_path / "e.png") == tmp_path / "e.png"
+
+
+@pytest.mark.parametrize("letter", ["x", "ß", "写"])
+def test_names_are_cut_to_what_file_systems_take(tmp_path, letter):
+    name = files.file_name(letter * 300, "-1.png")
+    assert name.endswith(letter + "-1.png")
+    files.write_whole(tmp_path / name, b"")
+    assert files.is_too_long(letter + name) and files.file_name("a", ".png") == "a.png"
+    with pytest.raises(PhotoError, match="name is too long"):
+        files.stage(tmp_path / (letter + name), b"")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_folder_is_one_run_s_at_a_time(tmp_path):
+    with files.locked(tmp_path):
+        with pytest.raises(PhotoError, match="another run"), files.locked(tmp_path):
+            pass
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(ZeroDivisionError), files.locked(tmp_path):
+        raise ZeroDivisionError
+    with files.locked(tmp_path):
+        files.discard_unfinished()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch):
+    def no_locks(lock):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(files.FileLock, "acquire", no_locks)
+    with files.locked(tmp_path):
+        files.write_whole(tmp_path / "a", b"")
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_animation_is_its_first_frame(tmp_path):
     first = picture("RGB")
     path = saved(

@@ -49,6 +49,8 @@ def test_csv(tmp_path, absent):
         (CELEBA.replace("2\n", "3\n", 1), "line 1 says 3 images, 2 follow"),
         (CELEBA.replace(" -1  1 -1", " -1  1", 1), "line 3 has 2 labels for 3"),
         ("7\n", "7 images, 0 follow"),
+        ("1" * 5000 + "\n", "no column named 'file'"),
+        ("file,Male\na.png," + "1" * 200_000 + "\n", "line 2: field larger than"),
     ],
 )
 def test_clear_errors(tmp_path, text, what):
