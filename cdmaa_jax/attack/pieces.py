@@ -24,7 +24,7 @@ from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation, each_domain, joined
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.numbers import Numbers, structure_of
-from cdmaa_jax.attack.targets import Target
+from cdmaa_jax.attack.targets import Target, weigh
 from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
@@ -112,6 +112,12 @@ def prepare(attack: Attack, keys: Array) -> None:
     attack.finish(state)
 
 
+def gradients_by(config: Config) -> tuple[str, str]:
+    """What of a configuration the pieces with the models' gradients depend on."""
+    structure = structure_of(config)
+    return _weighted(structure.loss), structure.across_domains
+
+
 def domains_of(
     loss: str,
     ensemble: Sequence[Generator],
@@ -121,8 +127,15 @@ def domains_of(
 ) -> list[tuple[Array, Array]]:
     """Of each model the gradients of its domains, [B,K,H,W,3], and their losses, [B,K]."""
     rows = zip(ensemble, batch.conditions, state.references, state.weights, strict=True)
-    where = (state.images, state.keys, state.time)
+    where, loss = (state.images, state.keys, state.time), _weighted(loss)
     return [call(_each_domain, (loss, None), model, *where, *target) for model, *target in rows]
+
+
+def outputs_of(model: Generator, images: Array, conditions: Array) -> Array:
+    """A model's outputs [B,K,h,w,3] for images that it sees as they are, by the piece for it."""
+    keys = jnp.broadcast_to(jax.random.key(0), (len(images),))  # of no view
+    model = dataclasses.replace(model, view=None)
+    return call(_observe, ("mse", None), model, images, conditions, keys)
 
 
 def losses_of(
@@ -137,12 +150,27 @@ def losses_of(
     """L of every model, image and domain, [B,K], by the pieces that observe the clean images."""
     found = []
     for model, vectors in zip(ensemble, conditions, strict=True):
-        (references, seen), (observed, _) = (
-            call(_observe, (loss, None), model, images, vectors, keys, weights)
+        references, observed = (
+            call(_observe, (_observed(loss), None), model, images, vectors, keys)
             for images in (clean, adversarial)
         )
+        seen = call(_weigh, (loss,), model, clean, keys, weights) if _weighs(loss) else None
         found.append(LOSSES[loss].distance(observed, references, seen))
     return found
+
+
+def _observed(loss: str) -> str:
+    """The first loss that observes the same: their references are one piece."""
+    return next(name for name in LOSSES if LOSSES[name].observe is LOSSES[loss].observe)
+
+
+def _weighted(loss: str) -> str:
+    """A loss that it is one of, with weights for the pixels: their gradients are one piece."""
+    return "face-weighted" if loss == "mse" else loss
+
+
+def _weighs(loss: str) -> bool:
+    return LOSSES[loss].weighs_pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,17 +184,25 @@ class _Pieces:
 
     def init(self, keys: Array) -> State:
         state, batch = self._call_shared(_start, keys), self.batch
-        observed = [
-            self.call(
-                _observe, (self.config.loss, chunk), model, batch.images, conditions, state.keys,
-                batch.weights,
-            )
-            for model, conditions, chunk in zip(
-                self.ensemble, batch.conditions, self.chunks, strict=True
-            )
-        ]  # fmt: skip
-        references, weights = zip(*observed, strict=True)
+        rows = zip(self.ensemble, batch.conditions, self.chunks, strict=True)
+        loss, images, view_keys = _observed(self.config.loss), batch.images, state.keys
+        references = tuple(
+            self.call(_observe, (loss, chunk), model, images, conditions, view_keys)
+            for model, conditions, chunk in rows
+        )
+        pairs = zip(self.ensemble, references, strict=True)
+        weights = tuple(self._weights(*pair, view_keys) for pair in pairs)
         return state._replace(references=references, weights=weights)
+
+    def _weights(self, model: Generator, references: Array, keys: Array) -> Array | None:
+        """Of the pixels, for ``_weighted``: those of the loss, or equal ones."""
+        loss, batch = self.config.loss, self.batch
+        if _weighs(loss):
+            return self.call(_weigh, (loss,), model, batch.images, keys, batch.weights)
+        if not _weighs(_weighted(loss)):
+            return None
+        count, _, height, width, _ = references.shape
+        return jnp.ones((count, height, width), batch.images.dtype)
 
     def step(self, state: State, models: Sequence[Evaluation] | None = None) -> tuple[State, Info]:
         moved, info = self._call_combining(_step, state, models)
@@ -208,7 +244,7 @@ class _Pieces:
     def _evaluate(
         self, state: State, model: Generator, chunk: int | None, *target: Any
     ) -> Evaluation:
-        loss, strategy = self.config.loss, self.config.across_domains
+        loss, strategy = _weighted(self.config.loss), self.config.across_domains
         where = (state.images, state.keys, state.time)
         if strategy == "mgda":
             found = self.call(_each_domain, (loss, chunk), model, *where, *target)
@@ -223,8 +259,15 @@ def without_references(state: State) -> State:
     return state._replace(references=(), weights=())
 
 
-def _observe(loss: str, chunk: int | None, *arguments: Any) -> tuple[Array, Array | None]:
-    return algorithm.observe(loss, chunk, *arguments)
+def _observe(
+    loss: str, chunk: int | None, model: Generator, images: Array, conditions: Array, keys: Array
+) -> Array:
+    references, _ = algorithm.observe(loss, chunk, model, images, conditions, keys, None)
+    return references
+
+
+def _weigh(loss: str, *arguments: Any) -> Array | None:
+    return weigh(loss, *arguments)
 
 
 def _start(config: Config, batch: Batch, numbers: Numbers, keys: Array) -> State:

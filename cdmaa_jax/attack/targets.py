@@ -61,12 +61,21 @@ def make_target(
     """
     seen = see(generator, clean, keys)
     references = LOSSES[loss].observe(generator, seen, conditions).astype(clean.dtype)
+    return Target(generator, conditions, references, weigh(loss, generator, clean, keys, weights))
+
+
+def weigh(
+    loss: str, generator: Generator, clean: Array, keys: Array, weights: Array | None
+) -> Array | None:
+    """The weights of the pixels that a generator sees, [B,h,w]; None for a loss without any.
+
+    ``weights`` [B,H,W] are as for ``make_target``.
+    """
     if not LOSSES[loss].weighs_pixels:
-        return Target(generator, conditions, references)
+        return None
     if weights is None:
         weights = jnp.broadcast_to(face_map(*clean.shape[1:3]), clean.shape[:3])
-    weights = see_weights(generator, weights.astype(clean.dtype), keys)
-    return Target(generator, conditions, references, weights)
+    return see_weights(generator, weights.astype(clean.dtype), keys)
 
 
 def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:

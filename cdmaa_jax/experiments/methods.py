@@ -13,6 +13,7 @@ import numpy as np
 from cdmaa_jax import photos, protection
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.numbers import structure_of
+from cdmaa_jax.attack.pieces import gradients_by
 from cdmaa_jax.experiments import runner
 from cdmaa_jax.experiments.columns import STEPS, Column, Table
 from cdmaa_jax.experiments.crops import Crop, crop_labels
@@ -142,10 +143,9 @@ def program_of(column: Column, study: Study) -> Hashable:
     Of a brief study, whose attacks are compiled in pieces, what the models' gradients depend on.
     """
     models, config = _attacked(column, study)
-    structure = structure_of(config)
     if study.is_brief:
-        return structure.loss, structure.across_domains
-    return tuple(model.name for model in models), structure
+        return gradients_by(config)
+    return tuple(model.name for model in models), structure_of(config)
 
 
 def photo_steps(column: Column, study: Study) -> int:

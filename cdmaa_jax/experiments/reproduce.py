@@ -241,9 +241,10 @@ class _Lab:
     def make(self, name: str) -> str:
         """Measures and writes a result; its text."""
         make = {"figure2": self._figure2, "figure4": self._figure4}
-        if name in make:
-            return make[name]()
-        return self._table(name) if name in TABLES else self._ablation(name)
+        with apart(self._study.is_brief):
+            if name in make:
+                return make[name]()
+            return self._table(name) if name in TABLES else self._ablation(name)
 
     def write_claims(self) -> str:
         """Writes what all results of this study in the folder say of the paper's claims."""
@@ -273,7 +274,7 @@ class _Lab:
 
     def _get(self, column: Column) -> Measured:
         if column not in self._measured:
-            with apart(self._study.is_brief), once(self._is_brief(column)):
+            with once(self._is_brief(column)):
                 self._measured[column] = methods.measure(
                     column, self._study, self._listener.begin, self._listener.progress
                 )
@@ -301,7 +302,7 @@ class _Lab:
 
     def _figure2(self) -> str:
         self._listener.begin(figures.gradient_column(self._default).slug)
-        with apart(self._study.is_brief), once(self._study.is_brief):
+        with once(self._study.is_brief):
             record, chart = figures.measure_figure2(
                 self._default, self._study, self._listener.progress, self._skipped
             )

@@ -18,6 +18,7 @@ from cdmaa_jax.attack import (
     run,
 )
 from cdmaa_jax.attack.numbers import numbers_of
+from cdmaa_jax.evaluation import metrics
 from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
 
 KEY = jax.random.key(0)
@@ -107,10 +108,29 @@ def test_attacks_share_what_they_have_in_common(ensemble, monkeypatch):
     assert compiled(steps=2, across_domains="iterative") == ["evaluate", "evaluate"]
     assert compiled(steps=2, across_domains="single", regularization="log") == []
     assert "evaluate" not in compiled(steps=2, across_domains="mgda")
+    assert compiled(steps=2, loss="face-weighted") == ["weigh", "weigh"]
     assert compiled(steps=2, perturbation="universal") == ["start", "step"]
     alone = dataclasses.replace(batch, conditions=batch.conditions[1:])
     assert "evaluate" not in compiled(ensemble[1:], alone, steps=2)
     assert not new_programs(lambda: losses_apart(ensemble, batch))
+
+
+def test_outputs_are_measured_by_the_piece_that_observes_them(ensemble, monkeypatch):
+    batch = toy_batch(photos(2), ensemble)
+    monkeypatch.setattr(compilation, "_READY", {})
+    run_apart(Config(steps=1), ensemble, batch, KEY)
+    found = []
+
+    def measure():
+        with apart():
+            for model, conditions in zip(ensemble, batch.conditions, strict=True):
+                found.append(metrics.edits(model, batch.images, conditions))
+
+    assert new_programs(measure) == []
+    for model, conditions, edits in zip(ensemble, batch.conditions, found, strict=True):
+        np.testing.assert_allclose(
+            edits, metrics.edits(model, batch.images, conditions), rtol=1e-5, atol=1e-6
+        )
 
 
 def losses_apart(ensemble, batch):

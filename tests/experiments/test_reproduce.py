@@ -75,10 +75,11 @@ def test_a_program_that_many_columns_share_is_compiled_well(study):
     default = methods.program_of(by_table["table3"]["mgda"], study)
     for name in ("table1", "table3", "table4"):
         assert {methods.program_of(c, study) for c in by_table[name].values()} == {default}
-    # Ten of the paper's columns and one of more steps, two models alone, all models joined, one
-    # perturbation for all, and the search's trials with what comes of them.
+    # Ten of the paper's columns and one of more steps, two models alone, all models joined, with
+    # weights for the pixels, one perturbation for all, and the search's trials with what comes of
+    # them.
     trials = 1 + (len(study.ensemble.generators) - 1) * 3
-    assert steps[default] == 50 * (10 + 2 + 1 + 1 + trials + 1) + 63 > FEW_STEPS
+    assert steps[default] == 50 * (10 + 2 + 1 + 1 + 1 + trials + 1) + 63 > FEW_STEPS
     single, iterative, mgda = (
         methods.program_of(by_table["table2"][n], study) for n in ("single", "iterative", "mgda")
     )
