@@ -327,7 +327,7 @@ def _open_ledger(job: Job) -> _Ledger:
             return _Ledger()
         what = f"it tells of photos made with {_difference(found, job, different[0])}"
         raise PhotoError(job.out / REPORT, what, "choose another --out, or overwrite with --force")
-    entries = {entry["protected"]: entry for entry in found["photos"]}
+    entries = {entry["protected"]: entry for entry in report.dated(found)}
     return _Ledger({name: entry for name, entry in entries.items() if (job.out / name).is_file()})
 
 

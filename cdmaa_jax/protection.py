@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -91,6 +92,7 @@ def protect(
         result = run(config, models, batch, keys, devices=devices, chunk=chunk)
         parts.append(_unpad(result, batch.mask))
         check_finite(models, parts[-1].losses, parts[-1].images)
+        _warn_of_constant(models, parts[-1].losses)
     return _join(parts)
 
 
@@ -190,7 +192,7 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
             f"the conditions of {model.name} must be [B,{len(model.domains)},n], a vector for each "
             f"of its domains, not {list(vectors.shape)}"
         )
-    if len(vectors) not in (1, count):
+    if len(vectors) != count and (labels is not None or len(vectors) != 1):
         raise ValueError(f"there are labels of {len(vectors)} images, but {count} images")
     return np.broadcast_to(vectors, (count, *vectors.shape[1:]))
 
@@ -298,6 +300,21 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
         raise ValueError(f"in step {step} the outputs of {names} are not finite (NaN or infinite)")
     if not np.isfinite(np.asarray(found)).all():
         raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
+
+
+def _warn_of_constant(models: Sequence[Generator], losses: Any) -> None:
+    """Warns of generators whose losses [T,N,J] stay 0: what they make does not depend on an image.
+
+    Their gradient is 0, and so is the shortest combination of it with others.
+    """
+    constant = (np.asarray(losses) == 0).all(0).any(0)  # [J]
+    if len(losses) > 1 and constant.any():
+        names = ", ".join(models[j].name for j in np.flatnonzero(constant).tolist())
+        warnings.warn(
+            f"what {names} makes of an image did not change in any step: across_models mgda then "
+            "changes the image for no other generator either; leave it out",
+            stacklevel=3,
+        )
 
 
 def _join(parts: Sequence[Result]) -> Result:

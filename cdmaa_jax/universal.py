@@ -233,7 +233,7 @@ def _step_of(
     fit: _Fit, batch: Batch, carried: Carried
 ) -> tuple[Callable[..., tuple[Carried, Info]], tuple[Any, ...], dict[str, Any]]:
     """The program of a step, what it is called with, and that by name."""
-    device = jax.devices()[0]
+    device = compilation.default_device()
     chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
     arguments = (fit.structure, *fit.start_of(batch), carried)
     return step_program(device.platform), arguments, {"chunks": chunks}

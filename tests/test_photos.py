@@ -12,6 +12,7 @@ from PIL import Image
 
 from cdmaa_jax import photos
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.evaluation import report
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import PhotoError, read_photo
@@ -353,6 +354,22 @@ def test_one_path_that_leads_nowhere_does_not_stop_the_others(tmp_path, job, ens
     pairs = photos.match_photos(tmp_path / "in", job.out)
     measured = {one.source: one.status for one in photos.evaluate_photos(pairs, ensemble)}
     assert measured == {good: "done", long: "done", gone: "failed", loop: "failed"}
+
+
+def test_photos_tell_of_the_versions_that_made_them(tmp_path, job, monkeypatch):
+    first, second = (save_photo(tmp_path / f"{i}.png", i) for i in range(2))
+    now = report.made_with()
+    monkeypatch.setattr(report, "versions", lambda: {"jax": "0.1"})
+    run([first], job)
+    assert read_report(job)["versions"] == {"jax": "0.1"}
+    monkeypatch.undo()
+    for _ in range(2):  # and what is said once is kept
+        run([first, second], job)
+        told = read_report(job)
+        assert {name: told[name] for name in now} == now
+        old, new = told["photos"]
+        assert old["made_with"] == {"versions": {"jax": "0.1"}, "device": now["device"]}
+        assert "made_with" not in new
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path, job):

@@ -81,8 +81,22 @@ def test_labels_choose_the_conditions(ensemble):
     plain = protect(images, ensemble, QUICK, batch_size=2)
     np.testing.assert_allclose(result.losses[:, 0], plain.losses[:, 0], rtol=1e-4)
     assert not np.allclose(result.losses[:, 1], plain.losses[:, 1], rtol=1e-2)
-    with pytest.raises(ValueError, match="labels of 3 images, but 2 images"):
-        protect(images, ensemble, QUICK, labels={"odd": np.zeros(3)})
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"labels of {count} images, but 2 images"):
+            protect(images, ensemble, QUICK, labels={"odd": np.zeros(count)})
+
+
+def test_a_generator_that_ignores_its_input_is_told_of(ensemble):
+    constant = toy(3, name="constant", apply=lambda params, x, c: jnp.zeros_like(x))
+    with pytest.warns(UserWarning, match="what constant makes of an image did not change"):
+        result = protect(photos(2), [*ensemble, constant], QUICK)
+    assert (result.weights[1:, :, -1] == 1).all()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64])
+def test_seeds_that_would_be_cut_are_refused(ensemble, seed):
+    with pytest.raises(ValueError, match="seed must be a whole number from 0 to 4294967295"):
+        protect(photos(1), ensemble, QUICK, seed)
 
 
 def test_another_native_size_is_a_view():

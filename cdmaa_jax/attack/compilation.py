@@ -40,6 +40,14 @@ _OVERLAPPING = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
 """Kernels of a graph run side by side unless one needs what another writes."""
 
 
+def default_device() -> jax.Device:
+    """The device that programs run on where none is chosen: JAX's, or what its user set."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if chosen is None:
+        return jax.devices()[0]
+    return jax.devices(chosen)[0] if isinstance(chosen, str) else chosen
+
+
 def compiler_options(platform: str) -> dict[str, str]:
     """XLA's options for a platform; none where this JAX does not know them."""
     if platform != "cpu":
@@ -140,7 +148,7 @@ def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:
     try:
         release_memory()
         lowered = program.lower(*arguments, **options)
-        if jax.default_backend() == "cpu":
+        if default_device().platform == "cpu":
             _forget_names(lowered.compiler_ir("stablehlo"))
         lowered.compile()
         release_memory()

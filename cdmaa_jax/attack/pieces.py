@@ -334,7 +334,7 @@ _REPEATED = (_evaluate, _each_domain)
 
 
 def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
-    platform = jax.devices()[0].platform
+    platform = compilation.default_device().platform
     quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # elsewhere it is the same
     return _compiled(piece, tuple(static), platform, quick)
 

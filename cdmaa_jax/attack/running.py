@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from cdmaa_jax import kept
 from cdmaa_jax.attack import compilation, pieces
 from cdmaa_jax.attack.algorithm import Attack, Carried, Info, advance, attack_batch, fit
-from cdmaa_jax.attack.compilation import compiler_options, graph_options
+from cdmaa_jax.attack.compilation import compiler_options, default_device, graph_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.memory import can_overlap, plan_chunks
@@ -121,7 +121,7 @@ def _task_of(
     batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
-    device = jax.devices()[0] if devices is None else devices[0]
+    device = default_device() if devices is None else devices[0]
     share = _share(batch, 1 if devices is None else len(devices))
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
@@ -249,7 +249,7 @@ def evaluate_losses(
     arguments = (loss, models, clean, adversarial, fitted, keys, weights)
     if pieces.is_apart():
         return pieces.losses_of(*arguments)
-    return _losses_program(jax.devices()[0].platform)(*arguments)
+    return _losses_program(default_device().platform)(*arguments)
 
 
 @functools.cache
@@ -319,6 +319,11 @@ def _share(batch: Batch, devices: int) -> Batch:
 def _check_batch(
     models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
 ) -> None:
+    if jnp.finfo(batch.images.dtype).bits < 32:
+        raise ValueError(
+            f"images must be float32 or float64, not {batch.images.dtype}, in which gradients "
+            "vanish; in_bfloat16 makes generators compute in half of the bits"
+        )
     if len(batch.conditions) != len(models):
         raise ValueError(
             f"the batch has conditions for {len(batch.conditions)} generators, not {len(models)}"

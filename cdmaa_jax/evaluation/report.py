@@ -26,6 +26,8 @@ from cdmaa_jax.images.squares import Look
 
 FORMAT = "cdmaa-jax report"
 FORMAT_VERSION = 1
+MADE_WITH = "made_with"
+"""Of a photo: its versions and device, where they are not the report's."""
 _PACKAGES = (
     "cdmaa-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scikit-image",
 )  # fmt: skip
@@ -144,7 +146,7 @@ def describe(ensemble: Ensemble) -> dict[str, Any]:
 def build(
     photos: Iterable[Mapping[str, Any]],
     threshold: float,
-    made_with: Mapping[str, Any],
+    given: Mapping[str, Any],
     failed: Iterable[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """The report.
@@ -152,7 +154,7 @@ def build(
     Args:
       photos: entries.
       threshold: τ of the attack rates.
-      made_with: the settings, as ``settings`` gives them, or the part of them that is known.
+      given: the settings, as ``settings`` gives them, or the part of them that is known.
       failed: photos that could not be protected, ``{"file": ..., "error": ...}``.
     """
     photos = list(photos)
@@ -163,10 +165,24 @@ def build(
         "threshold": threshold,
         "photos": photos,
         "failed": list(failed),
-        **made_with,
-        "versions": versions(),
-        "device": jax.devices()[0].device_kind,
+        **given,
+        **made_with(),
     }
+
+
+def made_with() -> dict[str, Any]:
+    """The versions and the device that figures of this process depend on."""
+    return {"versions": versions(), "device": jax.devices()[0].device_kind}
+
+
+def dated(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The photos of a report, those of other versions or another device saying so themselves.
+
+    So they may stand in a report of this process, whose versions and device are of all others.
+    """
+    then = {name: found.get(name) for name in ("versions", "device")}
+    note = {} if then == made_with() else {MADE_WITH: then}
+    return [{**note, **entry} for entry in found["photos"]]
 
 
 def versions() -> dict[str, str]:

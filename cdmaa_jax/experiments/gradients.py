@@ -105,7 +105,7 @@ def _batch_of(
 
 
 def _platform() -> str:
-    return jax.devices()[0].platform
+    return compilation.default_device().platform
 
 
 def join(traces: Sequence[Trace]) -> Trace:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ class Measured:
       folder: of the protected files.
       files: names of the protected files, in the order of the crops.
       facts: what the method found out on its way, to be told with the figures.
+      made_with: other versions and devices than this process's, with which some of it was measured.
     """
 
     column: Column
@@ -115,6 +116,7 @@ class Measured:
     folder: Path
     files: tuple[str, ...] = field(repr=False)
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    made_with: tuple[dict[str, Any], ...] = ()
 
 
 def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[str, Any]:
@@ -232,7 +234,17 @@ def _measured(column: Column, study: Study, job: Job, about: dict[str, Any]) -> 
         folder=job.out,
         files=tuple(row["protected"] for row in rows),
         facts=about.get("facts", {}),
+        made_with=_different(row.get(report.MADE_WITH) for row in rows),
     )
+
+
+def _different(notes: Iterable[dict[str, Any] | None]) -> tuple[dict[str, Any], ...]:
+    """The notes that are not this process's own, each once."""
+    others: list[dict[str, Any]] = []
+    for note in notes:
+        if note is not None and note != report.made_with() and note not in others:
+            others.append(note)
+    return tuple(others)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from cdmaa_jax.evaluation import report
@@ -51,6 +50,7 @@ def build_table(
         "quality": {name: _quality(one) for name, one in measured.items()},
         "paper": _printed(table.name),
         "configuration": {name: _configuration(one) for name, one in measured.items()},
+        "made_with": {name: one.made_with for name, one in measured.items() if one.made_with},
         "facts": {name: one.facts for name, one in measured.items() if one.facts},
         "threshold": threshold,
         "seconds": {name: round(one.seconds, 3) for name, one in measured.items()},
@@ -70,8 +70,7 @@ def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
         "attributes": None if study.labels is None else list(study.labels.attributes),
         "image_size": study.size,
         "ensemble": report.describe(study.ensemble)["generators"],
-        "versions": report.versions(),
-        "device": jax.devices()[0].device_kind,
+        **report.made_with(),
     }
 
 
@@ -120,6 +119,9 @@ def _protocol(record: Mapping[str, Any]) -> str:
         f"crops of {record['image_size']} px, saved as 8-bit files and read back, "
         f"seed {record['seed']}."
     )
+    if record["made_with"]:
+        names = ", ".join(record["headings"][name] for name in record["made_with"])
+        text += f" Measured in part with other versions or on another device: {names}."
     if record["paper"]:
         text += f" Columns marked “paper” are of {record['paper']['source']}."
     return text

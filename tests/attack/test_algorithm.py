@@ -1,5 +1,6 @@
 """What holds of every attack, whatever its options and its batch."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -273,6 +274,14 @@ def test_the_batch_must_fit_the_ensemble():
         run(Config(steps=1), [toy(0), toy(1)], batch, jax.random.key(0))
     with pytest.raises(ValueError, match="ensemble is empty"):
         run(Config(steps=1), [], batch, jax.random.key(0))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_images_of_half_the_bits_are_refused(dtype):
+    batch = toy_batch(photos(1), [toy(0)])
+    batch = dataclasses.replace(batch, images=batch.images.astype(dtype))
+    with pytest.raises(ValueError, match=f"must be float32 or float64, not {dtype}"):
+        run(Config(steps=1), toy(0), batch, jax.random.key(0))
 
 
 def test_losses_of_clean_images_are_zero():

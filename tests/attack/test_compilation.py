@@ -198,3 +198,12 @@ def test_this_jax_knows_the_options_of_graphs():
     assert "CONVOLUTION" in compilation.graph_options(False)["xla_gpu_enable_command_buffer"]
     assert len(compilation.graph_options(True)) == 2
     assert compilation._known({"xla_no_such_option": "1"}) == {}
+
+
+def test_the_default_device_is_what_its_user_set():
+    first, second = jax.devices()[:2]
+    assert compilation.default_device() == first
+    with jax.default_device(second):
+        assert compilation.default_device() == second
+    with jax.default_device("cpu"):
+        assert compilation.default_device() == first

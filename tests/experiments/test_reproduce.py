@@ -11,7 +11,7 @@ from PIL import Image
 from cdmaa_jax import photos
 from cdmaa_jax.attack import apart, compilation
 from cdmaa_jax.attack.config import Config
-from cdmaa_jax.evaluation import metrics
+from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.experiments import figures, methods, paper
 from cdmaa_jax.experiments.columns import Column, options, paper_tables
 from cdmaa_jax.experiments.crops import make_crops
@@ -208,6 +208,29 @@ def test_a_table_has_what_reproduces_it(ensemble, folder, tmp_path):
     assert text == (out / "table3.md").read_text() and paper.SOURCE in text
     with Image.open(out / "table3.png") as chart:
         assert chart.size[0] > 500
+
+
+def test_columns_of_other_versions_are_told_of(ensemble, folder, tmp_path, monkeypatch):
+    request, now = request_of(folder, ensemble, tmp_path / "out", "table4", images=2), []
+    versions = report.versions
+
+    def stop(name):
+        if len(now) == 1:
+            raise KeyboardInterrupt
+        now.append(name)
+
+    monkeypatch.setattr(report, "versions", lambda: {"jax": "0.1"})
+    with pytest.raises(KeyboardInterrupt):
+        run(request, Listener(begin=stop))
+    monkeypatch.setattr(report, "versions", versions)
+    run(request)
+    record = read(request.out, "table4")
+    (column,) = record["made_with"]
+    (told,) = record["made_with"][column]
+    assert told == {"versions": {"jax": "0.1"}, "device": record["device"]}
+    heading = record["headings"][column]
+    line = f"Measured in part with other versions or on another device: {heading}."
+    assert line in (request.out / "table4.md").read_text()
 
 
 def test_the_papers_figures_stand_in_columns_of_their_own(ensemble, folder, tmp_path):
