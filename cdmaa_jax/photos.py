@@ -169,7 +169,7 @@ def evaluate_photos(
     Raises:
       ValueError: a number is not positive.
     """
-    _check_positive(batch_size=batch_size, max_pixels=max_pixels)
+    check_positive(batch_size=batch_size, max_pixels=max_pixels)
     size = min(batch_size, max(1, len(pairs)))
     for first in range(0, len(pairs), size):
         made: list[_Made] = []
@@ -219,14 +219,21 @@ def read_job_report(job: Job) -> dict[str, Any] | None:
     return report.read_report(job.out / REPORT)
 
 
-def _recorded_copies(folder: Path) -> dict[tuple[str, str], str]:
-    """Name and SHA-256 of originals to the name of the copy, from a folder's report, if any."""
+def _recorded_copies(folder: Path) -> dict[tuple[str | None, str], str]:
+    """Originals to the names of their copies, from the report in a folder, if any.
+
+    By name and SHA-256, and by None and SHA-256 for those that were renamed.
+    """
     try:
         found = report.read_report(folder / REPORT)
     except PhotoError:
         return {}
     entries = (found or {}).get("photos", ())
-    return {(entry["file"], entry["sha256"]): entry["protected"] for entry in entries}
+    return {
+        (name, entry["sha256"]): entry["protected"]
+        for entry in entries
+        for name in (entry["file"], None)
+    }
 
 
 def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
@@ -239,7 +246,7 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
 def _copy_of(
     original: Path,
     protected: Path,
-    known: Mapping[tuple[str, str], str],
+    known: Mapping[tuple[str | None, str], str],
     copies: Mapping[str, list[Path]],
 ) -> Path | None:
     recorded = _recorded_copy(original, known)
@@ -252,16 +259,15 @@ def _copy_of(
     return candidates[0] if candidates else None
 
 
-def _recorded_copy(original: Path, known: Mapping[tuple[str, str], str]) -> str | None:
-    """The copy that a report tells of, if it does: by name and content, or by content alone."""
+def _recorded_copy(original: Path, known: Mapping[tuple[str | None, str], str]) -> str | None:
+    """The copy that a report tells of, if it does."""
     if not known:
         return None
     try:
         content = _sha256(original)
     except PhotoError:  # raised again, and told, when it is measured
         return None
-    by_content = {sha256: name for (_, sha256), name in known.items()}
-    return known.get((original.name, content), by_content.get(content))
+    return known.get((original.name, content), known.get((None, content)))
 
 
 def _is_same(path: Path, other: Path) -> bool:
@@ -274,7 +280,7 @@ def _sha256(path: Path) -> str:
 
 def _check(job: Job) -> None:
     """Raises ValueError where options do not fit each other or the labels."""
-    _check_positive(
+    check_positive(
         batch_size=job.batch_size, canonical_size=job.canonical_size, max_pixels=job.max_pixels
     )
     check_seed(job.seed)
@@ -287,7 +293,8 @@ def _check(job: Job) -> None:
         check_labels(job.labels, job.ensemble)
 
 
-def _check_positive(**numbers: int) -> None:
+def check_positive(**numbers: int) -> None:
+    """Raises ValueError for a number below 1, by its name."""
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name.replace('_', ' ')} must be at least 1, not {number}")

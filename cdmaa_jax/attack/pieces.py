@@ -154,7 +154,7 @@ def losses_of(
             call(_observe, (_observed(loss), None), model, images, vectors, keys)
             for images in (clean, adversarial)
         )
-        seen = call(_weigh, (loss,), model, clean, keys, weights) if _weighs(loss) else None
+        seen = call(weigh, (loss,), model, clean, keys, weights) if _weighs(loss) else None
         found.append(LOSSES[loss].distance(observed, references, seen))
     return found
 
@@ -198,7 +198,7 @@ class _Pieces:
         """Of the pixels, for ``_weighted``: those of the loss, or equal ones."""
         loss, batch = self.config.loss, self.batch
         if _weighs(loss):
-            return self.call(_weigh, (loss,), model, batch.images, keys, batch.weights)
+            return self.call(weigh, (loss,), model, batch.images, keys, batch.weights)
         if not _weighs(_weighted(loss)):
             return None
         count, _, height, width, _ = references.shape
@@ -264,10 +264,6 @@ def _observe(
 ) -> Array:
     references, _ = algorithm.observe(loss, chunk, model, images, conditions, keys, None)
     return references
-
-
-def _weigh(loss: str, *arguments: Any) -> Array | None:
-    return weigh(loss, *arguments)
 
 
 def _start(config: Config, batch: Batch, numbers: Numbers, keys: Array) -> State:

@@ -121,10 +121,9 @@ def _reproduced(request: Request, listener: Listener) -> Iterator[tuple[Path, st
 
 
 def _check(request: Request) -> None:
-    for name in ("images", "steps", "batch_size"):
-        number = getattr(request, name)
-        if number is not None and number < 1:
-            raise ValueError(f"{name.replace('_', ' ')} must be at least 1")
+    photos.check_positive(images=request.images, steps=request.steps)
+    if request.batch_size is not None:
+        photos.check_positive(batch_size=request.batch_size)
     check_seed(request.seed)
 
 

@@ -42,6 +42,7 @@ _GAMMA = 1 / 2.2
 _LONGEST_NAME = 255
 """Bytes of a file's name that file systems take."""
 _LOCK_FILE = ".cdmaa.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -189,18 +190,19 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder / _LOCK_FILE
     lock = FileLock(path, blocking=False)
-    try:
-        lock.acquire()
-        while not path.exists():  # another has removed it between our opening and locking it
-            lock.release()
+    with _translated(folder, _TO_WRITE):
+        try:
             lock.acquire()
-    except Timeout:
-        what = "another run is writing into this folder"
-        raise PhotoError(folder, what, "wait for it, or choose another --out") from None
-    except OSError:
-        pass
-    else:
-        _UNFINISHED.add(path)
+            while not path.exists():  # another has removed it between our opening and locking it
+                lock.release()
+                lock.acquire()
+            _UNFINISHED.add(path)
+        except Timeout:
+            what = "another run is writing into this folder"
+            raise PhotoError(folder, what, "wait for it, or choose another --out") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
     try:
         yield
     finally:

@@ -286,6 +286,15 @@ def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_lock_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
+    def full(lock):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.FileLock, "acquire", full)
+    with pytest.raises(PhotoError, match="the disk is full"), files.locked(tmp_path):
+        pass
+
+
 def test_animation_is_its_first_frame(tmp_path):
     first = picture("RGB")
     path = saved(
