@@ -26,19 +26,18 @@ class Work:
     cost: float
 
 
-def cost(column: Column, generators: Sequence[Generator]) -> float:
+def cost(column: Column, attacked: Sequence[Generator], measured: Sequence[Generator]) -> float:
     """What a crop of a column costs, about, in passes of one domain of one model.
 
     A pass back costs about twice one forth. ``mgda`` across domains takes each of them back alone,
     but for what they share that is no more work.
     """
-    attacked = [g for g in generators if column.model in (None, g.name)]
     count = sum(len(g.domains) for g in attacked)
     strategy = column.config.across_domains
     if strategy == "single" or (strategy == "iterative" and column.config.update != "apgd"):
         count = len(attacked)
     passes = 4 if strategy == "mgda" else 3
-    measuring = 2 * sum(len(g.domains) for g in generators)
+    measuring = 2 * sum(len(g.domains) for g in measured)
     return passes * count * column.config.resolve().steps + measuring
 
 

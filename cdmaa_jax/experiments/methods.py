@@ -81,15 +81,16 @@ def works_of(column: Column, study: Study) -> list[Work]:
     """What measuring a column will take: fitting first, where the method fits something."""
     models = study.ensemble.generators
     done = runner.count_done(column, study, column.method in FITTED)
-    own = [Work(column.slug, len(study.crops), done, cost(column, models))]
+    each = cost(column, attacked(column, models), models)
+    own = [Work(column.slug, len(study.crops), done, each)]
     if column.method not in FITTED:
         return own
     total = _pieces(column, study)
     attacks = total if column.method == SEARCHED else 1
     together = _searched(study) if column.method == SEARCHED else study.batch
-    each = cost(column, models) * together * attacks / total
     fitted = total if _is_fitted(column, study) else 0
-    return [Work(f"tuning {column.method}", total, fitted, each), *own]
+    tuning = each * together * attacks / total
+    return [Work(f"tuning {column.method}", total, fitted, tuning), *own]
 
 
 def measure(
@@ -155,7 +156,13 @@ def photo_steps(column: Column, study: Study) -> int:
 
 
 def attacked(column: Column, models: Sequence[Generator]) -> tuple[Generator, ...]:
-    """The models that a column attacks, of those that it is measured on."""
+    """The models that a column attacks, of those that it is measured on.
+
+    Without those that move nothing: whose weight is 0 in every step. APGD looks at all of them.
+    """
+    config = column.config
+    if config.across_models == "single" and config.update != "apgd":
+        return tuple(models[:1])
     if column.method == ALONE:
         return tuple(model for model in models if model.name == column.model)
     if column.method == ENCODERS:
@@ -184,7 +191,8 @@ def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> Pertu
     """How a column's images are protected; None where its options say all of it."""
     if column.method == UNIVERSAL:
         return _universal(column, study)
-    if column.method == TOGETHER:
+    models = study.ensemble.generators
+    if column.method == TOGETHER and len(attacked(column, models)) == len(models):
         return None
     weights = tuple((facts or {})["weights"].values()) if column.method == SEARCHED else None
     return photos.against(*_attacked(column, study, weights))

@@ -141,6 +141,17 @@ def test_models_taken_alone(models, weights):
     np.testing.assert_array_equal(result.weights[:, 0], weights)
 
 
+@pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm"])
+def test_the_first_model_alone_is_as_if_there_were_no_other(update):
+    ensemble, config = [toy(0), toy(1)], Config(steps=3, update=update, across_models="single")
+    images, key = photos(2), jax.random.key(0)
+    several, alone = (
+        quick_run(config, models, toy_batch(images, models), key).images
+        for models in (ensemble, ensemble[:1])
+    )
+    np.testing.assert_array_equal(several, alone)
+
+
 def test_penalty_leans_on_the_model_that_is_not_disrupted():
     ensemble = [toy(0, gain=1.0), toy(1, gain=1.3)]
     batch, key = toy_batch(photos(2), ensemble), jax.random.key(0)

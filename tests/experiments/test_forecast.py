@@ -31,9 +31,14 @@ def test_more_pieces_than_there_are_do_not_count():
         (Column(Config()), Column(Config(across_domains="mgda"))),
         (Column(Config()), Column(Config(steps=100))),
         (Column(Config(update="fgsm")), Column(Config(across_domains="single"))),
-        (Column(Config(), "alone", "toy1"), Column(Config())),
     ],
 )
 def test_columns_cost_what_they_do(cheap, dear):
     models = toy(0), toy(1)
-    assert cost(cheap, models) < cost(dear, models)
+    assert cost(cheap, models, models) < cost(dear, models, models)
+
+
+def test_fewer_attacked_models_cost_less_and_fewer_measured_ones():
+    column, models = Column(Config()), (toy(0), toy(1))
+    assert cost(column, models[:1], models[:1]) < cost(column, models[:1], models)
+    assert cost(column, models[:1], models) < cost(column, models, models)

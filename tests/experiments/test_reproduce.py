@@ -531,6 +531,11 @@ def test_the_related_methods_attack_what_they_should(ensemble):
     assert [g.name for g in attacked(table.columns["alone-ugatit"], models)] == ["ugatit"]
     assert [g.name for g in attacked(table.columns["latent"], models)] == ["ugatit"]
     assert attacked(table.columns["cdmaa"], models) == models
+    strategies = paper_tables()["table3"].columns
+    assert attacked(strategies["single"], models) == models[:1]
+    assert attacked(strategies["iterative"], models) == models
+    apgd = dataclasses.replace(strategies["single"].config, update="apgd")
+    assert attacked(Column(apgd), models) == models  # it looks at the losses of all
     joint = table.columns["joint-domains"].config
     assert (joint.across_domains, joint.across_models, joint.regularization) == (
         "uniform", "uniform", "none",
