@@ -233,7 +233,7 @@ def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
         evaluations.append(evaluate(strategy, chunk, model, images, keys, turn, *row))
         if not problem.overlap:
-            images = _after(evaluations[-1].gradient, images)
+            images = after(evaluations[-1].gradient, images)
     return evaluations
 
 
@@ -260,7 +260,7 @@ def evaluate(
     return in_chunks(evaluate_part, chunk, (images, keys, *target))
 
 
-def _after(gradient: Array, images: Array) -> Array:
+def after(gradient: Array, images: Array) -> Array:
     """The images, but computed after a gradient of their shape; NaN where that is.
 
     So the models take turns, and what one keeps for its gradient is freed before the next begins.

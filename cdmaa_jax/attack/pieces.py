@@ -86,9 +86,13 @@ def build(
       call: ``call``, ``call_again``, or ``only_compile`` for shapes.
     """
     config, batch, count = structure_of(config), algorithm.fit(batch), len(batch.images)
-    sizes = tuple(None if chunk >= count else chunk for chunk in chunks)  # all of them alike
-    attack = _Pieces(config, tuple(ensemble), batch, numbers, sizes, call)
+    attack = _Pieces(config, tuple(ensemble), batch, numbers, _sizes(chunks, count), call)
     return Attack(attack.init, attack.step, attack.finish)
+
+
+def _sizes(chunks: Sequence[int], count: int) -> tuple[int | None, ...]:
+    """The chunks of a batch of ``count``; None for all that are the whole of it, to be alike."""
+    return tuple(None if chunk >= count else chunk for chunk in chunks)
 
 
 def run(attack: Attack, again: Attack, keys: Array, steps: int) -> Result:
@@ -123,12 +127,16 @@ def domains_of(
     ensemble: Sequence[Generator],
     batch: Batch,
     state: State,
+    chunks: Sequence[int],
     call: Callable[..., Any] = call,
 ) -> list[tuple[Array, Array]]:
     """Of each model the gradients of its domains, [B,K,H,W,3], and their losses, [B,K]."""
-    rows = zip(ensemble, batch.conditions, state.references, state.weights, strict=True)
+    sizes = _sizes(chunks, len(state.images))
+    rows = zip(ensemble, sizes, batch.conditions, state.references, state.weights, strict=True)
     where, loss = (state.images, state.keys, state.time), _weighted(loss)
-    return [call(_each_domain, (loss, None), model, *where, *target) for model, *target in rows]
+    return [
+        call(_each_domain, (loss, chunk), model, *where, *target) for model, chunk, *target in rows
+    ]
 
 
 def outputs_of(model: Generator, images: Array, conditions: Array) -> Array:

@@ -59,7 +59,8 @@ def work_of_trace(default: Column, study: Study) -> Work:
     few, column = traced(study), gradient_column(default)
     total = len(_batches(few))
     done = total if _saved(column, few).is_file() else 0
-    each = 2 * cost(default, study.ensemble.generators) * study.batch
+    models = study.ensemble.generators
+    each = 2 * cost(default, models, models) * study.batch
     return Work(column.slug, total, done, each)
 
 

@@ -20,10 +20,11 @@ import numpy as np
 from jax import lax
 
 from cdmaa_jax.attack import compilation, pieces
-from cdmaa_jax.attack.algorithm import Attack, State, build, keys_at
+from cdmaa_jax.attack.algorithm import Attack, State, after, build, evaluate, keys_at
 from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import Evaluation, each_domain
+from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.models import combine
 from cdmaa_jax.attack.numbers import numbers_of
 from cdmaa_jax.attack.pieces import is_apart
@@ -62,19 +63,23 @@ def trace_gradients(
 ) -> Trace:
     """Attacks images [N,H,W,3] by uniform domains, and records its gradients on the way.
 
+    Each model takes so many images at once as it does in an attack of all of them.
+
     Args:
       config: whose domains are ``uniform``.
       models: J of them.
       images: as many as are attacked at once.
       conditions: of each model, [N,K,n].
       seed: of the attack's start.
+
+    Raises:
+      ValueError: the images do not fit the memory.
     """
-    batch, keys = _batch_of(images, conditions, seed)
-    models = tuple(models)
+    what, chunks = _task_of(config, models, images, conditions, seed)
     if is_apart():
-        traced = _trace_in_pieces(config, models, batch, keys, pieces.call)
+        traced = _trace_in_pieces(*what, chunks, pieces.call)
     else:
-        traced = compilation.call(_program(_platform(), is_once()), config, models, batch, keys)
+        traced = compilation.call(_program(_platform(), is_once()), *what, chunks=chunks)
     return Trace(*(np.asarray(array) for array in traced))
 
 
@@ -85,23 +90,32 @@ def prepare_trace(
     conditions: Sequence[np.ndarray],
     seed: int,
 ) -> None:
-    """Compiles what ``trace_gradients`` runs for the same arguments; runs nothing."""
-    batch, keys = _batch_of(images, conditions, seed)
-    models = tuple(models)
+    """Compiles what ``trace_gradients`` runs for the same arguments; runs nothing.
+
+    Raises:
+      ValueError: as ``trace_gradients``.
+    """
+    what, chunks = _task_of(config, models, images, conditions, seed)
     if is_apart():
         first = dataclasses.replace(config, steps=1)
-        _trace_in_pieces(first, models, batch, keys, pieces.only_compile)
+        _trace_in_pieces(first, *what[1:], chunks, pieces.only_compile)
     else:
-        compilation.prepare(_program(_platform(), is_once()), config, models, batch, keys)
+        compilation.prepare(_program(_platform(), is_once()), *what, chunks=chunks)
 
 
-def _batch_of(
-    images: np.ndarray, conditions: Sequence[np.ndarray], seed: int
-) -> tuple[Batch, Array]:
-    """What is attacked, and a key for each image."""
+def _task_of(
+    config: Config,
+    models: Sequence[Generator],
+    images: np.ndarray,
+    conditions: Sequence[np.ndarray],
+    seed: int,
+) -> tuple[tuple[Config, tuple[Generator, ...], Batch, Array], tuple[int, ...]]:
+    """What is attacked, with a key for each image; and how many images each model takes at once."""
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
-    return batch, jnp.broadcast_to(jax.random.key(seed), (len(images),))
+    keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
+    chunks = plan_chunks(config.loss, models, batch, compilation.default_device(), None)
+    return (config, tuple(models), batch, keys), chunks
 
 
 def _platform() -> str:
@@ -201,7 +215,9 @@ def _summarizer(trace: Trace, seed: int) -> Callable[[np.ndarray], dict[str, Any
 def _program(platform: str, computed_once: bool) -> Callable[..., tuple[Array, ...]]:
     """``_trace``, compiled for a platform."""
     trace = functools.partial(_trace, computed_once=computed_once)
-    return jax.jit(trace, static_argnames="config", compiler_options=compiler_options(platform))
+    return jax.jit(
+        trace, static_argnames=("config", "chunks"), compiler_options=compiler_options(platform)
+    )
 
 
 def _trace(
@@ -209,12 +225,13 @@ def _trace(
     models: tuple[Generator, ...],
     batch: Batch,
     keys: Array,
+    chunks: tuple[int, ...],
     computed_once: bool,
 ) -> tuple[Array, ...]:
-    attack = build(config, models, batch)
+    attack = build(config, models, batch, chunks=chunks)
 
     def step(state: State, _: None) -> tuple[State, tuple[Array, ...]]:
-        return _record(config, attack, state, _of_domains(config, models, batch, state))
+        return _record(config, attack, state, _of_domains(config, models, batch, state, chunks))
 
     with once():
         start = attack.init(keys)
@@ -228,17 +245,17 @@ def _trace_in_pieces(
     models: tuple[Generator, ...],
     batch: Batch,
     keys: Array,
+    chunks: tuple[int, ...],
     call: Callable[..., Any],
 ) -> list[Any]:
     """The same as a loop over pieces, of which those of the models are an attack's by ``mgda``."""
     numbers = numbers_of(config, batch.images.dtype, len(models))
-    chunks = (len(batch.images),) * len(models)
     state = pieces.build(config, models, batch, numbers, chunks, call).init(keys)
     bare = dataclasses.replace(batch, conditions=())
     one = dataclasses.replace(config, steps=1)  # whatever their number
     told = []
     for _ in range(config.steps):
-        of_domains = pieces.domains_of(config.loss, models, batch, state, call)
+        of_domains = pieces.domains_of(config.loss, models, batch, state, chunks, call)
         before = pieces.without_references(state)
         after, recorded = call(_record_apart, (one,), bare, before, of_domains)
         state = after._replace(references=state.references, weights=state.weights)
@@ -277,12 +294,23 @@ def _record(
 
 
 def _of_domains(
-    config: Config, models: tuple[Generator, ...], batch: Batch, state: State
+    config: Config,
+    models: tuple[Generator, ...],
+    batch: Batch,
+    state: State,
+    chunks: tuple[int, ...],
 ) -> list[tuple[Array, Array]]:
     """Of each model the gradients of its domains' losses, [B,K,H,W,3], and those, [B,K]."""
-    keys = keys_at(state.keys, state.time)
-    targets = zip(models, batch.conditions, state.references, state.weights, strict=True)
-    return [each_domain(config.loss, Target(*t), state.images, keys) for t in targets]
+
+    def strategy(target: Target, images: Array, keys: Array, turn: Array) -> tuple[Array, Array]:
+        return each_domain(config.loss, target, images, keys)
+
+    keys, images, found = keys_at(state.keys, state.time), state.images, []
+    rows = zip(models, chunks, batch.conditions, state.references, state.weights, strict=True)
+    for model, chunk, *target in rows:
+        found.append(evaluate(strategy, chunk, model, images, keys, state.time, *target))
+        images = after(found[-1][0].mean(1), images)  # models take turns in the memory
+    return found
 
 
 def _scaled(gradients: Array) -> Array:

@@ -7,6 +7,7 @@ import pytest
 
 from cdmaa_jax.attack import apart
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.experiments import gradients
 from cdmaa_jax.experiments.gradients import (
     Trace,
     between_models,
@@ -36,14 +37,14 @@ def test_the_inner_products_are_those_of_the_domains_gradients(models, trace):
     clean = photos(2)
     batch = toy_batch(clean, models)
     start = quick_start(CONFIG, models, batch, jax.random.key(5))
-    gradients = [
+    found = [
         jax.grad(lambda x, m=model, c=c: ((m(x, c) - m(clean, c)) ** 2).mean((1, 2, 3)).sum())(
             start
         )
         for model, conditions in zip(models, batch.conditions, strict=True)
         for c in (jnp.repeat(conditions[:, k], 2, axis=0) for k in range(3))
     ]
-    flat = np.stack([np.asarray(g, np.float64).reshape(2, -1) for g in gradients], axis=1)
+    flat = np.stack([np.asarray(g, np.float64).reshape(2, -1) for g in found], axis=1)
     expected = np.einsum("bmd,bnd->bmn", flat, flat)
     scale = np.abs(flat).max((1, 2)) ** 2
     np.testing.assert_allclose(trace.gram[0], expected / scale[:, None, None], rtol=1e-3, atol=1e-4)
@@ -56,6 +57,25 @@ def test_in_pieces_it_is_the_same(models, trace):
     np.testing.assert_allclose(found.gram, trace.gram, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.along, trace.along, rtol=1e-3)
     np.testing.assert_allclose(found.along_sign, trace.along_sign, rtol=1e-3)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_as_many_photos_at_once_as_the_plan_says_give_the_same(
+    models, trace, monkeypatch, in_pieces
+):
+    asked = []
+
+    def one_at_a_time(loss, ensemble, batch, device, chunk):
+        asked.append((loss, ensemble, len(batch.images), chunk))
+        return 1, 2
+
+    monkeypatch.setattr(gradients, "plan_chunks", one_at_a_time)
+    conditions = [conditions_of(model, None, 2) for model in models]
+    with apart(in_pieces):
+        found = trace_gradients(CONFIG, models, photos(2), conditions, seed=5)
+    assert asked == [("mse", models, 2, None)]
+    np.testing.assert_allclose(found.gram, trace.gram, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.along, trace.along, rtol=1e-3)
 
 
 def test_shapes_and_the_theorem(trace):
