@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import psutil
 from jax import lax
 
+from cdmaa_jax import cgroups
 from cdmaa_jax.attack.targets import domain_losses, make_target
 from cdmaa_jax.types import Batch, Generator
 
@@ -170,11 +171,11 @@ def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footpri
 
 
 def free_memory(device: jax.Device) -> int:
-    """The bytes that a device has left; of a CPU, that the machine has."""
+    """The bytes that a device has left; of a CPU, that the machine has, or its container."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return psutil.virtual_memory().available
+    return int(min(psutil.virtual_memory().available, cgroups.memory_left()))
 
 
 def _kept(loss: str, model: Generator, conditions: Any, batch: Batch) -> tuple[int, int]:

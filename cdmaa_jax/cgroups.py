@@ -1,0 +1,64 @@
+"""What Linux's control groups let a process have: a container's limit of memory, for one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+class _Files(NamedTuple):
+    """The files of a group, and the key in the last of what is freed when memory is short."""
+
+    limit: str
+    used: str
+    statistics: str
+    reclaimable: str
+
+
+_FIRST = _Files(
+    "memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file"
+)
+_SECOND = _Files("memory.max", "memory.current", "memory.stat", "inactive_file")
+
+
+def memory_left() -> float:
+    """The bytes that this process may still take; infinite where no group has a limit.
+
+    The least of its group and of those around it, as far as they are to be seen. What the kernel
+    caches of files counts as free if it has not been used of late.
+    """
+    return min((_left(folder, files) for folder, files in _groups()), default=math.inf)
+
+
+def _groups() -> Iterator[tuple[Path, _Files]]:
+    """The folders of this process's groups that may limit memory, the outermost first."""
+    try:
+        lines = _MEMBERSHIP.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return
+    for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if number == "0" and not controllers:
+            root, files = _ROOT, _SECOND
+        elif "memory" in controllers.split(","):
+            root, files = _ROOT / "memory", _FIRST
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        for each in (*reversed(folder.parents), folder):
+            if each.is_relative_to(root):
+                yield each, files
+
+
+def _left(folder: Path, files: _Files) -> float:
+    try:
+        limit, used = (int((folder / name).read_text()) for name in (files.limit, files.used))
+        lines = (folder / files.statistics).read_text().splitlines()
+        cached = {key: int(value) for key, value in map(str.split, lines)}
+    except (OSError, ValueError):  # no limit ("max"), or not to be seen from within a container
+        return math.inf
+    return max(0, limit - used + cached.get(files.reclaimable, 0))
