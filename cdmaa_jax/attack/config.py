@@ -39,7 +39,8 @@ class Config:
         ``l2`` or ``log``.
       zeta: the least loss that regularization reckons with, in units of L.
       threshold: τ, the loss from which an output counts as disrupted; ``apgd`` maximizes the mean
-        over models and domains of min(L, τ), a scalar that the paper leaves open.
+        over models and domains of min(L, τ), a scalar that the paper leaves open. At 4, the most
+        that L can be, nothing is capped, which serves ``apgd`` where most losses exceed 0.05.
       start: ``jitter``, uniform in ±0.001 around the image, or ``uniform``, in ±epsilon.
       loss: ``mse`` of the outputs; ``face-weighted``, in which the pixels of the face count more;
         or ``latent``, the mean squared change of what the encoder makes, which has no domains.
