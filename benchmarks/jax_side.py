@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import tempfile
 import time
@@ -17,11 +16,10 @@ import numpy as np
 
 from benchmarks import memory, peak, work
 from cdmaa_jax import kept
-from cdmaa_jax.attack import Config, State, build, compilation, run
+from cdmaa_jax.attack import Config, compilation, run
 from cdmaa_jax.attack.memory import footprint, plan_chunks
 from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
-from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Batch, Generator
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
@@ -89,18 +87,6 @@ class Side:
             "stages": dict(self._stages),
         }
 
-    def start(self, models: Sequence[str]) -> float:
-        """Seconds of what comes before the first step, by a program of its own, once compiled."""
-        places = self._work.of(models)
-        generators = tuple(self._generator(place) for place in places)
-        inputs = self._batch(places, None, None, None)
-        device, keys = jax.devices()[0], jax.random.split(jax.random.key(0), len(inputs.images))
-        chunks = plan_chunks(Config().loss, generators, inputs, device, None)
-        program = _start_program(device.platform)
-        begin = time.perf_counter()
-        jax.block_until_ready(program(generators, inputs, keys, chunks=chunks))
-        return time.perf_counter() - begin
-
     def plan(self, models: Sequence[str], chunk: int | None = None) -> dict[str, Any]:
         """How many photos each model takes at once, and the bytes that this is to take."""
         places = self._work.of(models)
@@ -130,9 +116,9 @@ class Side:
             (file,) = Path(folder).rglob("*.xplane.pb")
             return kernels_of(jax.profiler.ProfileData.from_file(str(file)))
 
-    def matmul(self) -> float:
-        """The best FLOP per second of a large matrix product."""
-        return peak.jax_rate(self._precision)
+    def matmul(self, sizes: Sequence[int] | None = None) -> float:
+        """The best FLOP per second of a large matrix product, or of these sizes."""
+        return peak.jax_rate(self._precision, sizes)
 
     def memory(self) -> dict[str, Any]:
         """Peak bytes of this process, and of the device if it counts its own."""
@@ -166,19 +152,6 @@ class Side:
     def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         name = event.rsplit("/", 1)[-1]
         self._stages[name] = self._stages.get(name, 0) + duration_secs
-
-
-@functools.cache
-def _start_program(platform: str) -> Any:
-    options = compilation.compiler_options(platform)
-    return jax.jit(_start, static_argnames="chunks", compiler_options=options)
-
-
-def _start(
-    generators: tuple[Generator, ...], inputs: Batch, keys: jax.Array, chunks: tuple[int, ...]
-) -> State:
-    with once():
-        return build(Config(start=work.START), generators, inputs, chunks=chunks).init(keys)
 
 
 def kernels_of(data: Any) -> list[tuple[str, int, float]]:

@@ -42,8 +42,11 @@ def _least_seconds(
     return min(seconds)
 
 
-def jax_rate(precision: str) -> float:
-    """JAX's, on its first device, under the matmul precision that is set."""
+def jax_rate(precision: str, sizes: Sequence[int] | None = None) -> float:
+    """JAX's, on its first device, under the matmul precision that is set.
+
+    Of matrices of these ``sizes``; of those that a device of its kind needs for its peak if None.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -54,7 +57,7 @@ def jax_rate(precision: str) -> float:
         a = jax.random.normal(jax.random.key(0), (size, size), dtype)
         return lambda: product(a)
 
-    sizes = SIZES.get(jax.devices()[0].platform, LARGE)
+    sizes = sizes or SIZES.get(jax.devices()[0].platform, LARGE)
     return best_rate(sizes, square, jax.block_until_ready)
 
 

@@ -27,11 +27,11 @@ def text(report: Mapping[str, Any]) -> str:
 
 
 NOTES = """\
-s per image-iteration: of a step, for one photo; ours from the compiled program less the clean
-outputs by themselves (on a GPU: from two lengths of the program), PyTorch's timed directly. start:
-the clean outputs, once per photo. images/s at T=80 are extrapolated from both, compilation apart.
-compile: the first run less a later one. peak: resident memory of a fresh process (ours with its
-compiled program cached; of the device on a GPU).
+s per image-iteration: of a step, for one photo; ours of the compiled program, whose first turn
+makes the clean outputs and takes as long as a step (on a GPU: from two lengths of the program),
+PyTorch's timed directly. start: the clean outputs, once per photo. images/s at T=80 are
+extrapolated from both, compilation apart. compile: the first run less a later one. peak: resident
+memory of a fresh process (ours with its compiled program cached; of the device on a GPU).
 GFLOP/s: operations of the algorithm, counted by hand, over the time; of peak: over the larger of
 both frameworks' large matrix products (Winograd's convolutions do fewer than are counted, so more
 than all of it is possible). split: what depends on the photo alone is convolved once for all

@@ -14,6 +14,7 @@ from benchmarks.workers import BenchmarkError
 CHECKED_STEPS = 2
 """How many first steps must agree; a step later, signs that rounding decides have had their say."""
 TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1}
+SOME_WORK = (2048,)  # seconds of products of such matrices
 DROPPED = 1.2
 """A variant that is this much slower than the best of its kind in the first round is dropped."""
 
@@ -34,15 +35,13 @@ class Runs:
     def warm_up(self) -> None:
         """Compiles both programs of ours and every variant, and checks that they agree."""
         options, say = self._session.options, self._session.say
-        other = f"{options.short} steps" if by_lengths(self._session) else "the clean outputs"
-        say(f"  ours: compiling for {options.long} steps, and for {other}")
+        other = f", and for {options.short}" if by_lengths(self._session) else ""
+        say(f"  ours: compiling for {options.long} steps{other}")
         reply = self._ours(options.long)
         self.first["ours"], self.stages = (options.long, reply["seconds"]), reply["stages"]
         self.cold_memory = self._session.ours("memory")
         if by_lengths(self._session):
             self._ours(options.short)
-        else:
-            self._our_start()
         self.samples["ours"] = Samples()
         variants, brief = self._variants(), options.quick and by_steps(self._session)
         eager = [name for name in variants if name.startswith("eager")]
@@ -128,7 +127,7 @@ class Runs:
         return tried and left < 2 * self._compiling + min(rounds, 0.4 * options.seconds)
 
     def _sample(self, name: str) -> None:
-        """One timed run of a variant, two of ours; after something that is not timed.
+        """One timed run of a variant, on a GPU two of ours; after something that is not timed.
 
         A process that has waited runs slower at first, which the difference of two runs would turn
         into a step that takes less than it does.
@@ -143,9 +142,8 @@ class Runs:
             samples.add_direct(reply["init"], reply["steps"], options.long)
             return
         if not by_lengths(self._session):
-            self._our_start()
-            start, whole = self._our_start(), self._ours(options.long)["seconds"]
-            samples.add_direct(start, whole - start, options.long)
+            self._session.ours("matmul", sizes=SOME_WORK)
+            samples.add_turns(self._ours(options.long)["seconds"], options.long)
             return
         self._ours(options.short)
         short, long = self._ours(options.short), self._ours(options.long)
@@ -164,9 +162,6 @@ class Runs:
             self._session.say(f"  PyTorch, {name}: dropped after one round, slower than {best}")
         return kept
 
-    def _our_start(self) -> float:
-        return self._session.ours("start", models=self._names)
-
     def _ours(self, steps: int) -> Any:
         return self._session.ours("run", models=self._names, steps=steps)
 
@@ -181,9 +176,9 @@ def by_steps(session: Session) -> bool:
 
 
 def by_lengths(session: Session) -> bool:
-    """Whether our step is the difference of two lengths, not of a run and its clean outputs.
+    """Whether our step is the difference of two lengths, not the mean of a run's turns.
 
-    As on a GPU, where the clean outputs by themselves would not be part of a graph.
+    As on a GPU, where a run has costs of its own that a brief step does not hide.
     """
     return session.facts["ours"]["platform"] != "cpu"
 

@@ -31,6 +31,10 @@ class Samples:
         self.starts.append(start)
         self.steps.append(steps / count)
 
+    def add_turns(self, seconds: float, count: int) -> None:
+        """A whole run of ``count`` steps and a start that takes as long as one of them."""
+        self.add_direct(seconds / (count + 1), seconds * count / (count + 1), count)
+
     def add_pair(self, short: tuple[int, float], long: tuple[int, float]) -> None:
         """Two whole runs as (steps, seconds): a step's time is in their difference."""
         step, start = line(short, long)

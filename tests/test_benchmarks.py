@@ -211,7 +211,7 @@ def here(monkeypatch):
     """Both sides in this process, with a quick matmul."""
     monkeypatch.setattr(session, "Worker", Here)
     for side in (jax_side.Side, torch_side.Side):
-        monkeypatch.setattr(side, "matmul", lambda self: 1e11)
+        monkeypatch.setattr(side, "matmul", lambda self, sizes=None: 1e11)
     before = jax.config.jax_default_matmul_precision
     yield
     jax.config.update("jax_default_matmul_precision", before)
@@ -283,21 +283,20 @@ def test_a_step_is_timed_by_the_difference_of_two_lengths():
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_our_step_is_what_a_run_takes_beyond_the_clean_outputs(platform):
+def test_our_step_is_a_turn_of_the_loop_or_the_difference_of_two_lengths(platform):
     asked = []
 
-    def ours(name, models, steps=0):
+    def ours(name, models=None, steps=0, sizes=None):
         asked.append((name, steps))
-        seconds = 3.0 + 2.0 * steps
-        return seconds if name == "start" else {"seconds": seconds}
+        return {"seconds": 2.0 + 2.0 * steps}
 
     facts, options = {"ours": {"platform": platform}}, session.Options(short=1, long=4)
     timed = runs.Runs(types.SimpleNamespace(options=options, facts=facts, ours=ours), ["a"])
     timed.samples["ours"] = Samples()
     timed._sample("ours")
-    assert timed.samples["ours"].step() == 2 and timed.samples["ours"].start() == 3
-    brief = ("run", 1) if platform == "gpu" else ("start", 0)
-    assert asked == [brief, brief, ("run", 4)]
+    assert timed.samples["ours"].step() == 2 and timed.samples["ours"].start() == 2
+    brief = [("run", 1), ("run", 1)] if platform == "gpu" else [("matmul", 0)]
+    assert asked == [*brief, ("run", 4)]
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
@@ -337,7 +336,7 @@ def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, ke
 
     def ours(name, **_):
         reply = {"seconds": 9.0, "stages": {}, "losses": losses}
-        return {"run": reply, "start": 1.0, "memory": {}}[name]
+        return {"run": reply, "memory": {}}[name]
 
     session_ = types.SimpleNamespace(
         options=session.Options(quick=quick, short=2, long=4),

@@ -24,7 +24,7 @@ from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
 from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of
 from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
-from cdmaa_jax.attack.targets import Target, fit_conditions, make_target
+from cdmaa_jax.attack.targets import Target, fit_conditions, make_target, weigh
 from cdmaa_jax.attack.updates import ApgdState, make_update
 from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Batch, Generator, Result
@@ -117,23 +117,39 @@ def build(
     take turns, which takes the memory of all. Of no generators it is an attack whose steps are
     given evaluations.
     """
+    problem = _pose(config, ensemble, batch, numbers, axis, chunks, overlap)
+    bind = functools.partial
+    return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
+
+
+def _pose(
+    config: Config,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    numbers: Numbers | None,
+    axis: str | None,
+    chunks: Sequence[int] | None,
+    overlap: bool,
+) -> _Problem:
     config, batch = config.resolve(), fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
     moved = PERTURBATIONS[config.perturbation](batch, numbers.radius, axis)
     rule = make_update(config, numbers, moved.lower, moved.upper)
     each = [None] * len(ensemble) if chunks is None else chunks
-    problem = _Problem(config, numbers, ensemble, batch, moved, rule, each, overlap)
-    bind = functools.partial
-    return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
+    return _Problem(config, numbers, ensemble, batch, moved, rule, each, overlap)
 
 
-def _init(problem: _Problem, keys: Array, carried: Carried | None = None) -> State:
+def _init(
+    problem: _Problem, keys: Array, carried: Carried | None = None, look: bool = True
+) -> State:
+    """The state at the start; without a ``look`` at the clean images its references are zeros."""
     batch, clean = problem.batch, problem.batch.images
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
+    see = observe if look else _blank
     observed = [
-        observe(problem.config.loss, chunk, model, clean, conditions, view_keys, batch.weights)
+        see(problem.config.loss, chunk, model, clean, conditions, view_keys, batch.weights)
         for model, conditions, chunk in rows
     ]
     noise = start_noise(problem.numbers.start, start_keys, clean)
@@ -168,6 +184,22 @@ def observe(
     return in_chunks(observe_part, chunk, (images, conditions, keys, weights))
 
 
+def _blank(
+    loss: str,
+    chunk: int | None,
+    model: Generator,
+    images: Array,
+    conditions: Array,
+    keys: Array,
+    weights: Array | None,
+) -> tuple[Array, Array | None]:
+    """What ``observe`` returns, but zeros for what is observed."""
+    look = functools.partial(observe, loss, chunk)
+    references, _ = jax.eval_shape(look, model, images, conditions, keys, weights)
+    zeros = jnp.zeros(references.shape, references.dtype)
+    return zeros, weigh(loss, model, images, keys, weights)
+
+
 def _placed(problem: _Problem, moved: Array) -> dict[str, Any]:
     """The fields of a state that tell of what is moved."""
     shared = problem.config.perturbation == "universal"
@@ -198,6 +230,19 @@ def _step(
     return state, info
 
 
+def _turn(problem: _Problem, state: State) -> tuple[State, Info]:
+    """A step; but at time -1 a look at the clean images, which gives the references.
+
+    So these take no program of their own, which would be a tenth of all that there is to compile.
+    """
+    looks = state.time < 0
+    models = _evaluate(problem, state, looks)
+    moved, info = _step(problem, state, models)
+    observed = tuple(model.observed for model in models if model.observed is not None)
+    looked = state._replace(time=moved.time, references=observed)
+    return jax.tree.map(functools.partial(jnp.where, looks), looked, moved), info
+
+
 def regularized(numbers: Numbers, gradient: Array, loss: Array) -> Array:
     """A model's gradient [B,H,W,3] as the chosen regularization has it, for its loss [B]."""
     each = [regularize(gradient, loss, numbers.zeta) for regularize in REGULARIZATIONS.values()]
@@ -223,12 +268,18 @@ def _finish(problem: _Problem, state: State, models: Sequence[Evaluation] | None
     return state._replace(**_placed(problem, best))
 
 
-def _evaluate(problem: _Problem, state: State) -> list[Evaluation]:
-    """Every model at the current images, through this step's draw of the random views."""
+def _evaluate(problem: _Problem, state: State, looks: Array | None = None) -> list[Evaluation]:
+    """Every model at the current images, through this step's draw of the random views.
+
+    Or at the clean images, through the draw for them, if it ``looks`` at those.
+    """
     config, images, evaluations = problem.config, state.images, []
     strategy = functools.partial(DOMAIN_STRATEGIES[config.across_domains], config.loss)
     turn = state.time * problem.numbers.domain_stride
     keys = keys_at(state.keys, state.time)
+    if looks is not None:
+        images = jnp.where(looks, problem.batch.images, images)
+        keys = jnp.where(looks, state.keys, keys)
     rows = zip(problem.batch.conditions, state.references, state.weights, strict=True)
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
         evaluations.append(evaluate(strategy, chunk, model, images, keys, turn, *row))
@@ -307,14 +358,18 @@ def attack_batch(
 
     If it is ``computed_once``, all of it is rather quick to compile than to compute.
     """
-    attack = build(config, ensemble, batch, numbers, axis, chunks, overlap)
-    with once():
-        start = attack.init(keys)
+    problem = _pose(config, ensemble, batch, numbers, axis, chunks, overlap)
+    steps = problem.config.steps
     with once(computed_once):
-        state, info = lax.scan(
-            lambda state, _: attack.step(state), start, length=config.resolve().steps
-        )
-        state = attack.finish(state)
+        if config.across_domains == "uniform":  # which observes all that the references are of
+            start = _init(problem, keys, look=False)._replace(time=jnp.full((), -1, jnp.int32))
+            state, info = lax.scan(lambda state, _: _turn(problem, state), start, length=steps + 1)
+            info = jax.tree.map(lambda each: each[1:], info)
+        else:
+            with once():
+                start = _init(problem, keys)
+            state, info = lax.scan(lambda state, _: _step(problem, state), start, length=steps)
+        state = _finish(problem, state)
     shared = None if state.perturbation is None else state.perturbation[0]
     return Result(state.images, info.losses, info.weights, shared)
 

@@ -18,10 +18,12 @@ from cdmaa_jax.allocator import release_memory
 _ON_CPU = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "xla_backend_optimization_level": "1",
+    "xla_disable_hlo_passes": "reshape-mover,simplify-while-loops",
 }
 """By default XLA starts early what can run side by side; two convolutions cannot, and what they are
 prepared with then waits in memory: an attack takes twice as much, and no less time. LLVM's higher
-levels compile a fifth longer for loops that wait for memory at any level."""
+levels compile a fifth longer for loops that wait for memory at any level. The passes change little,
+but each time all others of their group run again: ten times, where two would do."""
 _PRODUCTS_BY_EIGEN = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_FUSION_TYPE_REDUCE"

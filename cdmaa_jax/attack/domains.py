@@ -14,7 +14,7 @@ from jax import lax
 
 from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.attack.models import combine
-from cdmaa_jax.attack.targets import Target, domain_losses
+from cdmaa_jax.attack.targets import Target, compare, domain_losses, observe
 from cdmaa_jax.types import Array
 
 
@@ -25,11 +25,14 @@ class Evaluation(NamedTuple):
       loss: [B], the loss L of the model.
       gradient: [B,H,W,3], the model's cross-domain gradient.
       domain_losses: [B,K], L of every domain that the strategy attacks.
+      observed: [B,K,...], what the loss observes of every domain; None if the strategy does not
+        observe them all together.
     """
 
     loss: Array
     gradient: Array
     domain_losses: Array
+    observed: Array | None = None
 
 
 Strategy = Callable[[str, Target, Array, Array, Array], Evaluation]
@@ -39,25 +42,27 @@ def uniform(loss: str, target: Target, images: Array, keys: Array, time: Array) 
     """The mean over domains and its gradient, equations (8) and (9)."""
     del time
 
-    def total(images: Array) -> tuple[Array, Array]:
-        losses = domain_losses(loss, target, images, keys)
+    def total(images: Array) -> tuple[Array, tuple[Array, Array]]:
+        observed = observe(loss, target.generator, images, target.conditions, keys)
+        losses = compare(loss, target, observed)
         # Images do not interact, so the gradient of the sum is each one's own.
-        return losses.mean(1).sum(), losses
+        return losses.mean(1).sum(), (losses, observed)
 
-    gradient, losses = jax.grad(total, has_aux=True)(images)
-    return Evaluation(losses.mean(1), gradient, losses)
+    gradient, (losses, observed) = jax.grad(total, has_aux=True)(images)
+    return Evaluation(losses.mean(1), gradient, losses, observed)
 
 
 def single(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
     """The first domain alone."""
-    return uniform(loss, _only(target, 0), images, keys, time)
+    return uniform(loss, _only(target, 0), images, keys, time)._replace(observed=None)
 
 
 def iterative(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
     """Domain ``time mod K`` alone."""
     chosen = _only(target, time)
     losses = domain_losses(loss, target, images, keys)  # dead code unless the update rule uses it
-    return uniform(loss, chosen, images, keys, time)._replace(domain_losses=losses)
+    found = uniform(loss, chosen, images, keys, time)
+    return found._replace(domain_losses=losses, observed=None)
 
 
 def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:

@@ -1,8 +1,8 @@
 """How much memory an attack takes, and how many images a generator may take at once.
 
-An attack of a batch holds its images and their clean outputs all the time, and what the gradient
-of one generator needs of the images that it takes at once: a *chunk* of the batch. Fewer at once
-change nothing but the rounding of sums, and the time.
+An attack of a batch holds its images, their clean outputs and those of a step all the time, and
+what the gradient of one generator needs of the images that it takes at once: a *chunk* of the
+batch. Fewer at once change nothing but the rounding of sums, and the time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Footprint:
     """What an attack of a batch takes, in bytes.
 
     Attributes:
-      batch: whatever the chunk: parameters, images and clean outputs.
+      batch: whatever the chunk: parameters, images and outputs.
       image: of each generator, for each image of a chunk.
     """
 
@@ -167,7 +167,7 @@ def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footpri
     kept = [_kept(loss, model, conditions, batch) for model, conditions in rows]
     references, residuals = zip(*kept, strict=True)
     image = tuple(math.ceil(_MARGIN * n) for n in residuals)
-    return Footprint(held + len(batch.images) * sum(references), image)
+    return Footprint(held + 2 * len(batch.images) * sum(references), image)
 
 
 def free_memory(device: jax.Device) -> int:

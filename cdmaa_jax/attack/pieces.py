@@ -226,8 +226,8 @@ class _Pieces:
     ) -> Any:
         """Calls a piece that takes what the models come to; without what it does not read."""
         models = self._evaluations(state) if models is None else models
-        losses, gradients, of_domains = zip(*models, strict=True)
-        read = of_domains if self.config.update == "apgd" else ()
+        losses, gradients = [m.loss for m in models], [m.gradient for m in models]
+        read = [m.domain_losses for m in models] if self.config.update == "apgd" else []
         return self._call_shared(piece, without_references(state), losses, gradients, read)
 
     def _call_shared(self, piece: Callable[..., Any], *arguments: Any) -> Any:
@@ -314,6 +314,7 @@ def _evaluate(
     strategize = functools.partial(DOMAIN_STRATEGIES[strategy], loss)
     keys = algorithm.keys_at(keys, time)
     found = algorithm.evaluate(strategize, chunk, model, images, keys, time * stride, *target)
+    found = found._replace(observed=None)  # the references have been observed
     return found._replace(domain_losses=found.loss[:, None]) if lone else found
 
 

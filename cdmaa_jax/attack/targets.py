@@ -59,9 +59,16 @@ def make_target(
     ``weights`` [B,H,W] are of the images' pixels, for a loss that weighs them; the face of an
     aligned crop if None.
     """
-    seen = see(generator, clean, keys)
-    references = LOSSES[loss].observe(generator, seen, conditions).astype(clean.dtype)
+    references = observe(loss, generator, clean, conditions, keys)
     return Target(generator, conditions, references, weigh(loss, generator, clean, keys, weights))
+
+
+def observe(
+    loss: str, generator: Generator, images: Array, conditions: Array, keys: Array
+) -> Array:
+    """What a loss observes of a generator for images [B,H,W,3]: [B,K,...]."""
+    seen = see(generator, images, keys)
+    return LOSSES[loss].observe(generator, seen, conditions).astype(images.dtype)
 
 
 def weigh(
@@ -96,9 +103,11 @@ def fit_conditions(conditions: Any, images: Array) -> Array:
 
 def domain_losses(loss: str, target: Target, images: Array, keys: Array) -> Array:
     """L of every domain, [B,K], equation (29); [B,1] where the loss does not depend on it."""
-    seen = see(target.generator, images, keys)
-    observed = LOSSES[loss].observe(target.generator, seen, target.conditions)
-    observed = observed.astype(images.dtype)
+    return compare(loss, target, observe(loss, target.generator, images, target.conditions, keys))
+
+
+def compare(loss: str, target: Target, observed: Array) -> Array:
+    """L of every domain, [B,K], from what is observed of it."""
     return LOSSES[loss].distance(observed, target.references, target.weights)
 
 

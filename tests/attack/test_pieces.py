@@ -68,6 +68,17 @@ def test_whatever_the_loss_and_what_is_moved(ensemble, options):
     assert_alike(run_apart(config, ensemble, batch, KEY), quick_run(config, ensemble, batch, KEY))
 
 
+def test_of_random_views(ensemble):
+    """The clean images are seen through a draw of their own, in a turn of the loop or before it."""
+
+    def noisy(images, key):
+        return images + 0.1 * jax.random.normal(key, images.shape, images.dtype)
+
+    models = [dataclasses.replace(model, view=noisy) for model in ensemble]
+    config, batch = Config(steps=3), toy_batch(photos(2), models)
+    assert_alike(run_apart(config, models, batch, KEY), quick_run(config, models, batch, KEY))
+
+
 def test_of_latents(ensemble):
     models = ensemble[1:]
     config, batch = Config(steps=3, loss="latent"), toy_batch(photos(2), models)
