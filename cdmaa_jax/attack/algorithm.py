@@ -185,19 +185,12 @@ def observe(
 
 
 def _blank(
-    loss: str,
-    chunk: int | None,
-    model: Generator,
-    images: Array,
-    conditions: Array,
-    keys: Array,
-    weights: Array | None,
+    loss: str, chunk: int | None, model: Generator, *seen: Any
 ) -> tuple[Array, Array | None]:
-    """What ``observe`` returns, but zeros for what is observed."""
-    look = functools.partial(observe, loss, chunk)
-    references, _ = jax.eval_shape(look, model, images, conditions, keys, weights)
-    zeros = jnp.zeros(references.shape, references.dtype)
-    return zeros, weigh(loss, model, images, keys, weights)
+    """What ``observe`` returns for the same, but zeros for what is observed."""
+    shape, _ = jax.eval_shape(functools.partial(observe, loss, chunk), model, *seen)
+    images, _, keys, weights = seen
+    return jnp.zeros(shape.shape, shape.dtype), weigh(loss, model, images, keys, weights)
 
 
 def _placed(problem: _Problem, moved: Array) -> dict[str, Any]:

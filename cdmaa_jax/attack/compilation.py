@@ -22,8 +22,8 @@ _ON_CPU = {
 }
 """By default XLA starts early what can run side by side; two convolutions cannot, and what they are
 prepared with then waits in memory: an attack takes twice as much, and no less time. LLVM's higher
-levels compile a fifth longer for loops that wait for memory at any level. The passes change little,
-but each time all others of their group run again: ten times, where two would do."""
+levels compile a fifth longer for loops that wait for memory at any level. The passes left out
+change little, but after each change all simplification runs again: ten times, where two suffice."""
 _PRODUCTS_BY_EIGEN = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_FUSION_TYPE_REDUCE"
