@@ -356,6 +356,15 @@ def _process(*arguments, **options):
     )  # fmt: skip
 
 
+@pytest.fixture
+def interruptible():
+    """Processes that are started take SIGINT, even where this one was started to ignore it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
 )
