@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cdmaa_jax.attack import algorithm, compilation
 from cdmaa_jax.attack.algorithm import Attack, Info, State
@@ -134,9 +135,15 @@ def domains_of(
     sizes = _sizes(chunks, len(state.images))
     rows = zip(ensemble, sizes, batch.conditions, state.references, state.weights, strict=True)
     where, loss = (state.images, state.keys, state.time), _weighted(loss)
-    return [
-        call(_each_domain, (loss, chunk), model, *where, *target) for model, chunk, *target in rows
-    ]
+    found = []
+    for model, chunk, conditions, *rest in rows:
+        if _has_one(conditions):
+            static, stride = ("uniform", False, loss, chunk), np.zeros((), np.int32)
+            only = call(_evaluate, static, model, *where, stride, conditions, *rest)
+            found.append((call(_alone, (), only.gradient), only.domain_losses))
+        else:
+            found.append(call(_each_domain, (loss, chunk), model, *where, conditions, *rest))
+    return found
 
 
 def outputs_of(model: Generator, images: Array, conditions: Array) -> Array:
@@ -175,6 +182,11 @@ def _observed(loss: str) -> str:
 def _weighted(loss: str) -> str:
     """A loss that it is one of, with weights for the pixels: their gradients are one piece."""
     return "face-weighted" if loss == "mse" else loss
+
+
+def _has_one(conditions: Array) -> bool:
+    """Whether conditions [B,K,n] are of one domain, for which all strategies come to the same."""
+    return conditions.shape[1] == 1
 
 
 def _weighs(loss: str) -> bool:
@@ -250,10 +262,11 @@ class _Pieces:
         return [self._evaluate(state, *row) for row in rows]
 
     def _evaluate(
-        self, state: State, model: Generator, chunk: int | None, *target: Any
+        self, state: State, model: Generator, chunk: int | None, conditions: Array, *rest: Any
     ) -> Evaluation:
-        loss, strategy = _weighted(self.config.loss), self.config.across_domains
-        where = (state.images, state.keys, state.time)
+        loss, where = _weighted(self.config.loss), (state.images, state.keys, state.time)
+        strategy = "uniform" if _has_one(conditions) else self.config.across_domains
+        target = (conditions, *rest)
         if strategy == "mgda":
             found = self.call(_each_domain, (loss, chunk), model, *where, *target)
             return self.call(joined, (), *found)
@@ -332,6 +345,11 @@ def _each_domain(
 
     keys = algorithm.keys_at(keys, time)
     return algorithm.evaluate(gradients, chunk, model, images, keys, time, *target)
+
+
+def _alone(gradient: Array) -> Array:
+    """The gradient [B,H,W,3] of a model with one domain as one of all its domains."""
+    return gradient[:, None]
 
 
 _REPEATED = (_evaluate, _each_domain)

@@ -126,6 +126,21 @@ def test_attacks_share_what_they_have_in_common(ensemble, monkeypatch):
     assert not new_programs(lambda: losses_apart(ensemble, batch))
 
 
+@pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
+def test_all_strategies_for_one_domain_are_one_piece(ensemble, monkeypatch, update):
+    ensemble, programs = ensemble[:1], {}
+    batch = toy_batch(photos(2), ensemble)
+    batch = dataclasses.replace(batch, conditions=(batch.conditions[0][:, 1:2],))
+    expected = quick_run(Config(steps=3, update=update), ensemble, batch, KEY)
+    monkeypatch.setattr(compilation, "_READY", programs)
+    for strategy in choices()["across_domains"]:
+        config = Config(steps=3, across_domains=strategy, update=update)
+        assert_alike(run_apart(config, ensemble, batch, KEY), expected)
+    names = [key[0].__name__ for key in programs]
+    assert sorted({*names} - {"finish"}) == ["evaluate", "observe", "start", "step"]
+    assert names.count("evaluate") == 1
+
+
 def test_outputs_are_measured_by_the_piece_that_observes_them(ensemble, monkeypatch):
     batch = toy_batch(photos(2), ensemble)
     monkeypatch.setattr(compilation, "_READY", {})

@@ -59,6 +59,17 @@ def test_in_pieces_it_is_the_same(models, trace):
     np.testing.assert_allclose(found.along_sign, trace.along_sign, rtol=1e-3)
 
 
+def test_in_pieces_a_model_may_have_one_domain(models, trace):
+    conditions = [conditions_of(model, None, 2) for model in models]
+    conditions[1] = conditions[1][:, :1]
+    expected = trace_gradients(CONFIG, models, photos(2), conditions, seed=5)
+    assert expected.gram.shape[-1] == 4 and trace.gram.shape[-1] == 6
+    with apart():
+        found = trace_gradients(CONFIG, models, photos(2), conditions, seed=5)
+    np.testing.assert_allclose(found.gram, expected.gram, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.along, expected.along, rtol=1e-3)
+
+
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_as_many_photos_at_once_as_the_plan_says_give_the_same(
     models, trace, monkeypatch, in_pieces
