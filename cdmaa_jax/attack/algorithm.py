@@ -353,16 +353,20 @@ def attack_batch(
     """
     problem = _pose(config, ensemble, batch, numbers, axis, chunks, overlap)
     steps = problem.config.steps
+    judged = problem.config.update == "apgd"  # by one more step, after which the best is known
     with once(computed_once):
         if config.across_domains == "uniform":  # which observes all that the references are of
             start = _init(problem, keys, look=False)._replace(time=jnp.full((), -1, jnp.int32))
-            state, info = lax.scan(lambda state, _: _turn(problem, state), start, length=steps + 1)
-            info = jax.tree.map(lambda each: each[1:], info)
+            move, looks = _turn, 1
         else:
             with once():
                 start = _init(problem, keys)
-            state, info = lax.scan(lambda state, _: _step(problem, state), start, length=steps)
-        state = _finish(problem, state)
+            move, looks = _step, 0
+        turns = looks + steps + judged
+        state, info = lax.scan(lambda state, _: move(problem, state), start, length=turns)
+        info = jax.tree.map(lambda each: each[looks : looks + steps], info)
+        if judged:
+            state = state._replace(**_placed(problem, state.update.best))
     shared = None if state.perturbation is None else state.perturbation[0]
     return Result(state.images, info.losses, info.weights, shared)
 

@@ -72,6 +72,7 @@ def draw_lines(
         axes.set_title(name, loc="left", fontsize=10)
         if ylabel == "share":
             axes.set_ylim(-0.02, 1.02)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if lines:
