@@ -13,6 +13,7 @@ import numpy as np
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, run
+from cdmaa_jax.attack.keys import check_implementation, seeded
 from cdmaa_jax.attack.targets import as_tuple
 from cdmaa_jax.images.views import resize
 from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
@@ -222,13 +223,15 @@ def checked_keys(key: int | Array, count: int) -> Array:
     """A PRNG key for each of N images.
 
     Raises:
-      ValueError: it is neither a seed, 0 to 2^32 - 1, nor one typed key nor N of them.
+      ValueError: it is neither a seed, 0 to 2^32 - 1, nor one typed key nor N of them, of
+        threefry2x32.
     """
     if isinstance(key, int | np.integer):
         check_seed(int(key))
-        key = jax.random.key(int(key))
+        key = seeded(int(key))
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"key must be a whole number or a key of jax.random.key, not {key!r}")
+    check_implementation(key)
     if key.shape not in ((), (1,), (count,)):
         raise ValueError(f"there are {key.size} keys, but {count} images")
     return jnp.broadcast_to(key, (count,))
@@ -297,7 +300,10 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
     if broken.any():
         step = int(broken.any(1).argmax())
         names = ", ".join(models[j].name for j in np.flatnonzero(broken[step]).tolist())
-        raise ValueError(f"in step {step} the outputs of {names} are not finite (NaN or infinite)")
+        told = f"in step {step} the outputs of {names} are not finite (NaN or infinite)"
+        if step and broken[step].all():  # so are the images, perhaps
+            told = f"in step {step - 1} a generator's gradient is not finite, or {told}"
+        raise ValueError(told)
     if not np.isfinite(np.asarray(found)).all():
         raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
 
@@ -311,8 +317,8 @@ def _warn_of_constant(models: Sequence[Generator], losses: Any) -> None:
     if len(losses) > 1 and constant.any():
         names = ", ".join(models[j].name for j in np.flatnonzero(constant).tolist())
         warnings.warn(
-            f"what {names} makes of an image did not change in any step: across_models mgda then "
-            "changes the image for no other generator either; leave it out",
+            f"what {names} makes of an image did not change in any step; across_models mgda then "
+            "changes the image for no other generator either, and it is to be left out",
             stacklevel=3,
         )
 

@@ -124,14 +124,18 @@ def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarra
       epsilon: the largest change of a value, in exact arithmetic.
 
     Raises:
-      ValueError: the images are not as above, or the perturbation has another size.
+      ValueError: the images are not as above, the perturbation has another size or is not finite,
+        or there is no such epsilon.
     """
+    Config(epsilon=epsilon)  # which refuses what cannot be
     clean = checked_images(images)
     shared = np.asarray(perturbation, clean.dtype)
     if shared.shape != clean.shape[1:]:
         raise ValueError(
             f"a perturbation {list(shared.shape)} cannot be added to images {list(clean.shape)}"
         )
+    if not np.isfinite(shared).all():
+        raise ValueError("the perturbation must be finite; some values are NaN or infinite")
     lower, upper = box(jnp.asarray(clean), epsilon)
     return np.clip(clean + shared, np.asarray(lower), np.asarray(upper))
 

@@ -141,7 +141,8 @@ def write(
 
     Raises:
       CheckpointError: the directory is not a whole checkpoint.
-      ConversionError: it is of another architecture, or the file is there or cannot be written.
+      ConversionError: it is of another architecture, the file is there or cannot be written, or a
+        part is given for a format without any.
     """
     path = Path(file)
     if path.is_dir() or (path.exists() and not overwrite):
@@ -149,8 +150,10 @@ def write(
     record, params = load_params(directory)
     if record.architecture != arch:
         raise ConversionError(f"{directory}: holds {record.architecture}, not {arch}")
-    place = _official_part(arch, record.config) if part is None else part
-    place = "" if path.suffix == ".safetensors" else place
+    bare = path.suffix == ".safetensors"  # which has no parts
+    if bare and part:
+        raise ConversionError(f"{path}: safetensors have no parts; leave {part} out, or write .pth")
+    place = _official_part(arch, record.config) if part is None and not bare else part or ""
     files.write_file(path, to_state_dict(arch, record.config, params), place)
     return place
 

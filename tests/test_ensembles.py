@@ -25,7 +25,7 @@ def only_this_folder(folder, monkeypatch):
 def test_a_name_gives_all_its_generators_in_the_architectures_order(folder):
     assert named_ensembles() == {"demo": folder / "demo"}
     loaded = load_ensemble()
-    assert loaded.name == "demo"
+    assert loaded.name == load_ensemble("demo").name == load_ensemble(["demo"]).name == "demo"
     assert [generator.name for generator in loaded.generators] == ["stargan", "ugatit"]
     assert [m.architecture for m in loaded.metadata] == ["stargan", "ugatit"]
 

@@ -99,6 +99,20 @@ def test_seeds_that_would_be_cut_are_refused(ensemble, seed):
         protect(photos(1), ensemble, QUICK, seed)
 
 
+@pytest.fixture
+def rbg_by_default():
+    with jax.default_prng_impl("rbg"):
+        yield
+
+
+def test_seeds_are_of_one_kind_whatever_jax_takes_by_default(ensemble, rbg_by_default):
+    """With keys of ``rbg`` the second image's noise would depend on its place in the batch."""
+    images = np.repeat(photos(1), 2, axis=0)
+    together, alone = (protect(images[:n], ensemble, QUICK, 4) for n in (2, 1))
+    for row in together.losses[0]:
+        np.testing.assert_allclose(row, alone.losses[0, 0], rtol=1e-4)
+
+
 def test_another_native_size_is_a_view():
     small, fitting = toy(0, size=4), toy(1, size=8)
     views = [model.view for model in fit_views([small, fitting], 8, 8)]
@@ -130,6 +144,7 @@ def test_images_are_checked(images, message, ensemble):
     [
         ({"key": 1.5}, "key must be"),
         ({"key": jax.random.split(jax.random.key(0), 3)}, "3 keys, but 2 images"),
+        ({"key": jax.random.key(0, impl="rbg")}, "keys must be of threefry2x32, not rbg"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 3, "devices": [0, 1]}, "multiple of the 2 devices"),
     ],
@@ -142,6 +157,12 @@ def test_arguments_are_checked(options, message, ensemble):
 def test_generators_are_checked():
     with pytest.raises(ValueError, match="ensemble is empty"):
         protect(photos(1), [], QUICK)
+    for wrong, kind in (("demo", "str"), ([toy(0), None], "NoneType"), (7, "int")):
+        with pytest.raises(ValueError, match=f"an ensemble is .*; {kind} is no Generator"):
+            protect(photos(1), wrong, QUICK)
+    several = toy(0, name="several", apply=lambda params, x, c: (x, c))
+    with pytest.raises(ValueError, match="several returns a tuple; its apply must return the imag"):
+        protect(photos(1), several, QUICK)
     lost = toy(0, name="lost", conditions=lambda labels: np.zeros((1, 2, 3), np.float32))
     with pytest.raises(ValueError, match=r"conditions of lost must be \[B,3,n\].*\[1, 2, 3\]"):
         protect(photos(1), lost, QUICK)
@@ -154,3 +175,27 @@ def test_a_generator_that_gives_nan_is_named():
     broken = toy(1, name="broken", apply=lambda params, x, c: jnp.log(x - 2))
     with pytest.raises(ValueError, match="step 0 the outputs of broken are not finite"):
         protect(photos(1), [toy(0), broken], QUICK)
+    with pytest.raises(ValueError, match="step 0 the outputs of broken are not finite"):
+        protect(photos(1), [broken, toy(0)], QUICK)
+
+
+def root_of_change(params, x, c):
+    """Finite, and so is its gradient but where x is 0."""
+    return jnp.tanh(params["gain"]) * jnp.sqrt(jnp.abs(x)) + 0 * c[:, None, None, :1]
+
+
+def test_a_gradient_that_is_not_finite_where_it_is_not_used_harms_no_other_generator():
+    """At the clean images, where only the outputs are looked at."""
+    edge = toy(1, name="edge", apply=root_of_change, params={"gain": 1.0})
+    clean = photos(2)
+    clean[:, 0, 0] = 0
+    for ensemble in ([edge, toy(0)], [toy(0), edge]):
+        result = protect(clean, ensemble, QUICK)
+        assert np.isfinite(result.losses).all()
+
+
+def test_a_gradient_that_is_not_finite_is_told_of():
+    """In step 0 the toy's images are what they should be; in step 1 none are."""
+    edge = toy(1, name="edge", apply=lambda params, x, c: jnp.sqrt(jnp.abs(x * 0)) + x)
+    with pytest.raises(ValueError, match=r"in step 0 a generator's gradient is not finite, or in"):
+        protect(photos(1), [edge, toy(0)], Config(steps=3))

@@ -263,6 +263,11 @@ def test_what_does_not_fit_is_refused():
         fit_universal(photos(2), toy(0), Config(steps=1), jax.random.split(jax.random.key(0), 2))
     with pytest.raises(ValueError, match=r"\[8, 8, 3\].*\[1, 4, 4, 3\]"):
         apply_universal(photos(1, size=4), np.zeros((8, 8, 3)), 0.05)
+    with pytest.raises(ValueError, match="the perturbation must be finite"):
+        apply_universal(photos(1), np.full((8, 8, 3), np.nan), 0.05)
+    for epsilon in (0, -0.05, float("nan"), 12.75):
+        with pytest.raises(ValueError, match="epsilon must be"):
+            apply_universal(photos(1), np.zeros((8, 8, 3)), epsilon)
 
 
 def test_a_generator_that_gives_nan_is_named():

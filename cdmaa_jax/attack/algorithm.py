@@ -305,12 +305,12 @@ def evaluate(
 
 
 def after(gradient: Array, images: Array) -> Array:
-    """The images, but computed after a gradient of their shape; NaN where that is.
+    """The images, but computed after a gradient of their shape, whatever its values.
 
     So the models take turns, and what one keeps for its gradient is freed before the next begins.
     Nothing weaker lasts until XLA orders a program, which then might hold all of it at once.
     """
-    return jnp.maximum(images, jnp.minimum(gradient, _BELOW))
+    return jnp.maximum(images, jnp.where(gradient < _BELOW, gradient, _BELOW))
 
 
 def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:

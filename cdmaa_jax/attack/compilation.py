@@ -6,8 +6,9 @@ import functools
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.extend.mlir.passmanager import PassManager
@@ -15,6 +16,7 @@ from jax.extend.mlir.passmanager import PassManager
 from cdmaa_jax import processor
 from cdmaa_jax.allocator import release_memory
 
+T = TypeVar("T")
 _ON_CPU = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "xla_backend_optimization_level": "1",
@@ -40,6 +42,21 @@ _ON_GPU = {
 one, between graphs of what else there is, and the host waits for the min-norm solver."""
 _OVERLAPPING = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
 """Kernels of a graph run side by side unless one needs what another writes."""
+
+
+def cached(function: Callable[..., T]) -> Callable[..., T]:
+    """``functools.cache``, of which threads that come together get one and the same value.
+
+    Of programs that matters: what one thread prepares another would not recognize as its own.
+    """
+    known, lock = functools.cache(function), threading.RLock()
+
+    @functools.wraps(function)
+    def locked(*arguments: Any) -> T:
+        with lock:
+            return known(*arguments)
+
+    return locked
 
 
 def default_device() -> jax.Device:
@@ -175,7 +192,8 @@ def _forget_names(module: Any) -> None:
 
 
 def _signature(tree: Any) -> tuple[Any, ...]:
-    """What of a program's arguments it is compiled for."""
+    """What a program is compiled for: its arguments, and where it runs."""
     leaves, structure = jax.tree.flatten(tree)
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return precision, structure, *((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)
+    shapes = ((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)
+    return precision, default_device(), structure, *shapes

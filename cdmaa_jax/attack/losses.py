@@ -49,9 +49,14 @@ def outputs(generator: Generator, seen: Array, conditions: Array) -> Array:
     computed once per image.
 
     Raises:
-      ValueError: an output has another shape than what the generator was given.
+      ValueError: an output is no array, or of another shape than what the generator was given.
     """
     images = jax.vmap(generator, in_axes=(None, 1), out_axes=1)(seen, conditions)
+    if not isinstance(images, jax.Array):
+        raise ValueError(
+            f"{generator.name} returns a {type(images).__name__}; its apply must return the "
+            "images alone, an array [B,h,w,3]"
+        )
     if images.shape != (*conditions.shape[:2], *seen.shape[1:]):
         raise ValueError(
             f"{generator.name} maps images {list(seen.shape)} to outputs "

@@ -10,15 +10,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import psutil
 from jax import lax
 
 from cdmaa_jax import cgroups
+from cdmaa_jax.attack.keys import seeded
 from cdmaa_jax.attack.targets import domain_losses, make_target
 from cdmaa_jax.types import Batch, Generator
 
@@ -32,6 +35,8 @@ _GIB = 2**30
 
 
 _PLANS: dict[Any, tuple[int, ...]] = {}  # kept, or every change of it would compile anew
+_OVERLAPS: dict[Any, bool] = {}  # likewise
+_PLANNING = threading.RLock()  # so that threads that come together plan alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +81,23 @@ def plan_chunks(
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
-    models = [(jax.tree.structure(model), _shapes(model)) for model in ensemble]
-    key = (loss, tuple(models), _shapes(batch), device, chunk)
-    if key not in _PLANS:
-        _PLANS[key] = _plan(loss, ensemble, batch, device, chunk)
-    return _PLANS[key]
+    key = (*_kind_of(loss, ensemble, batch, device), chunk)
+    with _PLANNING:
+        if key not in _PLANS:
+            _PLANS[key] = _plan(loss, ensemble, batch, device, chunk)
+        return _PLANS[key]
+
+
+def _kind_of(
+    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device
+) -> tuple[Any, ...]:
+    """What the memory of an attack depends on."""
+    models = tuple((jax.tree.structure(model), _shapes(model)) for model in ensemble)
+    return loss, models, _shapes(batch), device
 
 
 def _shapes(tree: Any) -> tuple[Any, ...]:
-    return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
+    return tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def _plan(
@@ -114,7 +127,14 @@ def can_overlap(loss: str, ensemble: Sequence[Generator], batch: Batch, device: 
     """
     if device.platform != "gpu":
         return False
-    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    key = _kind_of(loss, ensemble, batch, device)
+    with _PLANNING:
+        if key not in _OVERLAPS:
+            _OVERLAPS[key] = _fit_together(loss, ensemble, batch, free_memory(device))
+        return _OVERLAPS[key]
+
+
+def _fit_together(loss: str, ensemble: Sequence[Generator], batch: Batch, memory: int) -> bool:
     pixels = sum(_output_pixels(*row) for row in zip(ensemble, batch.conditions, strict=True))
     if _GENEROUS * len(batch.images) * pixels < memory / 2:
         return True
@@ -186,7 +206,7 @@ def _kept(loss: str, model: Generator, conditions: Any, batch: Batch) -> tuple[i
 
     def observe(params: Any, images: Any, conditions: Any) -> Any:
         generator = dataclasses.replace(model, params=params)
-        keys = jnp.broadcast_to(jax.random.key(0), (1,))
+        keys = jnp.broadcast_to(seeded(0), (1,))
         target = make_target(loss, generator, images, conditions, keys, None)
         pull_back = jax.vjp(lambda x: domain_losses(loss, target, x, keys), images)[1]
         return target.references, pull_back
@@ -198,4 +218,4 @@ def _kept(loss: str, model: Generator, conditions: Any, batch: Batch) -> tuple[i
 
 
 def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in _shapes(tree))

@@ -103,7 +103,8 @@ def _correct(gram: Array, weights: Array) -> Array:
     """
     change = _affine_minimum(gram, weights > 0) - weights
     reach = jnp.where(change < 0, weights / _positive(-change), jnp.inf)
-    slope, curvature = -change @ _product(gram, weights), change @ _product(gram, change)
+    slope = -(change * _product(gram, weights)).sum()
+    curvature = (change * _product(gram, change)).sum()
     best = jnp.where(curvature > 0, slope / _positive(curvature), 0)
     amount = jnp.clip(best, 0, jnp.minimum(reach.min(), 1))
     return _on_simplex(jnp.where(reach > amount, weights + amount * change, 0))

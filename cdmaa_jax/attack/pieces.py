@@ -23,6 +23,7 @@ from cdmaa_jax.attack.algorithm import Attack, Info, State
 from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation, each_domain, joined
+from cdmaa_jax.attack.keys import seeded
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.numbers import Numbers, structure_of
 from cdmaa_jax.attack.targets import Target, weigh
@@ -148,7 +149,7 @@ def domains_of(
 
 def outputs_of(model: Generator, images: Array, conditions: Array) -> Array:
     """A model's outputs [B,K,h,w,3] for images that it sees as they are, by the piece for it."""
-    keys = jnp.broadcast_to(jax.random.key(0), (len(images),))  # of no view
+    keys = jnp.broadcast_to(seeded(0), (len(images),))  # of no view
     model = dataclasses.replace(model, view=None)
     return call(_observe, ("mse", None), model, images, conditions, keys)
 
@@ -362,7 +363,7 @@ def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
     return _compiled(piece, tuple(static), platform, quick)
 
 
-@functools.cache
+@compilation.cached
 def _compiled(
     piece: Callable[..., Any], static: tuple[Any, ...], platform: str, computed_once: bool
 ) -> Any:

@@ -15,8 +15,14 @@ from jax.sharding import PartitionSpec as P
 from cdmaa_jax import kept
 from cdmaa_jax.attack import compilation, pieces
 from cdmaa_jax.attack.algorithm import Attack, Carried, Info, advance, attack_batch, fit
-from cdmaa_jax.attack.compilation import compiler_options, default_device, graph_options
+from cdmaa_jax.attack.compilation import (
+    cached,
+    compiler_options,
+    default_device,
+    graph_options,
+)
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.keys import check_implementation, seeded
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.memory import can_overlap, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
@@ -42,15 +48,15 @@ def run(
       config: the options; but for ``steps`` its numbers are arguments of the program.
       ensemble: one generator or J of them; their parameters are arguments of the program.
       batch: the clean images and, for each generator, the condition vectors.
-      key: one typed PRNG key, whose start noise every image gets, or [B] of them.
+      key: one typed PRNG key, whose start noise every image gets, or [B] of them; of threefry2x32.
       devices: the devices that share the batch, equally; the default device if None.
       chunk: how many images a generator takes at once; for each what fits and suits the device if
         None. Fewer take less memory, and change nothing but the rounding of sums.
 
     Raises:
       ValueError: the batch does not fit the memory; the batch or the weights do not fit the
-        ensemble, or the batch the devices; or a generator's outputs have another shape than its
-        inputs.
+        ensemble, or the batch the devices; a generator's outputs have another shape than its
+        inputs; or the key is of another implementation.
     """
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
@@ -118,6 +124,7 @@ def _task_of(
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
     _check_weights(config, batch)
+    check_implementation(key)
     batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
@@ -245,14 +252,14 @@ def evaluate_losses(
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
     weights = None if weights is None else jnp.asarray(weights)
-    keys = jnp.broadcast_to(jax.random.key(seed), (len(clean),))
+    keys = jnp.broadcast_to(seeded(seed), (len(clean),))
     arguments = (loss, models, clean, adversarial, fitted, keys, weights)
     if pieces.is_apart():
         return pieces.losses_of(*arguments)
     return _losses_program(default_device().platform)(*arguments)
 
 
-@functools.cache
+@cached
 def _losses_program(platform: str) -> Any:
     options = compiler_options(platform)
     return jax.jit(_losses, static_argnames="loss", compiler_options=options)
@@ -285,7 +292,7 @@ def program_for(
     return _program_for(platform, sharded, overlap, graph)
 
 
-@functools.cache
+@cached
 def _program_for(platform: str, sharded: bool, overlap: bool, graph: bool) -> Callable[..., Result]:
     options = graph_options(overlap) if graph else compiler_options(platform)
     if sharded:
@@ -300,7 +307,7 @@ def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
     return _step_program(platform, is_once())
 
 
-@functools.cache
+@cached
 def _step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
     step = functools.partial(advance, computed_once=computed_once)
     static, options = ("config", "chunks"), compiler_options(platform)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -115,9 +115,17 @@ def as_tuple(ensemble: Generator | Sequence[Generator]) -> tuple[Generator, ...]
     """One generator or a sequence of them as a tuple.
 
     Raises:
-      ValueError: the sequence is empty.
+      ValueError: it is neither, or the sequence is empty.
     """
-    models = (ensemble,) if isinstance(ensemble, Generator) else tuple(ensemble)
+    if isinstance(ensemble, Generator):
+        return (ensemble,)
+    models = tuple(ensemble) if isinstance(ensemble, Iterable) else (ensemble,)
     if not models:
         raise ValueError("the ensemble is empty; give at least one generator")
+    for model in models:
+        if not isinstance(model, Generator):
+            raise ValueError(
+                "an ensemble is a Generator or a sequence of them, such as "
+                f"load_ensemble(...).generators; {type(model).__name__} is no Generator"
+            )
     return models

@@ -52,7 +52,9 @@ def no_conditions(labels: Labels | None) -> np.ndarray:
     if labels is None:
         return np.zeros((1, 1, 0), np.float32)
     lengths = {len(np.atleast_1d(column)) for column in labels.values()}
-    if len(lengths) != 1:
+    if not lengths:
+        raise ValueError("there are labels of no attribute; give None for photos without labels")
+    if len(lengths) > 1:
         raise ValueError("the labels of the attributes differ in length")
     return np.zeros((lengths.pop(), 1, 0), np.float32)
 

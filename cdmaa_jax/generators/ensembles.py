@@ -50,26 +50,31 @@ def named_ensembles() -> dict[str, Path]:
     return found
 
 
-def ensemble_directories(names: Sequence[str]) -> tuple[Path, ...]:
+def ensemble_directories(names: str | Sequence[str]) -> tuple[Path, ...]:
     """The checkpoint directories of an ensemble.
 
     Args:
-      names: named ensembles, checkpoint directories, or directories of checkpoint directories.
+      names: named ensembles, checkpoint directories, or directories of checkpoint directories; or
+        one of these.
 
     Raises:
       EnsembleError: a name is none of these.
     """
     if not names:
         raise EnsembleError("an ensemble needs at least one generator")
-    return tuple(path for name in names for path in _directories(name))
+    return tuple(path for name in _each_of(names) for path in _directories(name))
 
 
-def read_ensemble_metadata(names: Sequence[str]) -> tuple[Metadata, ...]:
+def _each_of(names: str | Sequence[str]) -> Sequence[str]:
+    return (names,) if isinstance(names, str) else names
+
+
+def read_ensemble_metadata(names: str | Sequence[str]) -> tuple[Metadata, ...]:
     """What an ensemble consists of, without loading it. Raises as ``load_ensemble``."""
     return tuple(read_metadata(path) for path in ensemble_directories(names))
 
 
-def load_ensemble(names: Sequence[str] = (DEFAULT,)) -> Ensemble:
+def load_ensemble(names: str | Sequence[str] = DEFAULT) -> Ensemble:
     """Loads the generators of an ensemble; a name that occurs twice is numbered.
 
     Args:
@@ -86,7 +91,7 @@ def load_ensemble(names: Sequence[str] = (DEFAULT,)) -> Ensemble:
         dataclasses.replace(load_generator(path), name=name)
         for path, name in zip(paths, unique, strict=True)
     )
-    return Ensemble("+".join(Path(name).name for name in names), generators, metadata)
+    return Ensemble("+".join(Path(name).name for name in _each_of(names)), generators, metadata)
 
 
 def _directories(name: str) -> tuple[Path, ...]:

@@ -27,7 +27,11 @@ def in_bfloat16(generator: Generator) -> Generator:
 
 def _narrow(array: Any) -> Any:
     """In bfloat16, unless it is of integers or truth values."""
-    return array.astype(jnp.bfloat16) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    return jnp.asarray(array, jnp.bfloat16) if _is_real(array) else array
+
+
+def _is_real(array: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(array), jnp.floating)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,6 +78,35 @@ def test_other_shapes_and_options_are_compiled_apart():
     assert program.compiled == 3
 
 
+def test_programs_for_other_devices_are_compiled_apart():
+    program = Program()
+    program.may_end.set()
+    for device in jax.devices()[:2] * 2:
+        with jax.default_device(device):
+            compilation.call(program, jnp.ones(3))
+    assert program.compiled == 2
+
+
+def test_threads_that_come_together_get_one_value():
+    begun, may_end, results = threading.Event(), threading.Event(), []
+
+    @compilation.cached
+    def make(argument):
+        begun.set()
+        assert may_end.wait(30)
+        return object()
+
+    threads = [in_thread(results, make, 1)]
+    assert begun.wait(30)
+    threads.append(in_thread(results, make, 1))
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    first, second = results
+    assert first is second is make(1)
+    assert make(2) is not first
+
+
 def test_a_failure_is_raised_to_all_and_not_kept():
     program, results = Program(ValueError("too large")), []
     threads = [in_thread(results, compilation.prepare, program, jnp.ones(3))]

@@ -134,11 +134,11 @@ class Gpu:
 
     platform = "gpu"
 
-    def __init__(self, limit):
-        self.limit = limit
+    def __init__(self, limit, used=0):
+        self.limit, self.used = limit, used
 
     def memory_stats(self):
-        return {"bytes_limit": self.limit}
+        return {"bytes_limit": self.limit, "bytes_in_use": self.used}
 
 
 def test_generators_run_side_by_side_where_all_fit_a_gpu():
@@ -148,4 +148,13 @@ def test_generators_run_side_by_side_where_all_fit_a_gpu():
     assert memory.can_overlap("mse", ensemble, batch, Gpu(2**40))
     assert memory.can_overlap("mse", ensemble, batch, Gpu(enough))
     assert not memory.can_overlap("mse", ensemble, batch, Gpu(enough - 4))
+    assert not memory.can_overlap("mse", ensemble, batch, Gpu(enough, used=4))
     assert not memory.can_overlap("mse", ensemble, batch, CPU)
+
+
+def test_whether_generators_run_side_by_side_is_asked_once():
+    ensemble, batch = problem()
+    gpu = Gpu(2**40)
+    assert memory.can_overlap("mse", ensemble, batch, gpu)
+    gpu.used = gpu.limit
+    assert memory.can_overlap("mse", ensemble, batch, gpu)

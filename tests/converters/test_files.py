@@ -182,6 +182,9 @@ def test_the_way_back_refuses(tmp_path, capsys):
     assert main(["stgan", str(path), "--out", out, *options("stgan")]) == 0
     assert main(["attgan", out, "--to-torch", str(tmp_path / "b.pth")]) == 1
     assert "holds stgan, not attgan" in capsys.readouterr().err
+    bare = str(tmp_path / "b.safetensors")
+    assert main(["stgan", out, "--to-torch", bare, "--part", "G"]) == 1
+    assert "safetensors have no parts; leave G out" in capsys.readouterr().err
     assert main(["stgan", str(tmp_path), "--to-torch", str(tmp_path / "b.pth")]) == 1
     assert "not a generator's directory" in capsys.readouterr().err
     assert main(["stgan", out, "--to-torch", str(path / "b.pth")]) == 1

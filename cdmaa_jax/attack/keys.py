@@ -1,0 +1,28 @@
+"""PRNG keys whose draws depend on the key alone.
+
+An attack draws for every image with that image's key, mapped over the batch. JAX's other
+implementations (``rbg``, ``unsafe_rbg``) then draw for all images with the first one's key.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from cdmaa_jax.types import Array
+
+IMPLEMENTATION = "threefry2x32"
+
+
+def seeded(seed: int) -> Array:
+    """The typed key of a seed, whatever implementation JAX is set to take by default."""
+    return jax.random.key(seed, impl=IMPLEMENTATION)
+
+
+def check_implementation(key: Array) -> None:
+    """Raises ValueError for typed keys of an implementation whose draws depend on the batch."""
+    found = jax.random.key_impl(key)
+    if str(found) != IMPLEMENTATION:
+        raise ValueError(
+            f"keys must be of {IMPLEMENTATION}, not {found}, whose draws for an image depend on "
+            f"the rest of its batch: jax.random.key(seed, impl={IMPLEMENTATION!r})"
+        )
