@@ -136,11 +136,17 @@ def describe(ensemble: Ensemble) -> dict[str, Any]:
                 "architecture": metadata.architecture,
                 "image_size": generator.image_size,
                 "domains": list(generator.domains),
+                "config": _for_json(dataclasses.asdict(metadata.config)),
                 "arrays_sha256": metadata.arrays_sha256,
             }
             for generator, metadata in pairs
         ],
     }
+
+
+def _for_json(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """As they come back from a JSON file."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
 
 def build(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cdmaa_jax.evaluation import metrics
+from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.evaluation.picture import readable
 from cdmaa_jax.experiments import charts, runner
 from cdmaa_jax.experiments.columns import Column, Table
@@ -27,13 +28,14 @@ from cdmaa_jax.experiments.gradients import (
 from cdmaa_jax.experiments.methods import crop_images, labels_of, see_crop
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
-from cdmaa_jax.experiments.statistics import rounded
+from cdmaa_jax.experiments.statistics import UNANIMOUS, rounded
 from cdmaa_jax.experiments.tables import about
 from cdmaa_jax.images import files
 from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
 FORMAT = "cdmaa-jax figure"
 TRACE = "trace.npz"
+ELSEWHERE = "Measured with other versions or on another device."
 MOST_TRACED = 20
 """Images of Figure 2: a trace costs several times what an attack does."""
 MOST_SHOWN = 4
@@ -77,7 +79,7 @@ def measure_figure2(
 ) -> tuple[dict[str, Any], bytes]:
     """The record of Figure 2, and its chart as a PNG file."""
     few = traced(study)
-    trace, seconds = _trace(gradient_column(default), few, progress)
+    trace, seconds, made_with = _trace(gradient_column(default), few, progress)
     domains = {g.name: g.domains for g in study.ensemble.generators}
     record = {
         "format": FORMAT,
@@ -86,6 +88,7 @@ def measure_figure2(
         **summarize_trace(trace, domains, study.seed),
         "configuration": dataclasses.asdict(default.config),
         "seconds": round(seconds, 1),
+        "made_with": None if made_with == report.made_with() else made_with,
         **about(few, skipped),
     }
     return record, _draw_figure2(record)
@@ -93,11 +96,15 @@ def measure_figure2(
 
 def figure2_markdown(record: Mapping[str, Any]) -> str:
     """Figure 2 in numbers."""
+    protocol = (
+        f"Means over {record['steps']} steps and pairs of gradients, with 95 % intervals over "
+        f"{len(record['images'])} photos ({UNANIMOUS}); the norm ratio is the smaller norm over "
+        "the larger."
+    )
     lines = [
         f"## {record['title']}",
         "",
-        "Means over steps and pairs of gradients, with 95 % intervals over "
-        f"{len(record['images'])} photos; the norm ratio is the smaller norm over the larger.",
+        f"{protocol} {ELSEWHERE}" if record["made_with"] else protocol,
         "",
         "| gradients of | cosine | norm ratio |",
         "|---|---|---|",
@@ -116,23 +123,32 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _trace(column: Column, study: Study, progress: Callable[[int], None]) -> tuple[Trace, float]:
-    """The trace of a study's images, from its file where there is one."""
+def _trace(
+    column: Column, study: Study, progress: Callable[[int], None]
+) -> tuple[Trace, float, dict[str, Any]]:
+    """The trace of a study's images, its seconds, and the versions and device that it is of.
+
+    From its file where there is one.
+    """
     path = _saved(column, study)
     if path.is_file():
         saved = np.load(io.BytesIO(files.read_bytes(path)))
         progress(len(_batches(study)))
-        return Trace(saved["gram"], saved["along"], saved["along_sign"]), float(saved["seconds"])
+        trace = Trace(saved["gram"], saved["along"], saved["along_sign"])
+        unknown = json.dumps(dict.fromkeys(report.made_with()))
+        made_with = json.loads(str(saved.get("made_with", unknown)))
+        return trace, float(saved["seconds"]), made_with
     start, traces = time.monotonic(), []
     for rows in _batches(study):
         traces.append(_trace_batch(column, study, rows))
         progress(1)
-    trace, seconds = join(traces), time.monotonic() - start
+    trace, seconds, made_with = join(traces), time.monotonic() - start, report.made_with()
+    facts: dict[str, Any] = {"seconds": seconds, "made_with": json.dumps(made_with)}
     file = io.BytesIO()
-    np.savez(file, gram=trace.gram, along=trace.along, along_sign=trace.along_sign, seconds=seconds)
+    np.savez(file, gram=trace.gram, along=trace.along, along_sign=trace.along_sign, **facts)
     files.make_folder(path.parent)
     files.write_whole(path, file.getvalue())
-    return trace, seconds
+    return trace, seconds, made_with
 
 
 def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:

@@ -24,6 +24,7 @@ from cdmaa_jax.attack.algorithm import Attack, State, after, build, evaluate, ke
 from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import Evaluation, each_domain
+from cdmaa_jax.attack.keys import seeded
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.models import combine
 from cdmaa_jax.attack.numbers import numbers_of
@@ -113,7 +114,7 @@ def _task_of(
     """What is attacked, with a key for each image; and how many images each model takes at once."""
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
-    keys = jnp.broadcast_to(jax.random.key(seed), (len(images),))
+    keys = jnp.broadcast_to(seeded(seed), (len(images),))
     chunks = plan_chunks(config.loss, models, batch, compilation.default_device(), None)
     return (config, tuple(models), batch, keys), chunks
 
@@ -211,7 +212,7 @@ def _summarizer(trace: Trace, seed: int) -> Callable[[np.ndarray], dict[str, Any
     return summary
 
 
-@functools.cache
+@compilation.cached
 def _program(platform: str, computed_once: bool) -> Callable[..., tuple[Array, ...]]:
     """``_trace``, compiled for a platform."""
     trace = functools.partial(_trace, computed_once=computed_once)

@@ -234,7 +234,7 @@ def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
     start = time.monotonic()
     fit = _fit_weights if column.method == SEARCHED else _fit_perturbation
     facts = {
-        "tuned_on": "other photos" if study.tuning else "the tested photos",
+        runner.TUNED_ON: "other photos" if study.tuning else runner.ON_TESTED,
         **fit(column, study, tell),
     }
     tell(total, total)

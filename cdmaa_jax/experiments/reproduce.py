@@ -12,6 +12,7 @@ from typing import Any
 
 from cdmaa_jax import photos
 from cdmaa_jax.attack import apart
+from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import charts, claims, figures, methods, tables
 from cdmaa_jax.experiments.ahead import working_ahead
 from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
@@ -250,11 +251,18 @@ class _Lab:
         records = self._records()
         found = claims.judge(records)
         record = {"claims": [vars(claim) for claim in found], "results": list(records)}
-        record |= tables.about(self._study, self._skipped)
+        elsewhere = _made_elsewhere(records)
+        record |= {**tables.about(self._study, self._skipped), "made_with": elsewhere}
         parts = ["# The paper's experiments, measured again", "", "## The paper's claims", ""]
+        if len(self._study.crops) < claims.FEWEST:
+            parts += [f"Of fewer than {claims.FEWEST} photos no claim can be judged.", ""]
+        if elsewhere:
+            names = ", ".join(elsewhere)
+            parts += [f"Results of other versions or another device: {names}.", ""]
         text = "\n".join([*parts, claims.to_markdown(found)])
         for name in records:
-            text += "\n" + (self._request.out / f"{name}.md").read_text()
+            path = self._request.out / f"{name}.md"
+            text += "\n" + files.read_bytes(path).decode() if path.is_file() else ""
         write_result(self._request.out, RESULTS, record, {".md": text.encode()})
         return text
 
@@ -331,6 +339,20 @@ class _Lab:
             if all(record.get(key) == ours[key] for key in SAME_STUDY):
                 found[name] = record
         return found
+
+
+def _made_elsewhere(records: Mapping[str, Any]) -> dict[str, Any]:
+    """Of results that are not, or not all, of this process's versions and device, what they are of.
+
+    By name; what was measured in part elsewhere says of which part.
+    """
+    now = report.made_with()
+    found = {}
+    for name, record in records.items():
+        written = {key: record.get(key) for key in now}
+        if written != now or record.get("made_with"):
+            found[name] = {**written, "made_with": record.get("made_with")}
+    return found
 
 
 def write_result(

@@ -30,6 +30,8 @@ from cdmaa_jax.photos import Job, Perturb
 
 COLUMNS = "columns"
 ABOUT = "column.json"
+TUNED_ON, ON_TESTED = "tuned_on", "the tested photos"
+"""A fact of a column that was tuned, and what it is where there were no other photos."""
 _FORMAT = 1
 FEW_STEPS = 200
 """Of all photos together: fewer take a CPU less time than it takes to compile a program well."""

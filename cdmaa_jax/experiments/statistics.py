@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from cdmaa_jax.evaluation.metrics import THRESHOLD
 
+UNANIMOUS = "where all photos agree it is a point, which says nothing of other photos"
+"""Of a bootstrap interval."""
 RESAMPLES = 10_000
 LEVEL = 0.95
 MEAN = "mean"
@@ -16,10 +19,13 @@ Losses = Mapping[str, np.ndarray]
 """Model name to L, [N,K]: image by domain."""
 
 
+@functools.lru_cache(maxsize=2)
 def resampling(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """How often each of N images is drawn in each bootstrap sample, float64 [R,N], by seed."""
     random = np.random.default_rng(seed)
-    return random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+    drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+    drawn.flags.writeable = False  # it is kept
+    return drawn
 
 
 def interval(

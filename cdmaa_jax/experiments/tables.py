@@ -10,9 +10,16 @@ import numpy as np
 
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import paper
-from cdmaa_jax.experiments.columns import Table
-from cdmaa_jax.experiments.runner import Measured, Study
-from cdmaa_jax.experiments.statistics import LEVEL, RESAMPLES, resampling, rounded, summarize
+from cdmaa_jax.experiments.columns import STEPS, Table
+from cdmaa_jax.experiments.runner import ON_TESTED, TUNED_ON, Measured, Study
+from cdmaa_jax.experiments.statistics import (
+    LEVEL,
+    RESAMPLES,
+    UNANIMOUS,
+    resampling,
+    rounded,
+    summarize,
+)
 
 FORMAT = "cdmaa-jax table"
 FORMAT_VERSION = 1
@@ -115,15 +122,20 @@ def _protocol(record: Mapping[str, Any]) -> str:
     faces = f" ({lost} without a face found: centre square)" if lost else ""
     text = (
         f"attack_rate, the share of image and edit pairs with L > {record['threshold']:g}, with "
-        f"its 95 % interval over images, and avg_L in brackets; {len(images)} photos{faces} as "
-        f"crops of {record['image_size']} px, saved as 8-bit files and read back, "
-        f"seed {record['seed']}."
+        f"its 95 % interval over images ({UNANIMOUS}), and avg_L in brackets; T = "
+        f"{record['steps']}; {len(images)} photos{faces} as crops of {record['image_size']} px, "
+        f"saved as 8-bit files and read back, seed {record['seed']}."
     )
+    tuned = [name for name, facts in record["facts"].items() if facts.get(TUNED_ON) == ON_TESTED]
+    if tuned:
+        names = ", ".join(record["headings"][name] for name in tuned)
+        text += f" Tuned on the tested photos, for want of others: {names}."
     if record["made_with"]:
         names = ", ".join(record["headings"][name] for name in record["made_with"])
         text += f" Measured in part with other versions or on another device: {names}."
     if record["paper"]:
-        text += f" Columns marked “paper” are of {record['paper']['source']}."
+        text += f" Columns marked “paper” are of {record['paper']['source']}"
+        text += "." if record["steps"] == STEPS else f", of T = {STEPS}."
     return text
 
 

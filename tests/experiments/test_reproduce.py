@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -233,11 +234,40 @@ def test_columns_of_other_versions_are_told_of(ensemble, folder, tmp_path, monke
     assert line in (request.out / "table4.md").read_text()
 
 
+def test_a_trace_of_other_versions_is_told_of_and_results_that_are_of_them(
+    ensemble, folder, tmp_path, monkeypatch
+):
+    request, versions = request_of(folder, ensemble, tmp_path, "figure2", images=2), report.versions
+    monkeypatch.setattr(report, "versions", lambda: {"jax": "0.1"})
+    run(request)
+    then = {"versions": {"jax": "0.1"}, "device": jax.devices()[0].device_kind}
+    assert read(tmp_path, "figure2")["made_with"] is None
+    monkeypatch.setattr(report, "versions", versions)
+    run(dataclasses.replace(request, what=("table4",)))
+    told = read(tmp_path, "results")["made_with"]
+    assert told == {"figure2": {**then, "made_with": None}}
+    assert "of other versions or another device: figure2." in (tmp_path / "results.md").read_text()
+    run(request)  # from the trace
+    assert read(tmp_path, "figure2")["made_with"] == then
+    assert figures.ELSEWHERE in (tmp_path / "figure2.md").read_text()
+    assert read(tmp_path, "results")["made_with"]["figure2"]["made_with"] == then
+
+
+def test_a_result_whose_text_is_gone_is_judged_all_the_same(ensemble, folder, tmp_path):
+    run(request_of(folder, ensemble, tmp_path, "table4", images=2))
+    (tmp_path / "table4.md").unlink()
+    run(request_of(folder, ensemble, tmp_path, "figure4", images=2))
+    assert read(tmp_path, "results")["results"] == ["table4", "figure4"]
+
+
 def test_the_papers_figures_stand_in_columns_of_their_own(ensemble, folder, tmp_path):
     run(request_of(folder, ensemble, tmp_path / "out", images=2))
     record = read(tmp_path / "out", "table3")
     assert record["paper"]["columns"]["mgda"]["stgan"] == {"avg_l": 0.068, "attack_rate": 0.572}
     assert record["paper"]["source"] == paper.SOURCE
+    text = (tmp_path / "out" / "table3.md").read_text()
+    assert f"; T = {record['steps']}; 2 photos" in text and f"{paper.SOURCE}, of T = 80." in text
+    assert "Tuned on" not in text
     table = (tmp_path / "out" / "table3.md").read_text().split("\n| ")
     assert table[1].split(" | ")[1:5] == ["single gradient", "paper", "iterative gradient", "paper"]
 
@@ -328,6 +358,8 @@ def test_whatever_decides_the_figures_has_a_folder_of_its_own(study, folder, tmp
     changed = make_crops(sorted(folder.iterdir()), None, tmp_path / "crops", SIZE, aligned=True)
     generators = study.ensemble.metadata
     weights = (dataclasses.replace(generators[0], arrays_sha256="0" * 64), *generators[1:])
+    network = dataclasses.replace(generators[0].config, blocks=generators[0].config.blocks + 1)
+    option = (dataclasses.replace(generators[0], config=network), *generators[1:])
     others = {
         column_folder(column, study),
         column_folder(Column(Config(steps=3)), study),
@@ -341,8 +373,14 @@ def test_whatever_decides_the_figures_has_a_folder_of_its_own(study, folder, tmp
                 study, ensemble=dataclasses.replace(study.ensemble, metadata=weights)
             ),
         ),
+        column_folder(
+            column,
+            dataclasses.replace(
+                study, ensemble=dataclasses.replace(study.ensemble, metadata=option)
+            ),
+        ),
     }
-    assert len(others) == 7
+    assert len(others) == 8
 
 
 def test_a_photo_that_changed_is_noticed(ensemble, folder, tmp_path):
