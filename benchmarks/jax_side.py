@@ -75,13 +75,15 @@ class Side:
         generators = [self._generator(place) for place in places]
         inputs = self._batch(places, batch, domains, size)
         self._stages.clear()
+        attacks = self._runs_until_timed((tuple(models), steps, batch, domains, size, chunk))
         begin = time.perf_counter()
-        for _ in range(self._runs_until_timed((tuple(models), steps, batch, domains, size, chunk))):
+        for _ in range(attacks):
             config, key = Config(steps=steps, start=work.START), jax.random.key(0)
             result = jax.block_until_ready(run(config, generators, inputs, key, chunk=chunk))
         seconds = time.perf_counter() - begin
         return {
             "seconds": seconds,
+            "attacks": attacks,
             "losses": np.asarray(result.losses).tolist(),
             "weights": np.asarray(result.weights).tolist(),
             "stages": dict(self._stages),
@@ -145,6 +147,7 @@ class Side:
         )
 
     def _runs_until_timed(self, arguments: Any) -> int:
+        """How many attacks it takes until what follows is as fast as all later ones."""
         is_first = arguments not in self._compiled
         self._compiled.add(arguments)
         return 2 if is_first and jax.devices()[0].platform == "gpu" else 1

@@ -38,7 +38,8 @@ class Runs:
         other = f", and for {options.short}" if by_lengths(self._session) else ""
         say(f"  ours: compiling for {options.long} steps{other}")
         reply = self._ours(options.long)
-        self.first["ours"], self.stages = (options.long, reply["seconds"]), reply["stages"]
+        self.first["ours"] = options.long * reply["attacks"], reply["seconds"]
+        self.stages = reply["stages"]
         self.cold_memory = self._session.ours("memory")
         if by_lengths(self._session):
             self._ours(options.short)
@@ -208,20 +209,15 @@ def check(name: str, found: Sequence[float], precision: str) -> None:
 
 
 def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[str, Any]:
-    """The peak memory of fresh processes: ours with its program cached, and the best variants.
-
-    Of a GPU, whose allocator PyTorch can ask anew, that of the variants where they were timed.
-    """
+    """The peak memory of fresh processes: ours with its program cached, and the best variants."""
     session.say("  peak memory")
     options, folder, found = session.options, session.folder, {}
     steps = {"models": list(names), "steps": options.short}
     best = [name for name in (runs.best("eager"), runs.best("compile")) if name]
-    on_gpu = session.facts["torch"]["platform"] == "cuda"
     with contextlib.ExitStack() as stack:  # all import while the first one runs
         ours = stack.enter_context(open_ours(options))
         others = {
-            name: stack.enter_context(open_torch(options, folder, keep=False))
-            for name in ([] if on_gpu else best)
+            name: stack.enter_context(open_torch(options, folder, keep=False)) for name in best
         }
         set_up(ours, options, folder)
         length = options.short if by_lengths(session) else options.long  # what is in the cache
@@ -233,6 +229,4 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
             worker("run", variant=name, **steps)
             found[name] = worker("memory")
             worker.close()
-    if on_gpu:
-        found |= {name: session.torch("device_memory", variant=name, **steps) for name in best}
     return found

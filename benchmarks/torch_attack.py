@@ -176,7 +176,13 @@ def _value_and_gradient(loss_of: Callable[[Tensor], Tensor], x: Tensor) -> tuple
 
 
 def _compiler(mode: str) -> Callable[[Any], Any]:
-    return lambda function: torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    """``torch.compile`` of a function of fixed shapes.
+
+    All losses are instances of one class, whose compiled code PyTorch counts together: without
+    isolation the ninth, of whichever variant, would be refused.
+    """
+    options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "isolate_recompiles": True}
+    return lambda function: torch.compile(function, mode=mode, **options)
 
 
 @contextlib.contextmanager

@@ -68,6 +68,16 @@ class Conv(nn.Module):
         return convolve(x, self.weight, self.bias, self.stride, self.padding)
 
 
+def narrow_convolutions(network: nn.Module) -> None:
+    """Rounds the weights of all convolutions to bfloat16, which autocast would do in every step.
+
+    It keeps the rounded ones of a step only if they are trained.
+    """
+    for module in network.modules():
+        if isinstance(module, Conv):
+            module.to(torch.bfloat16)
+
+
 class Joined(nn.Module):
     """A convolution of joined channels: of an image ("image"), of a domain, or label planes.
 

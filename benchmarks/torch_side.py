@@ -23,7 +23,7 @@ from benchmarks.torch_attack import (
     Variant,
     layout,
 )
-from benchmarks.torch_layers import Flavour
+from benchmarks.torch_layers import Flavour, narrow_convolutions
 from benchmarks.torch_models import make_network
 
 
@@ -34,8 +34,9 @@ class Side:
         """Sets PyTorch up; tells what it runs on and the variants that apply there."""
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._precision = precision
-        torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
-        torch.backends.cudnn.allow_tf32 = precision != "float32"
+        rounding = "ieee" if precision == "float32" else "tf32"
+        torch.backends.cuda.matmul.fp32_precision = rounding
+        torch.backends.cudnn.conv.fp32_precision = rounding
         torch.backends.cudnn.benchmark = True
         self._work, self._inputs = work.read(folder), work.read_inputs(folder)
         self._networks: dict[tuple[int, Flavour, bool], Any] = {}
@@ -91,16 +92,6 @@ class Side:
         """The best FLOP per second of a large matrix product."""
         return peak.torch_rate(self._precision, self._device)
 
-    def device_memory(self, models: Sequence[str], steps: int, variant: str) -> dict[str, Any]:
-        """Peak bytes of a GPU's allocator in one attack, when all other variants are forgotten."""
-        for name in {*EAGER, *COMPILED, *GPU_ONLY} - {variant}:
-            self.forget(name)
-        self.run(models, steps, variant)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        self.run(models, steps, variant)
-        return self.memory()
-
     def memory(self) -> dict[str, Any]:
         """Peak bytes of this process, and of the device if there is one."""
         gpu = self._device.type == "cuda"
@@ -125,6 +116,8 @@ class Side:
                 model.arch, model.config, state, conditions, self._work.size, variant.flavour
             )
             network = network.to(self._device, memory_format=layout(variant))
+            if self._precision == "bfloat16":
+                narrow_convolutions(network)
             self._networks[key] = network
         return self._networks[key]
 

@@ -32,7 +32,7 @@ from benchmarks import (
     work,
 )
 from benchmarks.statistics import Samples, images_per_second, line
-from benchmarks.torch_layers import Flavour
+from benchmarks.torch_layers import Conv, Flavour, narrow_convolutions
 from benchmarks.torch_models import make_network
 from benchmarks.workers import BenchmarkError, Worker
 from cdmaa_jax.generators.registry import architecture
@@ -335,7 +335,7 @@ def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, ke
         return {"init": 1.0, "steps": steps * seconds[variant], "losses": losses[:steps]}
 
     def ours(name, **_):
-        reply = {"seconds": 9.0, "stages": {}, "losses": losses}
+        reply = {"seconds": 9.0, "attacks": 2, "stages": {}, "losses": losses}
         return {"run": reply, "memory": {}}[name]
 
     session_ = types.SimpleNamespace(
@@ -352,6 +352,9 @@ def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, ke
     assert list(tried.left_out) == forgotten == (["eager, a"] if steps == 2 else [])
     assert {len(found) for found in tried.agreement.values()} == {steps}
     assert tried.samples["eager, b"].limit == 2.0
+    tried.samples["ours"].add_turns(1.0, count=4)
+    turn = tried.samples["ours"].step()  # the first of two attacks' 4 steps and a look
+    assert compare.extra(tried, "ours", {})["compile_seconds"] == pytest.approx(9.0 - 9 * turn)
     for _ in range(2):
         tried.samples["compile, d"].add_direct(start=1.0, steps=4.0, count=4)
     compilation = 8.0 * steps  # of 9 s in a step, what is beyond those of later runs
@@ -371,7 +374,8 @@ class Clock(Here):
         images, pixels = arguments.get("batch", 1), (arguments.get("size") or 64) ** 2 / 64**2
         cost = 2 * images * pixels * len(arguments["models"]) * arguments.get("domains", 1)
         compilation = 40 if self.calls == 1 else 0
-        return {"seconds": compilation + 3 + cost * arguments["steps"], "stages": {"trace": 1.5}}
+        seconds = compilation + 3 + cost * arguments["steps"]
+        return {"seconds": seconds, "attacks": 1, "stages": {"trace": 1.5}}
 
 
 @pytest.fixture
@@ -514,14 +518,44 @@ def test_kernels_are_told_apart_by_their_names():
     assert kinds == ["convolutions"] * 2 + ["products"] * 2 + ["other"] * 2
 
 
+def test_more_losses_are_compiled_than_pytorch_takes_of_one_function(monkeypatch):
+    """Each compiled variant has one for each model; all are instances of one class."""
+    torch_compile = torch.compile
+
+    def captured(function, *, mode, **options):
+        return torch_compile(function, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", captured)
+    compiler, x = torch_attack._compiler("default"), torch.zeros(1, 3, 4, 4)
+    for shift in range(12):
+        attack = types.SimpleNamespace(_loss=lambda index, x, shift=shift: x.sum() + shift + index)
+        loss = compiler(torch_attack._Loss(attack, 1))
+        assert loss(x) == shift + 1
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_narrow_convolutions_compute_what_autocast_does(name):
+    """Their weights are rounded before, once."""
+    x = smooth(2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for flavour in FLAVOURS:
+            network = network_of(name, CHANGES[name], flavour)
+            before = network(x)
+            narrow_convolutions(network)
+            torch.testing.assert_close(network(x), before, rtol=0, atol=2e-2)
+            kinds = {m.weight.dtype for m in network.modules() if isinstance(m, Conv)}
+            assert kinds == {torch.bfloat16}
+
+
 def test_figures_of_kernels():
-    found = {"first": 30.0, "runs": [0.2, 0.16, 0.18], "kernels": KERNELS, "matmul": 4e14}
-    one = kernels.figures(found, flops=10**11, batch=2)
+    found = {"first": 30.0, "attacks": 2, "runs": [0.2, 0.16, 0.18], "matmul": 4e14}
+    one = kernels.figures(found | {"kernels": KERNELS}, flops=10**11, batch=2)
+    assert one["compile_seconds"] == pytest.approx(30 - 2 * 0.18)
     assert one["images_per_second_at_80_steps"] == pytest.approx(2 / 0.18)
     assert one["kernels_per_step"] == pytest.approx(880 / 80)
     assert one["convolution_flops_per_second"] == pytest.approx(2 * 80 * 1e11 / 0.1)
     assert one["convolution_share_of_matmul_peak"] == pytest.approx(0.4)
-    slow = kernels.figures(found | {"runs": [0.36]}, flops=10**11, batch=2)
+    slow = kernels.figures(found | {"kernels": KERNELS, "runs": [0.36]}, flops=10**11, batch=2)
     assert kernels.ratios({"tf32": slow, "bfloat16": one}) == [
         "bfloat16 is 2.00 times as fast as TF32"
     ]
