@@ -43,13 +43,28 @@ Exit status: 0 all went well, 1 something failed or a value cannot be, 2 no such
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; ``argv`` defaults to the process's arguments. Returns the exit status."""
-    args = _parser().parse_args(argv)
     _print_any_name()
     try:
-        return _interruptible(lambda: _run(args))
-    except BrokenPipeError:  # whoever read our output has had enough
+        try:
+            args = _parser().parse_args(argv)
+            return _interruptible(lambda: _run(args))
+        finally:
+            sys.stdout.flush()  # at the end of the process it would be too late to tell
+    except OSError as error:
+        if not _is_stdout_gone():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):  # whoever read our output has had enough
+            return 1
+        return _fail(f"the output cannot be written: {error.strerror}")
+
+
+def _is_stdout_gone() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _print_any_name() -> None:
@@ -718,6 +733,8 @@ def _interruptible(work: Callable[[], int]) -> int:
 
 def _abandon(interrupt: KeyboardInterrupt) -> NoReturn:
     """Ends the process, between two files."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # impatience must not end it before
+        signal.signal(number, signal.SIG_IGN)
     from cdmaa_jax.images import files
 
     with files.LOCK:

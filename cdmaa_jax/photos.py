@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -354,7 +355,7 @@ def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Tas
     """A task for each photo, or its outcome where it is done already or cannot be done."""
     claims = _claims(photos, job, ledger)
     names = {entry["protected"].casefold() for entry in claims.values()}
-    sources = {real_path(photo) for photo in photos}
+    sources = {identity for photo in photos for identity in _identities(photo)}
     for photo in photos:
         try:
             entry = claims.get(photo)
@@ -363,16 +364,26 @@ def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Tas
                 continue
             target = job.out / (entry["protected"] if entry else _free_name(photo, job, names))
             names.add(target.name.casefold())
+            if os.path.exists(target):  # perhaps it was made of what can be read no more
+                _sha256(photo), _labels_of(photo, job.labels)
             _check_target(photo, target, sources, job)
             yield _Task(photo, target, _labels_of(photo, job.labels))
         except PhotoError as error:
             yield Outcome(photo, "failed", error=str(error))
 
 
-def _check_target(photo: Path, target: Path, sources: set[Path], job: Job) -> None:
+def _identities(path: Path) -> list[Any]:
+    """What tells that two paths lead to one file, however their names are written."""
+    with suppress(OSError):
+        found = path.stat()
+        return [real_path(path), *([(found.st_dev, found.st_ino)] if found.st_ino else [])]
+    return [real_path(path)]
+
+
+def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> None:
     if files.is_too_long(target.name):
         raise PhotoError(photo, "its copy's name would be too long", "shorten its name")
-    if real_path(target) in sources:
+    if not sources.isdisjoint(_identities(target)):
         raise PhotoError(photo, "its protected copy would replace a photo", "choose another --out")
     if target.is_dir():
         raise PhotoError(target, "it is a folder", "choose another --out")
@@ -428,11 +439,13 @@ def _protect_batch(
     if not seen:
         return
     made: list[_Made] = []
+    full: PhotoError | None = None
     try:
         for one, perturbation in zip(seen, _perturbations(seen, size, job), strict=True):
             try:
                 made.append(_made(one, perturbation, job))
             except PhotoError as error:
+                full = error if files.is_of_no_room(error) else full
                 yield Outcome(one.task.source, "failed", error=str(error))
         entries = _measured(made, job.ensemble, job.labels, size)
         _record(made, entries, job, ledger)
@@ -440,6 +453,8 @@ def _protect_batch(
         files.discard([one.staged for one in made if one.staged is not None])
     for done, entry in zip(made, entries, strict=True):
         yield Outcome(done.source, "done", entry)
+    if full is not None:  # nor will the others fit
+        raise full
 
 
 def _seen(task: _Task, job: Job) -> _Seen:
@@ -501,8 +516,12 @@ def _made(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
     if photo.sha256 != seen.sha256:
         raise PhotoError(source, "it was changed meanwhile", "run again")
     staged = files.stage(target, _protected_png(photo, seen, perturbation, job))
-    saved = read_photo(staged.temporary, job.max_pixels)
-    pair = see_pair(photo.pixels, saved.pixels, seen.look, job.ensemble.generators)
+    try:
+        saved = read_photo(staged.temporary, job.max_pixels)
+        pair = see_pair(photo.pixels, saved.pixels, seen.look, job.ensemble.generators)
+    except BaseException:
+        files.discard([staged])
+        raise
     entry = report.photo_entry(
         source.name, target.name, photo, saved.sha256, seen.look, pair, seen.task.labels
     )

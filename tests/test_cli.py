@@ -427,9 +427,27 @@ def test_without_a_home_nothing_is_kept(call, monkeypatch, capsys):
     assert status == 0 and "nowhere: there is no home folder" in out
 
 
-def test_a_reader_that_stops_reading():
-    process = _process("info")
+def buffered():
+    """The environment, with output that is written when there is a bufferful of it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.parametrize("arguments", [("info",), ("--help",), ("--version",)])
+def test_a_reader_that_stops_reading(arguments):
+    process = _process(*arguments, env=buffered())
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == ""
     assert process.wait(60) in (0, 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+@pytest.mark.parametrize("arguments", [("info",), ("--help",)])
+def test_output_that_cannot_be_written_is_told_of(arguments):
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "cdmaa_jax", *arguments],
+            cwd=ROOT, text=True, stdout=full, stderr=subprocess.PIPE, env=buffered(), timeout=60,
+        )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr == "cdmaa: error: the output cannot be written: No space left on device\n"

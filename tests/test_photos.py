@@ -231,7 +231,7 @@ def test_options_that_make_no_sense(job, change):
 
 
 def test_a_full_disk_leaves_only_whole_files(job, tmp_path, monkeypatch):
-    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(4)]
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(6)]
     real, calls = os.fsync, []
 
     def fsync(descriptor):
@@ -245,11 +245,37 @@ def test_a_full_disk_leaves_only_whole_files(job, tmp_path, monkeypatch):
     with pytest.raises(PhotoError, match="disk is full"):
         for outcome in photos.protect_photos(sources, job):
             seen.append(outcome.status)
-    assert seen == ["done", "done", "failed", "failed"]
+    assert seen == ["done", "done", "failed", "failed"]  # of the last two nothing is attacked
     assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
     assert len(read_report(job)["photos"]) == 2
     monkeypatch.undo()
-    assert statuses(run(sources, job)) == ["done", "done", "skipped", "skipped"]
+    assert statuses(run(sources, job)) == ["done"] * 4 + ["skipped"] * 2
+
+
+def test_what_fails_after_a_copy_was_written_leaves_nothing(job, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(photos, "see_pair", fail)
+    with pytest.raises(MemoryError):
+        run([save_photo(tmp_path / "a.png")], job)
+    assert os.listdir(job.out) == []
+
+
+def test_an_input_is_never_overwritten_however_its_name_is_written(job, tmp_path):
+    """As on a disk for which upper and lower case are the same; a second name stands for that."""
+    source = save_photo(tmp_path / "out" / "PHOTO.PNG")
+    os.link(source, tmp_path / "out" / "PHOTO.png")
+    (outcome,) = run([source], dataclasses.replace(job, force=True))
+    assert "would replace a photo" in outcome.error
+
+
+def test_a_photo_that_cannot_be_read_any_more_is_told_of(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    run([source], job)
+    source.unlink()
+    (outcome,) = run([source], job)
+    assert f"{source}: there is no such file" in outcome.error
 
 
 def test_an_interrupted_attack_leaves_nothing(job, tmp_path, monkeypatch):

@@ -100,7 +100,8 @@ def save_generator(
         metadata are not JSON, or the disk refuses.
     """
     target = Path(directory)
-    _check_target(target, overwrite)
+    with _refusals(target):
+        _check_target(target, overwrite)
     arrays = _stored(target, params, dtype)
     try:
         generator = make_generator(arch, config, params, name)
@@ -334,12 +335,29 @@ def _damaged(directory: Path) -> str:
 def _check_target(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
+    if target.resolve() == Path.cwd():
+        raise CheckpointError(
+            f"{target}: is the folder that this runs in; choose another directory"
+        )
     if target.is_dir() and not any(target.iterdir()):
         return
-    if not (target / METADATA_FILE).is_file():
+    if not _is_ours(target):
         raise CheckpointError(f"{target}: exists and is not a generator; choose another directory")
+    ours = {METADATA_FILE, ARRAYS_DIRECTORY}
+    if others := sorted(path.name for path in target.iterdir() if path.name not in ours):
+        what = f"holds {others[0]} beside a generator"
+        raise CheckpointError(f"{target}: {what}; move that elsewhere or choose another directory")
     if not overwrite:
         raise CheckpointError(f"{target}: exists; choose another directory, or ask to overwrite it")
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether a directory's metadata are a generator's, of whatever version."""
+    try:
+        found = json.loads((directory / METADATA_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 @contextlib.contextmanager

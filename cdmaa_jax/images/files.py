@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
@@ -36,13 +37,27 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _GREY = ("1", "L", "LA")
 _TO_SRGB = ("CMYK", "LAB")
-_BITS_PER_SAMPLE = 258  # the tag of a TIFF file
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF file
+_WHITE_IS_ZERO = 0
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by the orientation of Exif."""
+_LARGEST_TEXT = 64 * 2**20
+"""Bytes of a PNG's colour profile or text, unpacked; printers' profiles have a few millions."""
 _GAMMA = 1 / 2.2
 """What the PNG format means by sRGB where a file names a gamma."""
 _LONGEST_NAME = 255
 """Bytes of a file's name that file systems take."""
 _LOCK_FILE = ".cdmaa.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -226,6 +241,12 @@ def file_name(stem: str, ending: str) -> str:
     return stem + ending
 
 
+def is_of_no_room(error: PhotoError) -> bool:
+    """Whether it is one of a disk that takes no more."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _NO_ROOM
+
+
 def is_too_long(name: str) -> bool:
     """Whether no file can have a name, so long is it."""
     return len(os.fsencode(name)) > _LONGEST_NAME
@@ -248,7 +269,8 @@ def stage(path: Path, data: bytes) -> Staged:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            with suppress(OSError):  # not the owner of what is on a share: its mode is the share's
+                os.chmod(name, 0o666 & ~_umask())
         except BaseException:
             discard([staged])
             raise
@@ -297,9 +319,11 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
             image.load()
             if getattr(image, "is_animated", False) and image.format in _ANIMATED:
                 notes.append("animated: only its first frame is used")
-            if _has_16_bits(image, data):
-                notes.append("16 bits per channel were reduced to 8")
-            return _to_rgb(path, _upright(image), notes), notes
+            if (bits := _bits(image, data)) > 8:
+                notes.append(f"{bits} bits per channel were reduced to 8")
+            _fit_key(image, bits)
+            turn, rgb = _turn(image), _to_rgb(path, image, notes)
+            return rgb if turn is None else rgb.transpose(turn), notes
 
 
 def _open(path: Path, data: bytes) -> Image.Image:
@@ -338,19 +362,43 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _has_16_bits(image: Image.Image, data: bytes) -> bool:
-    """Whether the file has 16 bits per channel; Pillow reads those of RGB as 8."""
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits per channel of the file; Pillow reads more than 8 of RGB as 8."""
     if image.format == "TIFF":
-        return 16 in image.tag_v2.get(_BITS_PER_SAMPLE, ())  # type: ignore[attr-defined]
-    return image.mode in _GREY_16 or (image.format == "PNG" and data[24:25] == b"\x10")
+        return max(_tags(image).get(_BITS_PER_SAMPLE, (1,)))
+    if image.format == "PNG":
+        return data[24]
+    return 16 if image.mode in _GREY_16 else 8
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Applies the orientation that a camera noted; a damaged note is ignored."""
+def _tags(image: Image.Image) -> Any:
+    """Those of a TIFF file."""
+    return image.tag_v2  # type: ignore[attr-defined]
+
+
+def _fit_key(image: Image.Image, bits: int) -> None:
+    """The grey or colour that a PNG names as transparent, in the range of Pillow's pixels.
+
+    Pillow gives the file's own number, but pixels of 8 bits where the file has 2, 4, or 16.
+    """
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None:
+        return
+    if image.mode == "L" and isinstance(key, int) and bits < 8:
+        image.info["transparency"] = key * (255 // (2**bits - 1))
+    if image.mode == "RGB" and isinstance(key, tuple) and bits == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What brings a picture upright by what its camera noted; a damaged note is ignored.
+
+    Pillow's own function also writes the other notes anew, and turns nothing where one is damaged.
+    """
     try:
-        return ImageOps.exif_transpose(image)
+        return _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
     except Exception:
-        return image
+        return None
 
 
 def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
@@ -378,7 +426,15 @@ def _grey_8(path: Path, image: Image.Image) -> Image.Image:
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
         raise PhotoError(path, "its pixels have 32 bits", "save it with 8 or 16 bits first")
-    return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+    largest, key = 65535, image.info.get("transparency")
+    if image.format == "TIFF":
+        largest = 2 ** min(16, *_tags(image).get(_BITS_PER_SAMPLE, (16,))) - 1
+        if image.mode.startswith("I;16") and _tags(image).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            levels = largest - levels
+    grey = Image.fromarray(np.rint(levels * (255 / largest)).clip(0, 255).astype(np.uint8))
+    if key is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
@@ -430,13 +486,15 @@ def _umask() -> int:
 
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Pillow's own limit on pixels is off: ``_check_size`` is the limit."""
+    """Pillow's own limit on pixels is off, ``_check_size`` is the limit; that on text is higher."""
+    png = PngImagePlugin
     with LOCK:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        before = Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK
+        Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK = None, _LARGEST_TEXT
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK = before
 
 
 @contextmanager

@@ -130,12 +130,24 @@ def test_overwrites_nothing_but_a_generator(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("x")
     (tmp_path / "file").write_text("x")
-    for name in ("photos", "file"):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "metadata.json").write_text('{"format": "a data set"}')
+    for name in ("photos", "file", "data"):
         with pytest.raises(CheckpointError, match="exists and is not a generator"):
             save(tmp_path / name, overwrite=True)
     assert (tmp_path / "photos" / "a.jpg").exists()
     (tmp_path / "empty").mkdir()
     load_generator(save(tmp_path / "empty"))
+    (tmp_path / "empty" / "weights.ckpt").write_text("x")
+    with pytest.raises(CheckpointError, match=r"holds weights\.ckpt beside a generator"):
+        save(tmp_path / "empty", overwrite=True)
+    assert (tmp_path / "empty" / "weights.ckpt").exists()
+
+
+def test_the_folder_that_it_runs_in_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"^\.: is the folder that this runs in"):
+        save(".")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

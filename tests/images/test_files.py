@@ -133,6 +133,69 @@ def test_orientation_is_applied_and_dropped(tmp_path, orientation):
     assert not written.getexif() and "exif" not in written.info
 
 
+def exif_with(orientation, *entries):
+    """Exif of an orientation and entries (tag, type, count, four bytes), by hand."""
+    entries = sorted([(0x0112, 3, 1, struct.pack("<HH", orientation, 0)), *entries])
+    table = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+
+
+@pytest.mark.parametrize("tag", [0x011A, 0x0128, 0x0213])
+def test_a_note_that_is_damaged_does_not_leave_a_photo_on_its_side(tmp_path, tag):
+    """A number given as text, which Pillow cannot write anew."""
+    stored = Image.fromarray(np.arange(20 * 30 * 3).astype(np.uint8).reshape(20, 30, 3))
+    exif = exif_with(6, (tag, 2, 4, b"72x\0"))
+    photo = read_photo(saved(tmp_path, stored, exif=exif))
+    np.testing.assert_array_equal(photo.pixels, np.rot90(np.asarray(stored), -1))
+
+
+def test_a_large_profile_is_kept(tmp_path):
+    """Of more than the million bytes that Pillow takes for an attack."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    noise = np.random.default_rng(0).integers(0, 256, 2 * 2**20, np.uint8).tobytes()
+    photo = read_photo(saved(tmp_path, Image.new("RGB", (20, 20)), icc_profile=srgb + noise))
+    again = tmp_path / "b.png"
+    again.write_bytes(files.encode_png(photo))
+    assert read_photo(again).profile == photo.profile == srgb + noise
+
+
+def png_with_key(levels, bits, colour, key):
+    """A PNG file of grey (0) or RGB (2) levels that names one of them as transparent."""
+
+    def chunk(kind, body):
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    height, width = levels.shape[:2]
+    rows = levels.reshape(height, -1)
+    if bits == 16:
+        lines = [row.astype(">u2").tobytes() for row in rows]
+    else:
+        digits = [((row[:, None] >> np.arange(bits)[::-1]) & 1).ravel() for row in rows]
+        lines = [np.packbits(row.astype(np.uint8)).tobytes() for row in digits]
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines)))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)])
+def test_a_level_that_is_named_as_transparent_is(tmp_path, bits, colour):
+    shape = (20, 20, 3) if colour == 2 else (20, 20)
+    levels = np.random.default_rng(bits).integers(0, 2**bits, shape)
+    key = (2**bits - 2,) * (3 if colour == 2 else 1)
+    levels[5:10, 5:10] = key
+    (tmp_path / "a.png").write_bytes(png_with_key(levels, bits, colour, key))
+    photo = read_photo(tmp_path / "a.png")
+    same = (levels == key).all(-1) if colour == 2 else levels == key[0]
+    np.testing.assert_array_equal(photo.alpha, np.where(same, 0, 255))
+    expected = np.rint(levels * 255 / (2**bits - 1)).reshape(20, 20, -1)
+    assert np.abs(photo.pixels.astype(int) - expected).max() <= 1
+
+
 def test_profile_of_rgb_is_kept(tmp_path):
     profile = srgb()
     photo = read_photo(saved(tmp_path, picture("RGBA"), icc_profile=profile))
@@ -234,6 +297,29 @@ def test_sixteen_bits_of_tiff_are_told_of(tmp_path):
     (tmp_path / "a.tiff").write_bytes(tiff_of_16_bits(np.full((20, 20, 3), 0x8000)))
     photo = read_photo(tmp_path / "a.tiff")
     assert (photo.pixels == 128).all() and "16 bits" in photo.notes[0]
+
+
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(12, False), (16, False), (16, True)])
+def test_grey_tiff_of_many_bits(tmp_path, bits, white_is_zero):
+    levels = np.linspace(0, 2**bits - 1, 400).astype(np.uint16).reshape(20, 20)
+    data = levels.tobytes()
+    if bits == 12:
+        pairs = levels.reshape(-1, 2).astype(np.uint32)
+        packed = (pairs[:, 0] << 12) | pairs[:, 1]
+        data = b"".join(int(one).to_bytes(3, "big") for one in packed)
+    tags = [
+        (256, 4, 1, 20), (257, 4, 1, 20), (258, 3, 1, bits), (259, 3, 1, 1),
+        (262, 3, 1, 0 if white_is_zero else 1), (273, 4, 1, 8 + 2 + 12 * 9 + 4), (277, 3, 1, 1),
+        (278, 4, 1, 20), (279, 4, 1, len(data)),
+    ]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + bytes(4)
+    (tmp_path / "a.tif").write_bytes(head + data)
+    photo = read_photo(tmp_path / "a.tif")
+    expected = np.rint(levels * (255 / (2**bits - 1)))
+    expected = 255 - expected if white_is_zero else expected
+    assert np.abs(photo.pixels[..., 0] - expected).max() <= 1
+    assert f"{bits} bits per channel" in photo.notes[0]
 
 
 def test_pictures_that_cannot_be_read_are_not_passed_over(tmp_path):
@@ -409,6 +495,15 @@ def test_staged_files_appear_together_or_not_at_all(tmp_path):
     files.stage(tmp_path / "c", b"c")
     files.discard_unfinished()
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_share_whose_modes_cannot_be_changed_is_written_to(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(files.os, "chmod", refuse)
+    files.write_whole(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x" and os.listdir(tmp_path) == ["a"]
 
 
 def test_written_files_follow_the_umask(tmp_path):
