@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = _parser().parse_args(argv)
             return _interruptible(lambda: _run(args))
         finally:
-            sys.stdout.flush()  # at the end of the process it would be too late to tell
+            _flush()  # at the end of the process it would be too late to tell
     except OSError as error:
         if not _is_stdout_gone():
             raise
@@ -59,9 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"the output cannot be written: {error.strerror}")
 
 
+def _flush() -> None:
+    if sys.stdout is not None:  # as in a process that was started without
+        sys.stdout.flush()
+
+
 def _is_stdout_gone() -> bool:
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:
         return True
     return False

@@ -365,7 +365,8 @@ def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Tas
             target = job.out / (entry["protected"] if entry else _free_name(photo, job, names))
             names.add(target.name.casefold())
             if os.path.exists(target):  # perhaps it was made of what can be read no more
-                _sha256(photo), _labels_of(photo, job.labels)
+                _sha256(photo)
+                _labels_of(photo, job.labels)
             _check_target(photo, target, sources, job)
             yield _Task(photo, target, _labels_of(photo, job.labels))
         except PhotoError as error:

@@ -441,6 +441,13 @@ def test_a_reader_that_stops_reading(arguments):
     assert process.wait(60) in (0, 1)
 
 
+def test_without_an_output_nothing_is_wrong():
+    command = [sys.executable, "-m", "cdmaa_jax", "--version"]
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    found = subprocess.run(shell, cwd=ROOT, text=True, stderr=subprocess.PIPE, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
 @pytest.mark.parametrize("arguments", [("info",), ("--help",)])
 def test_output_that_cannot_be_written_is_told_of(arguments):
