@@ -354,10 +354,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
 def _is_ours(directory: Path) -> bool:
     """Whether a directory's metadata are a generator's, of whatever version."""
     try:
-        found = json.loads((directory / METADATA_FILE).read_bytes())
-    except (OSError, ValueError):
+        return _read_json(directory).get("format") == FORMAT
+    except CheckpointError:
         return False
-    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 @contextlib.contextmanager
