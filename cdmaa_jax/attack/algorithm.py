@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from cdmaa_jax import hoisting
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
 from cdmaa_jax.attack.memory import in_chunks
@@ -346,10 +347,12 @@ def attack_batch(
     chunks: tuple[int, ...] | None = None,
     computed_once: bool = False,
     overlap: bool = False,
+    platform: str | None = None,
 ) -> Result:
     """``run`` without its checks and its compilation: a pure function, to trace.
 
-    If it is ``computed_once``, all of it is rather quick to compile than to compute.
+    If it is ``computed_once``, all of it is rather quick to compile than to compute. Where a
+    ``platform`` is given, what does not depend on a step is computed before them: see ``hoisting``.
     """
     problem = _pose(config, ensemble, batch, numbers, axis, chunks, overlap)
     steps = problem.config.steps
@@ -363,7 +366,8 @@ def attack_batch(
                 start = _init(problem, keys)
             move, looks = _step, 0
         turns = looks + steps + judged
-        state, info = lax.scan(lambda state, _: move(problem, state), start, length=turns)
+        step = functools.partial(move, problem)
+        state, info = hoisting.scan(step, start, turns, platform)
         info = jax.tree.map(lambda each: each[looks : looks + steps], info)
         if judged:
             state = state._replace(**_placed(problem, state.update.best))

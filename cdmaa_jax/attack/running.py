@@ -183,7 +183,12 @@ def _program_of(
     """The program of an attack, what it is called with, and that by name."""
     config, models, batch, keys, numbers, chunks, overlap, device = task
     program = program_for(device.platform, devices is not None)
-    options = {"chunks": chunks, "computed_once": is_once(), "overlap": overlap}
+    options = {
+        "chunks": chunks,
+        "computed_once": is_once(),
+        "overlap": overlap,
+        "platform": None if device.platform == "cpu" else device.platform,  # XLA does it for CPUs
+    }
     if devices is None:
         return program, (config, models, batch, keys, numbers), options
     mesh = Mesh(np.asarray(devices), ("batch",))
@@ -202,6 +207,7 @@ def _run_sharded(
     chunks: tuple[int, ...],
     computed_once: bool = False,
     overlap: bool = False,
+    platform: str | None = None,
 ) -> Result:
     """Each device attacks its own images, and only a universal perturbation's means meet."""
     attack_share = functools.partial(
@@ -211,6 +217,7 @@ def _run_sharded(
         chunks=chunks,
         computed_once=computed_once,
         overlap=overlap,
+        platform=platform,
     )
     attack = jax.shard_map(
         attack_share,
@@ -296,9 +303,9 @@ def program_for(
 def _program_for(platform: str, sharded: bool, overlap: bool, graph: bool) -> Callable[..., Result]:
     options = graph_options(overlap) if graph else compiler_options(platform)
     if sharded:
-        static = ("config", "mesh", "chunks", "computed_once", "overlap")
+        static = ("config", "mesh", "chunks", "computed_once", "overlap", "platform")
         return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
-    static = ("config", "axis", "chunks", "computed_once", "overlap")
+    static = ("config", "axis", "chunks", "computed_once", "overlap", "platform")
     return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
 
 

@@ -27,7 +27,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cdmaa_jax import processor
+from cdmaa_jax import hoisting, processor
 from cdmaa_jax.generators import winograd
 from cdmaa_jax.tracing import is_once
 
@@ -381,6 +381,7 @@ def _primitive(
     primitive.def_impl(compute)
     primitive.def_abstract_eval(shape)
     batching.primitive_batchers[primitive] = mapped
+    hoisting.register(primitive, elsewhere)
     for platform, form in ((None, elsewhere), ("cpu", on_cpu)):
         rule = mlir.lower_fun(form, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform, inline=False)
