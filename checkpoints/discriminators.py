@@ -37,7 +37,7 @@ class Critic(nnx.Module):
 class Normalized(nnx.Module):
     """A layer whose kernel is divided by its largest singular value (spectral normalization).
 
-    One power iteration per update; ``update`` is False where the layer is only looked through.
+    One power iteration per update; with ``use_running_average`` the layer is only looked through.
     """
 
     def __init__(self, layer: Any, rngs: nnx.Rngs):

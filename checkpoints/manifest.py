@@ -57,7 +57,9 @@ def describe() -> dict[str, Any]:
         "data": SOURCE,
         "script": "checkpoints/train.py",
         "official_weights": OFFICIAL,
-        "generators": {path.name: _generator(path) for path in sorted(ENSEMBLE.iterdir())},
+        "generators": {
+            path.name: _generator(path) for path in sorted(ENSEMBLE.iterdir()) if path.is_dir()
+        },
     }
 
 

@@ -1,7 +1,7 @@
 """Measures the demonstration ensemble on portraits that no generator was trained on.
 
-    python -m checkpoints.measure edits   --portraits DIR    how well each generator does its edits
-    python -m checkpoints.measure attacks --portraits DIR    how well the attack spoils them
+    python -m checkpoints.measure edits --portraits DIR --out DIR    how well each does its edits
+    python -m checkpoints.measure attacks --portraits DIR --out DIR  how well the attack spoils them
 
 ``edits`` trains a classifier of its own on the training portraits, with the drawn attributes, and
 counts the edited test portraits in which it finds the attribute; it also writes a picture of every

@@ -67,12 +67,6 @@ def is_test(file: str) -> bool:
     return _seed(file) % 10_000 < TEST_SHARE * 10_000
 
 
-def composite(images: np.ndarray, overlay: np.ndarray) -> np.ndarray:
-    """``images`` uint8 ``[..., 3]`` with the RGBA ``overlay`` ``[..., 4]`` laid over them."""
-    alpha = overlay[..., 3:] / 255.0
-    return np.rint(images * (1 - alpha) + overlay[..., :3] * alpha).astype(np.uint8)
-
-
 def _faces(folder: Path) -> tuple[list[dict[str, str]], list[Image.Image]]:
     """The rows and the face squares of the portraits in which a large enough face is found."""
     with (folder / "portraits.csv").open(newline="") as table:
@@ -391,7 +385,10 @@ def _write(portraits: Portraits, cache: Path) -> None:
     arrays = {name: getattr(portraits, name) for name in ("images", "comic", "test")}
     for group in ("labels", "overlays"):
         arrays |= {f"{group}/{key}": value for key, value in getattr(portraits, group).items()}
-    np.savez_compressed(cache, files=np.array(portraits.files), **arrays)
+    unfinished = cache.with_name(cache.name + ".part")
+    with unfinished.open("wb") as file:  # by its name NumPy would write NAME.npz
+        np.savez_compressed(file, files=np.array(portraits.files), **arrays)
+    unfinished.replace(cache)
 
 
 def _read(cache: Path, size: int) -> Portraits:

@@ -398,9 +398,7 @@ def train(
     history, start = [], time.monotonic()
     bar = tqdm(range(0, steps, chunk), unit_scale=chunk, unit="step", desc=arch)
     for first in bar:
-        state, figures = advance(
-            jax.tree.map(jnp.array, state) if not first else state, data, first
-        )
+        state, figures = advance(state, data, first)
         figures = {name: round(float(value), 4) for name, value in figures.items()}
         bar.set_postfix(figures)
         done, late = first + chunk, time.monotonic() - start > 60 * minutes

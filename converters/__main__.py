@@ -80,7 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--statistics", choices=STATISTICS, help="of a batch norm (default: instance)")
     add("--name", help="what reports call the generator (default: ARCH)")
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="how arrays are stored")
-    add("--force", action="store_true", help="replace what an earlier conversion wrote")
+    add(
+        "--force",
+        action="store_true",
+        help="replace a generator, or a file of tensors, that is there",
+    )
     add("--json", action="store_true", help="print what was read as JSON")
     return parser
 

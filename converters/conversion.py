@@ -137,7 +137,7 @@ def write(
       directory: the checkpoint.
       file: written as safetensors if it ends so, otherwise as PyTorch's zip format.
       part: the key to put the state dict under; by default where the official code looks.
-      overwrite: replaces a file that is there.
+      overwrite: replaces a file of tensors that is there; never anything else.
 
     Raises:
       CheckpointError: the directory is not a whole checkpoint.
@@ -145,8 +145,7 @@ def write(
         part is given for a format without any.
     """
     path = Path(file)
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ConversionError(f"{path}: exists; choose another file, or ask to overwrite it")
+    _check_target(path, overwrite)
     record, params = load_params(directory)
     if record.architecture != arch:
         raise ConversionError(f"{directory}: holds {record.architecture}, not {arch}")
@@ -158,6 +157,20 @@ def write(
     return place
 
 
+def _check_target(path: Path, overwrite: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise ConversionError(f"{path}: is a folder; choose another file")
+    if not overwrite:
+        raise ConversionError(f"{path}: exists; choose another file, or ask to overwrite it")
+    try:
+        files.read_file(path)
+    except ConversionError as error:
+        what = "exists and is no file of tensors"
+        raise ConversionError(f"{path}: {what}; choose another file") from error
+
+
 def _official_part(arch: str, config: Any) -> str:
     parts = TABLES[arch].PARTS
     named = f"gen{getattr(config, 'domain', '')}"
@@ -166,7 +179,7 @@ def _official_part(arch: str, config: Any) -> str:
 
 def _with_direction(arch: str, given: Given, part: str) -> Given:
     """U-GAT-IT's one domain is called after its direction, unless it was given a name."""
-    if arch != "ugatit" or not part.startswith("gen") or given.attributes:
+    if arch != "ugatit" or part not in TABLES[arch].PARTS or given.attributes:
         return given
     return dataclasses.replace(given, attributes=(part.removeprefix("gen"),))
 

@@ -18,6 +18,8 @@ import torch
 from converters.tables import ConversionError
 
 PARTS = ("G", "state_dict", "genA2B", "genB2A")
+_REFUSALS = ("GLOBAL", "Unsupported class", "Can only build", "Can only create")
+"""How PyTorch says that a file would have it call something; "Unsupported operand" is of damage."""
 
 
 def read_file(path: Path) -> Any:
@@ -26,15 +28,19 @@ def read_file(path: Path) -> Any:
     Raises:
       ConversionError: the file is missing, truncated, of another kind, or holds code.
     """
-    if not path.is_file():
-        kind = "a directory" if path.is_dir() else "missing"
-        raise ConversionError(f"{path}: the file is {kind}")
     try:
+        if path.is_dir():
+            raise ConversionError(f"{path}: the file is a directory")
+        path.open("rb").close()
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exception that follows says it
             return torch.load(path, map_location="cpu", weights_only=True)
+    except ConversionError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConversionError(f"{path}: the file is missing") from error
     except PermissionError as error:
         raise ConversionError(f"{path}: may not be read") from error
     except Exception as error:  # each format raises its own kinds
@@ -89,14 +95,18 @@ def sha256(path: Path) -> str:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read, {error.strerror or error}"
+    text = str(error)
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return "does not fit into memory"
     with path.open("rb") as file:
         start = file.read(2)
-    text = str(error)
     if path.suffix == ".safetensors":
         return "not a safetensors file, or a truncated one"
     if start != b"PK" and start[:1] != b"\x80":  # a zip archive, or a pickle
         return "not a PyTorch file (.pth, .pt, .ckpt) nor named .safetensors"
-    if "Weights only load failed" in text and ("GLOBAL" in text or "Unsupported" in text):
+    if "Weights only load failed" in text and any(reason in text for reason in _REFUSALS):
         return "holds code or objects, not only tensors; nothing in it was run"
     return "a damaged or truncated PyTorch file; download it again"
 
@@ -109,9 +119,10 @@ def _names(content: Mapping[Any, Any]) -> str:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A new sibling file that becomes ``path`` at the end, or is removed on any error."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # or PyTorch would not say why it cannot
         yield temporary
         os.replace(temporary, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

@@ -42,6 +42,19 @@ def test_names_that_occur_twice_are_numbered(folder):
     assert [g.name for g in loaded.generators] == ["stargan", "ugatit", "stargan-2", "ugatit-2"]
 
 
+def test_what_a_killed_conversion_left_is_no_member(folder, tmp_path):
+    shutil.copytree(folder / "demo", tmp_path / "own")
+    shutil.copytree(tmp_path / "own" / "stargan", tmp_path / "own" / ".stargan.46b53e72.old")
+    assert [g.name for g in load_ensemble([str(tmp_path / "own")]).generators] == [
+        "stargan", "ugatit",
+    ]  # fmt: skip
+
+
+def test_what_the_system_refuses_to_look_into():
+    with pytest.raises(EnsembleError, match="cannot be read, File name too long"):
+        load_ensemble(["n" * 300])
+
+
 def test_what_is_no_ensemble(tmp_path):
     with pytest.raises(EnsembleError, match="named ensembles: demo"):
         load_ensemble(["no such thing"])

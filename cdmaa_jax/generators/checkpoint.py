@@ -137,6 +137,9 @@ def load_generator(directory: str | os.PathLike[str]) -> Generator:
         # Nobody else has these arrays, so that they need not be copied, nor the copying compiled.
         own = jax.device_put(params)
         return make_generator(record.architecture, record.config, own, record.name)
+    except jax.errors.JaxRuntimeError as error:
+        reason = _one_line(error)
+        raise CheckpointError(f"{directory}: the device does not take it, {reason}") from error
     except Exception as error:
         raise CheckpointError(
             f"{directory}: the arrays do not fit the configuration in {METADATA_FILE} "
@@ -236,14 +239,14 @@ def _config_from_json(entry: Architecture, fields: Mapping[str, Any]) -> Any:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such directory")
-    if not (path / METADATA_FILE).is_file():
-        raise CheckpointError(_foreign(path))
     try:
+        if not path.exists():
+            raise CheckpointError(f"{path}: there is no such directory")
+        if not (path / METADATA_FILE).is_file():
+            raise CheckpointError(_foreign(path))
         fields = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read, {error.strerror}") from error
+        raise CheckpointError(_unreadable(path, error)) from error
     except ValueError as error:
         raise CheckpointError(
             f"{path}: {METADATA_FILE} is damaged, {_one_line(error)}; "
@@ -318,7 +321,11 @@ def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
     import orbax.checkpoint as ocp
 
     # Orbax reads damaged files too, but what it then leaves running prints warnings later.
-    if not files.items() <= _hashes(directory / ARRAYS_DIRECTORY).items():
+    try:
+        is_whole = files.items() <= _hashes(directory / ARRAYS_DIRECTORY).items()
+    except OSError as error:
+        raise CheckpointError(_unreadable(directory, error)) from error
+    if not is_whole:
         raise CheckpointError(_damaged(directory))
     try:
         with frugal(), contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
@@ -330,6 +337,10 @@ def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
 def _damaged(directory: Path) -> str:
     again = "copy or convert the generator again"
     return f"{directory}: {ARRAYS_DIRECTORY}/ is missing or damaged; {again}"
+
+
+def _unreadable(directory: Path, error: OSError) -> str:
+    return f"{directory}: cannot be read, {error.strerror}"
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -372,23 +383,25 @@ def _refusals(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new sibling directory that becomes ``target`` at the end, or is removed on any error."""
+    """A new sibling directory that becomes ``target`` at the end, or is removed on any error.
+
+    What was there is removed last, when the new one stands in its place; of a link it is what the
+    link leads to that is replaced.
+    """
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
     temporary.mkdir()
     try:
         yield temporary
         if target.exists():
             target.rename(old)
-        try:
-            temporary.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
 

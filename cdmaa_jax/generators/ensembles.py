@@ -111,13 +111,19 @@ def _directories(name: str) -> tuple[Path, ...]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return (path / METADATA_FILE).is_file()
+    try:
+        return (path / METADATA_FILE).is_file()
+    except OSError as error:
+        raise EnsembleError(f"{path}: cannot be read, {error.strerror}") from error
 
 
 def _checkpoints_in(path: Path) -> tuple[Path, ...]:
-    """The checkpoint directories in a directory, in the architectures' order, then by name."""
+    """The checkpoint directories in a directory, in the architectures' order, then by name.
+
+    Hidden ones are what a killed conversion has left.
+    """
     order = list(ARCHITECTURES)
-    inside = [child for child in path.iterdir() if _is_checkpoint(child)]
+    inside = [child for child in _inside(path) if _is_checkpoint(child)]
 
     def rank(child: Path) -> tuple[int, str]:
         try:
@@ -126,6 +132,13 @@ def _checkpoints_in(path: Path) -> tuple[Path, ...]:
             return len(order), child.name
 
     return tuple(sorted(inside, key=rank))
+
+
+def _inside(path: Path) -> list[Path]:
+    try:
+        return [child for child in path.iterdir() if not child.name.startswith(".")]
+    except OSError as error:
+        raise EnsembleError(f"{path}: cannot be read, {error.strerror}") from error
 
 
 def _unique(names: Sequence[str]) -> list[str]:

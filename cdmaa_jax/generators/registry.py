@@ -138,10 +138,11 @@ def _check(expected: Params, params: Params) -> None:
     have = {
         jax.tree_util.keystr(k): np.shape(v) for k, v in jax.tree_util.tree_leaves_with_path(params)
     }
-    for key in want.keys() - have.keys():
-        raise ValueError(f"parameter {key} is missing")
-    for key in have.keys() - want.keys():
-        raise ValueError(f"parameter {key} is not part of the network")
+    for key in have:
+        if key not in want:
+            raise ValueError(f"parameter {key} is not part of the network")
     for key, shape in want.items():
+        if key not in have:
+            raise ValueError(f"parameter {key} is missing")
         if have[key] != shape:
             raise ValueError(f"parameter {key} has shape {have[key]}, the network takes {shape}")

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import tempfile
 import threading
 import warnings
@@ -31,7 +32,11 @@ SUFFIXES = (
 )  # fmt: skip
 """Of pictures; those of HEIC among them, so that their owner is told that they are not read."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
-_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+_SEVERAL = {
+    **dict.fromkeys(("GIF", "PNG", "WEBP", "AVIF"), "animated: only its first frame is used"),
+    "TIFF": "of several pages: only its first is used",
+}
+"""What is said of a picture that is one of several, by the format of the file."""
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -39,6 +44,12 @@ _GREY = ("1", "L", "LA")
 _TO_SRGB = ("CMYK", "LAB")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF file
 _WHITE_IS_ZERO = 0
+_WITH_LARGEST, _COMMENT, _LONGEST_HEADER = (
+    (b"P2", b"P3", b"P5", b"P6"),
+    re.compile(b"#[^\n]*"),
+    4096,
+)
+"""PPM files whose header ends in the largest level, what to leave out of it, and its bytes."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -218,6 +229,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+            path.unlink(missing_ok=True)
     try:
         yield
     finally:
@@ -317,8 +329,8 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
         _check_size(path, *image.size, max_pixels)
         with _damaged(path):
             image.load()
-            if getattr(image, "is_animated", False) and image.format in _ANIMATED:
-                notes.append("animated: only its first frame is used")
+            if getattr(image, "is_animated", False) and (what := _SEVERAL.get(image.format or "")):
+                notes.append(what)
             if (bits := _bits(image, data)) > 8:
                 notes.append(f"{bits} bits per channel were reduced to 8")
             _fit_key(image, bits)
@@ -368,6 +380,8 @@ def _bits(image: Image.Image, data: bytes) -> int:
         return max(_tags(image).get(_BITS_PER_SAMPLE, (1,)))
     if image.format == "PNG":
         return data[24]
+    if image.format == "PPM" and data[:2] in _WITH_LARGEST:
+        return int(_COMMENT.sub(b"", data[:_LONGEST_HEADER]).split(maxsplit=4)[3]).bit_length()
     return 16 if image.mode in _GREY_16 else 8
 
 
@@ -425,7 +439,8 @@ def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
 def _grey_8(path: Path, image: Image.Image) -> Image.Image:
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
-        raise PhotoError(path, "its pixels have 32 bits", "save it with 8 or 16 bits first")
+        what = "its pixels have 32 bits, or levels below 0"
+        raise PhotoError(path, what, "save it with 8 or 16 bits first")
     largest, key = 65535, image.info.get("transparency")
     if image.format == "TIFF":
         largest = 2 ** min(16, *_tags(image).get(_BITS_PER_SAMPLE, (16,))) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,11 @@ def _read_csv(path: Path, text: str) -> LabelTable:
     if "file" not in header:
         raise PhotoError(path, "its first line has no column named 'file'", _REMEDY)
     at = header.index("file")
-    rows = [(number, [row.pop(at), *row]) for number, row in lines[1:] if len(row) > at]
+    rows = [(number, row) for number, row in lines[1:] if any(cell.strip() for cell in row)]
+    for number, row in rows:
+        if len(row) <= at:
+            raise PhotoError(path, f"line {number} ends before its column 'file'", _REMEDY)
+        row.insert(0, row.pop(at))
     return _table(path, [name for name in header if name != "file"], rows)
 
 
@@ -66,11 +71,11 @@ def _table(
     path: Path, attributes: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]
 ) -> LabelTable:
     """A table of rows (line number, [file, label, ...])."""
-    if not attributes or len(set(attributes)) != len(attributes):
+    if not attributes or not all(attributes) or len(set(attributes)) != len(attributes):
         raise PhotoError(path, "the attributes' names are missing or not unique", _REMEDY)
     values: dict[str, tuple[int, ...]] = {}
     for number, (file, *labels) in rows:
-        name = file.strip().replace("\\", "/").rsplit("/", 1)[-1]
+        name = _composed(file.strip().replace("\\", "/").rsplit("/", 1)[-1])
         if len(labels) != len(attributes):
             what = f"line {number} has {len(labels)} labels for {len(attributes)} attributes"
             raise PhotoError(path, what, _REMEDY)
@@ -88,6 +93,11 @@ def _value(path: Path, number: int, label: str) -> int:
         raise PhotoError(path, what, _REMEDY) from None
 
 
+def _composed(name: str) -> str:
+    """A name with its accents in one of the two ways that systems write them."""
+    return unicodedata.normalize("NFC", name)
+
+
 @dataclass(frozen=True)
 class LabelTable:
     """Labels of many photos.
@@ -95,7 +105,7 @@ class LabelTable:
     Attributes:
       path: the file they were read from.
       attributes: names, in the file's order.
-      values: file name, without folders, to one 0 or 1 for each attribute.
+      values: file name, without folders, its accents composed, to one 0 or 1 for each attribute.
     """
 
     path: Path
@@ -108,11 +118,12 @@ class LabelTable:
         Raises:
           PhotoError: there are none.
         """
-        if file.name not in self.values:
+        name = _composed(file.name)
+        if name not in self.values:
             raise PhotoError(
                 file, f"{self.path} has no line for it", "add one, or leave out --labels"
             )
-        return self.values[file.name]
+        return self.values[name]
 
     def labels(self, files: Sequence[Path]) -> Labels:
         """The labels of B photos: attribute name to an int array ``[B]`` of 0 and 1.

@@ -1,9 +1,8 @@
 """The training data's splitting and drawing; the photographs themselves are not here."""
 
 import numpy as np
-import pytest
 
-from checkpoints.portraits import composite, is_test
+from checkpoints.portraits import is_test
 
 
 def test_the_split_stays_what_the_bundled_generators_were_trained_with():
@@ -15,11 +14,3 @@ def test_the_split_stays_what_the_bundled_generators_were_trained_with():
 def test_about_a_seventh_is_for_testing():
     share = np.mean([is_test(f"{i:06d}.jpg") for i in range(4000)])
     assert 0.12 < share < 0.18
-
-
-@pytest.mark.parametrize(("opacity", "expected"), [(0, 10), (255, 200)])
-def test_overlays_cover_by_their_opacity(opacity, expected):
-    image = np.full((4, 4, 3), 10, np.uint8)
-    overlay = np.full((4, 4, 4), 200, np.uint8)
-    overlay[..., 3] = opacity
-    assert (composite(image, overlay) == expected).all()

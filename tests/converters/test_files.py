@@ -85,7 +85,7 @@ def test_parts(tmp_path):
     ([1, 2], "holds list, not a state dict"),
     ({}, "holds no state dict"),
     ({"netG": {"a": torch.zeros(1)}}, "it has netG, choose with --part"),
-    ({"epoch": 3}, "tensor|key epoch holds int, not a tensor"),
+    ({"epoch": 3}, "key epoch holds int, not a tensor"),
 ])  # fmt: skip
 def test_content_that_is_no_state_dict(tmp_path, content, message):
     path = write(tmp_path / "file.pth", content)
@@ -174,6 +174,53 @@ def test_the_way_back(tmp_path, capsys, arch, suffix):
     assert main([arch, out, "--to-torch", str(back)]) == 1
     assert "exists; choose another file" in capsys.readouterr().err
     assert main([arch, out, "--to-torch", str(back), "--force"]) == 0
+
+
+def test_the_way_back_replaces_tensors_alone(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    path = write(tmp_path / "a.pth", official("stargan"))
+    assert main(["stargan", str(path), "--out", out, *options("stargan")]) == 0
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xff precious")
+    back = ["stargan", out, "--force", "--to-torch"]
+    assert main([*back, str(photo)]) == 1
+    assert "photo.jpg: exists and is no file of tensors" in capsys.readouterr().err
+    assert photo.read_bytes() == b"\xff\xd8\xff precious"
+    assert main([*back, out]) == 1
+    assert f"{out}: is a folder; choose another file" in capsys.readouterr().err
+    assert main([*back, str(tmp_path / ("n" * 300))]) == 1
+    assert "cannot be written, File name too long" in capsys.readouterr().err
+    assert main([*back, str(path)]) == 0
+
+
+def test_a_file_that_the_system_refuses(tmp_path, monkeypatch):
+    def refused(message, path=tmp_path / "a.pth"):
+        with pytest.raises(ConversionError, match=message) as caught:
+            conversion.read("stargan", path, GIVEN["stargan"])
+        assert "\n" not in str(caught.value)
+
+    refused("cannot be read, File name too long", tmp_path / ("n" * 300))
+    write(tmp_path / "a.pth", official("stargan"))
+    for error in (MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 9")):
+
+        def full(*_, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(torch, "load", full)
+        refused("a.pth: does not fit into memory")
+
+
+def test_damage_is_not_called_code(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(pickle.dumps({"a": 1}, 4))
+    with pytest.raises(ConversionError, match="damaged or truncated"):
+        conversion.read("stargan", path, GIVEN["stargan"])
+
+
+def test_a_part_of_another_name_is_no_direction(tmp_path):
+    path = write(tmp_path / "u.pt", {"generator": official("ugatit")})
+    found = conversion.read("ugatit", path, Given(16), "generator")
+    assert found.config.domain == type(found.config)().domain
 
 
 def test_the_way_back_refuses(tmp_path, capsys):

@@ -173,6 +173,63 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["g"] and files(tmp_path / "g") == before
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
+@pytest.mark.parametrize("place", ["old", "new", "new and back"])
+def test_what_was_there_outlives_a_failed_replacement(tmp_path, monkeypatch, place, error):
+    """Ctrl-C may be raised when a move has been made. Where nothing can be moved back, it waits."""
+    before = files(save(tmp_path / "g"))
+    rename = type(tmp_path).rename
+    last = {"old": tmp_path / "g", "new": ".tmp", "new and back": (".tmp", ".old")}[place]
+
+    def fail(path, target):
+        if path == last and target.suffix == ".old":
+            rename(path, target)
+            raise error
+        if last != tmp_path / "g" and path.suffix in last:
+            raise error
+        rename(path, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", fail)
+    with pytest.raises((CheckpointError, KeyboardInterrupt)):
+        save(tmp_path / "g", name="new", overwrite=True)
+    (kept,) = os.listdir(tmp_path)
+    assert kept == "g" if place != "new and back" else kept.startswith(".g.")
+    assert files(tmp_path / kept) == before
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path):
+    (tmp_path / "store").mkdir()
+    save(tmp_path / "store" / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "store" / "a")
+    save(tmp_path / "link", name="new", overwrite=True)
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "store") == ["a"]
+    assert load_generator(tmp_path / "store" / "a").name == "new"
+
+
+def test_arrays_that_cannot_be_read(tmp_path, monkeypatch):
+    save(tmp_path / "g")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    with pytest.raises(CheckpointError, match="g: cannot be read, Permission denied"):
+        load_generator(tmp_path / "g")
+    with pytest.raises(CheckpointError, match="cannot be read, File name too long"):
+        load_generator(tmp_path / ("g" * 300))
+
+
+def test_a_device_without_room(tmp_path, monkeypatch):
+    save(tmp_path / "g")
+
+    def full(arrays):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(jax, "device_put", full)
+    with pytest.raises(CheckpointError, match="the device does not take it, RESOURCE_EXHAUSTED"):
+        load_generator(tmp_path / "g")
+
+
 def test_refuses_to_write_what_is_no_generator(tmp_path):
     config, params = TINY["stargan"], random_params("stargan", TINY["stargan"])
 

@@ -362,11 +362,14 @@ def test_a_folder_is_one_run_s_at_a_time(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch):
-    def no_locks(lock):
-        raise OSError(errno.ENOLCK, "no locks available")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
 
-    monkeypatch.setattr(files.FileLock, "acquire", no_locks)
+    def no_locks(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with files.locked(tmp_path):
         files.write_whole(tmp_path / "a", b"")
     assert os.listdir(tmp_path) == ["a"]
@@ -389,6 +392,29 @@ def test_animation_is_its_first_frame(tmp_path):
     photo = read_photo(path)
     np.testing.assert_array_equal(photo.pixels, np.asarray(first))
     assert "animated" in photo.notes[0]
+
+
+def test_of_several_pages_it_is_the_first(tmp_path):
+    first = picture("RGB")
+    path = saved(tmp_path, first, "a.tiff", save_all=True, append_images=[picture(seed=1)])
+    photo = read_photo(path)
+    np.testing.assert_array_equal(photo.pixels, np.asarray(first.convert("RGB")))
+    assert photo.notes == ("of several pages: only its first is used",)
+
+
+@pytest.mark.parametrize(("largest", "notes"), [
+    (65535, ("16 bits per channel were reduced to 8",)),
+    (1023, ("10 bits per channel were reduced to 8",)),
+    (255, ()),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", [b"P5", b"P6"])
+def test_what_a_ppm_file_loses_is_told_of(tmp_path, kind, largest, notes):
+    count = 20 * 20 * (3 if kind == b"P6" else 1)
+    level = largest.to_bytes(1 if largest < 256 else 2, "big")
+    head = b"%s\n# by hand 7 7 7\n20 20 # wide and high\n%d\n" % (kind, largest)
+    (tmp_path / "a.ppm").write_bytes(head + level * count)
+    photo = read_photo(tmp_path / "a.ppm")
+    assert (photo.pixels == 255).all() and photo.notes == notes
 
 
 def _truncated(path):

@@ -46,6 +46,8 @@ def test_csv(tmp_path, absent):
         ("file,Male\na.png,\n", "line 2 has the label ''"),
         ("file,Male\na.png,1\nb.png,1,0\n", "line 3 has 2 labels for 1"),
         ("file,Male\na.png,1\na.png,1\n", "line 3 gives a.png a second time"),
+        ("Male,Young,file\n1,0,a.png\n1,b.png\n", "line 3 ends before its column 'file'"),
+        ("file,Male,\na.png,1,0\n", "names are missing"),
         (CELEBA.replace("2\n", "3\n", 1), "line 1 says 3 images, 2 follow"),
         (CELEBA.replace(" -1  1 -1", " -1  1", 1), "line 3 has 2 labels for 3"),
         ("7\n", "7 images, 0 follow"),
@@ -63,6 +65,12 @@ def test_binary_and_missing_files(tmp_path):
     for name, what in (("b", "not a text file"), ("c", "no such file")):
         with pytest.raises(PhotoError, match=what):
             read_labels(tmp_path / name)
+
+
+@pytest.mark.parametrize(("written", "named"), [("é", "e\u0301"), ("e\u0301", "é")])
+def test_accents_are_the_same_however_they_are_written(tmp_path, written, named):
+    table = read_labels(write(tmp_path, f"file,Male\nJos{written}.jpg,1\n"))
+    assert table.row(Path(f"x/Jos{named}.jpg")) == (1,)
 
 
 def test_a_photo_without_labels(tmp_path):
