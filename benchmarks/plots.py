@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,18 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from benchmarks.statistics import fit
+
 COLOURS = {"ours": "#0072b2", "eager": "#9a9a9a", "compile": "#e69f00"}
 LABELS = {"ours": "cdmaa-jax", "eager": "PyTorch eager", "compile": "torch.compile"}
 STEP = "s per image-iteration"
+EXPECTED: dict[str, Callable[[float], float]] = {
+    "steps": float,
+    "batch": float,
+    "domains": float,
+    "size": lambda size: size**2,
+}
+"""Of what the cost should be a linear function, by the axis; models differ."""
 
 
 def draw_comparisons(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -80,22 +89,21 @@ def title(report: Mapping[str, Any]) -> str:
 
 
 def draw_growth(report: Mapping[str, Any], path: Path) -> None:
-    """A small panel for everything that grows."""
+    """A small panel for everything that grows, with the line that it should lie on."""
     found = report["axes"]
     figure, axes = plt.subplots(1, len(found), figsize=(2.7 * len(found), 2.6), squeeze=False)
     for axis, (name, one) in zip(axes[0], found.items(), strict=True):
-        points = one["points"]
-        axis.plot(
-            [point["x"] for point in points],
-            [point["seconds"] for point in points],
-            marker="o",
-            markersize=4,
-            color=COLOURS["ours"],
-        )
+        points = [(point["x"], point["seconds"]) for point in one["points"]]
+        if (law := EXPECTED.get(name)) is not None:
+            slope, start = fit([(law(x), y) for x, y in points])
+            xs = [points[0][0] + i / 50 * (points[-1][0] - points[0][0]) for i in range(51)]
+            line = [start + slope * law(x) for x in xs]
+            axis.plot(xs, line, linewidth=1, color=COLOURS["eager"])
+        axis.plot(*zip(*points, strict=True), "o", markersize=4, color=COLOURS["ours"])
         model = f" ({one['model']} alone)" if "model" in one else ""
         axis.set_xlabel(one["label"] + model, fontsize=8)
         axis.set_ylabel("s per run" if name == "steps" else "s per step", fontsize=8)
-        axis.set_xticks([point["x"] for point in points])
+        axis.set_xticks([x for x, _ in points])
         axis.set_xlim(0, None)
         tidy(axis)
     figure.suptitle(growth_title(report), fontsize=9)

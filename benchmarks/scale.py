@@ -10,16 +10,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
-from benchmarks.statistics import line
+from benchmarks.session import (
+    LENGTHS_ON_GPU,
+    Options,
+    Say,
+    open_ours,
+    prepare,
+    set_up,
+    settings_of,
+)
+from benchmarks.statistics import Samples, fit
 from benchmarks.workers import BenchmarkError, Worker
 
-SHORT = 1
+LENGTHS = (3,)
+"""Steps of a run where the clean outputs take as long as one, on a CPU."""
+ROUNDS = 5
 LASTING = 4.0
-"""Seconds that the longer of two runs takes more than the shorter one, about."""
-MOST = 64
-"""Steps that the longer run has more than the shorter one, at most."""
-REPEATS = 3
+"""Seconds that the runs of a point take in a round, at least about: brief ones are repeated."""
+MOST = 16
+"""Times, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +84,10 @@ def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str
         settings = settings_of(options, prepared)
         with open_ours(options) as worker:
             versions = set_up(worker, options, folder)
+            on_cpu = versions["platform"] == "cpu"
+            lengths = LENGTHS if on_cpu else tuple(LENGTHS_ON_GPU.values())
             found = {
-                axis.name: along(axis, worker, settings, say)
+                axis.name: along(axis, worker, settings, say, lengths)
                 for axis in axes(prepared.size, settings["generators"], names)
             }
     return {
@@ -103,14 +114,77 @@ def join(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**first, "axes": {name: found[name] for name in AXES if name in found}}
 
 
-def along(axis: Axis, worker: Worker, settings: Mapping[str, Any], say: Say) -> dict[str, Any]:
-    """The points of one axis: x, seconds per step, seconds before the first, of the whole run."""
-    generators, points = settings["generators"], []
+def along(
+    axis: Axis, worker: Worker, settings: Mapping[str, Any], say: Say, lengths: Sequence[int]
+) -> dict[str, Any]:
+    """The points of one axis: x, seconds per step and before the first; of steps of a whole run.
+
+    All take turns, so that none is measured while the machine is slower than for the others.
+    """
+    points = []
     for value in axis.values:
-        say(f"{axis.label}: {value} (compiling, then {REPEATS} runs of each length)")
-        arguments = arguments_of(axis.name, value, generators)
-        points.append({"x": value} | measure_point(worker, axis.name, value, arguments))
-    return {"label": axis.label, "points": points} | note(axis.name, generators)
+        say(f"{axis.label}: {value} (compiling)")
+        arguments = arguments_of(axis.name, value, settings["generators"])
+        own = (value,) if axis.name == "steps" else lengths
+        points.append(Point(value, arguments, own))
+        points[-1].prepare(worker)
+    for turn in range(ROUNDS):
+        say(f"{axis.label}: round {turn + 1} of {ROUNDS}")
+        for point in points:
+            point.measure(worker)
+    whole = axis.name == "steps"
+    found = [point.whole_run() if whole else point.found() for point in points]
+    return {"label": axis.label, "points": found} | note(axis.name, settings["generators"])
+
+
+@dataclasses.dataclass
+class Point:
+    """One place on an axis.
+
+    Attributes:
+      x: the place.
+      arguments: what its runs are told besides their steps.
+      lengths: the steps of its runs: of one, which is a loop whose first turn is as long as a step;
+        or of two, between which it is the difference that counts.
+      repeats: how often each is run in a round.
+      runs: of each round the seconds of a run of each length.
+    """
+
+    x: int
+    arguments: Mapping[str, Any]
+    lengths: Sequence[int]
+    repeats: int = 1
+    runs: list[list[float]] = dataclasses.field(default_factory=list)
+
+    def prepare(self, worker: Worker) -> None:
+        """Compiles, and finds how often brief runs are repeated."""
+        for steps in self.lengths:
+            worker("run", steps=steps, **self.arguments)
+        seconds = self._run(worker, self.lengths[-1])
+        self.repeats = min(max(1, round(LASTING / seconds)), MOST)
+
+    def measure(self, worker: Worker) -> None:
+        """One round."""
+        self.runs.append([self._run(worker, steps) for steps in self.lengths])
+
+    def _run(self, worker: Worker, steps: int) -> float:
+        runs = [worker("run", steps=steps, **self.arguments) for _ in range(self.repeats)]
+        return statistics.fmean(run["seconds"] for run in runs)
+
+    def whole_run(self) -> dict[str, float]:
+        """The median of the rounds' runs."""
+        return {"x": self.x, "seconds": statistics.median(run[-1] for run in self.runs)}
+
+    def found(self) -> dict[str, float]:
+        """By medians, the seconds of a step and of what comes before the first."""
+        samples = Samples()
+        for short, *long in self.runs:
+            if long:
+                pair = zip(self.lengths, (short, *long), strict=True)
+                samples.add_pair(*pair)
+            else:
+                samples.add_turns(short, *self.lengths)
+        return {"x": self.x, "seconds": samples.step(), "start_seconds": samples.start()}
 
 
 def note(axis: str, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -132,31 +206,6 @@ def arguments_of(axis: str, value: int, generators: Sequence[Mapping[str, Any]])
     if axis == "models":
         return arguments | {"models": names[:value]}
     return arguments | ({axis: value} if axis in ("batch", "size") else {})
-
-
-def measure_point(
-    worker: Worker, axis: str, value: int, arguments: Mapping[str, Any]
-) -> dict[str, float]:
-    """Medians of runs; on the axis of steps of one length, else of two."""
-    if axis == "steps":
-        return {"seconds": median_of_runs(worker, value, arguments)}
-    short = median_of_runs(worker, SHORT, arguments)
-    steps = longer(short)
-    long = median_of_runs(worker, steps, arguments)
-    step, start = line((SHORT, short), (steps, long))
-    return {"seconds": step, "start_seconds": start}
-
-
-def longer(short: float) -> int:
-    """The steps of the longer run, by the seconds of the shorter: brief steps need more of them."""
-    return SHORT + min(max(2, round(LASTING / short)), MOST)
-
-
-def median_of_runs(worker: Worker, steps: int, arguments: Mapping[str, Any]) -> float:
-    """Seconds of a whole run, its first, which compiles, apart."""
-    worker("run", steps=steps, **arguments)
-    runs = [worker("run", steps=steps, **arguments)["seconds"] for _ in range(REPEATS)]
-    return statistics.median(runs)
 
 
 def text(report: Mapping[str, Any]) -> str:
@@ -221,9 +270,3 @@ _EXPLANATIONS = {
     "models": _models,
     "size": _size,
 }
-
-
-def fit(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Slope and intercept of the line of least squares."""
-    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
-    return slope, intercept

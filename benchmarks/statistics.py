@@ -68,6 +68,12 @@ def line(short: tuple[int, float], long: tuple[int, float]) -> tuple[float, floa
     return step, short[1] - short[0] * step
 
 
+def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Slope and intercept of the line of least squares."""
+    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
+    return slope, intercept
+
+
 def summary(values: Sequence[float], median: float | None = None) -> dict[str, float]:
     """Median, smallest and largest of what was measured."""
     middle = statistics.median(values) if median is None else median

@@ -362,19 +362,20 @@ def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, ke
 
 
 class Clock(Here):
-    """A worker whose runs take times by a formula: 3 s, and 2 s for a step, photo and model."""
+    """A worker whose runs take times by a formula: 2 s for a turn, photo and model."""
 
     def __init__(self):
         self.calls = 0
 
     def __call__(self, name, **arguments):
         if name != "run":
-            return {"process": 2**30, "device": None} if name == "memory" else {"jax": "0"}
+            told = {"jax": "0", "platform": "cpu"}
+            return {"process": 2**30, "device": None} if name == "memory" else told
         self.calls += 1
         images, pixels = arguments.get("batch", 1), (arguments.get("size") or 64) ** 2 / 64**2
         cost = 2 * images * pixels * len(arguments["models"]) * arguments.get("domains", 1)
         compilation = 40 if self.calls == 1 else 0
-        seconds = compilation + 3 + cost * arguments["steps"]
+        seconds = compilation + cost * (arguments["steps"] + 1)
         return {"seconds": seconds, "attacks": 1, "stages": {"trace": 1.5}}
 
 
@@ -393,13 +394,13 @@ def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
     assert command.main([*arguments, *(["--png", str(picture)] if drawn else [])]) == 0
     axes = json.loads(file.read_text())["axes"]
     points = {name: [(p["x"], p["seconds"]) for p in one["points"]] for name, one in axes.items()}
-    assert points["steps"] == [(t, 3 + 4 * t) for t in (1, 4, 8, 16)]
+    assert points["steps"] == [(t, 4 + 4 * t) for t in (1, 4, 8, 16)]
     assert points["batch"] == [(b, pytest.approx(4 * b)) for b in (1, 2, 4, 8)]
     assert points["domains"] == [(k, pytest.approx(2 * k)) for k in (1, 2, 4, 5)]
     assert points["models"] == [(1, 2), (2, 4)]
     assert points["size"] == [(s, pytest.approx(4 * (s / 64) ** 2)) for s in (32, 64, 96, 128)]
     said = capsys.readouterr().out
-    assert "3.000 s for the clean outputs and 4.000 s for each step" in said
+    assert "4.000 s for the clean outputs and 4.000 s for each step" in said
     assert "to the power 1.00" in said
     assert picture.exists() == drawn
 
@@ -424,10 +425,23 @@ def test_axes_of_growth_can_be_measured_apart(clock, tmp_path, capsys):
         scale.join(found)
 
 
-def test_brief_steps_are_timed_over_more_of_them():
-    assert scale.longer(4.0) == scale.longer(1e3) == 3
-    assert scale.longer(0.4) == 11
-    assert scale.longer(1e-6) == 65
+@pytest.mark.parametrize(("seconds", "repeats"), [(9.0, 1), (1.0, 4), (1e-3, 16)])
+def test_brief_runs_are_repeated_and_medians_count(seconds, repeats):
+    times = iter([40.0, seconds, *[seconds] * repeats, *[7.0] * repeats, *[seconds] * repeats])
+    point = scale.Point(2, {}, (3,))
+    point.prepare(lambda *_, **arguments: {"seconds": next(times)})
+    for _ in range(3):
+        point.measure(lambda *_, **arguments: {"seconds": next(times)})
+    turn = pytest.approx(sorted((seconds, 7.0, seconds))[1] / 4)
+    assert point.found() == {"x": 2, "seconds": turn, "start_seconds": turn}
+    assert next(times, None) is None
+
+
+def test_on_a_gpu_the_difference_of_two_lengths_counts():
+    point = scale.Point(2, {}, (16, 80))
+    for call in (point.prepare, point.measure):
+        call(lambda *_, steps: {"seconds": 3 + steps / 8})
+    assert point.found() == {"x": 2, "seconds": 1 / 8, "start_seconds": 3}
 
 
 def test_compilation_is_the_first_run_less_the_second(clock, tmp_path, capsys):
