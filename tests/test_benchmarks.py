@@ -532,6 +532,7 @@ def test_kernels_are_told_apart_by_their_names():
     assert kinds == ["convolutions"] * 2 + ["products"] * 2 + ["other"] * 2
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_more_losses_are_compiled_than_pytorch_takes_of_one_function(monkeypatch):
     """Each compiled variant has one for each model; all are instances of one class."""
     torch_compile = torch.compile
