@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cdmaa_jax.attack import Config
     from cdmaa_jax.generators.checkpoint import load_generator, save_generator
+    from cdmaa_jax.generators.ensembles import load_ensemble
     from cdmaa_jax.generators.precision import in_bfloat16
     from cdmaa_jax.protection import protect
     from cdmaa_jax.search import search_weights
-    from cdmaa_jax.types import Generator, Result
+    from cdmaa_jax.types import Batch, Generator, Result
     from cdmaa_jax.universal import apply_universal, fit_universal
 
 __all__ = [
+    "Batch",
     "Config",
     "Generator",
     "Result",
     "apply_universal",
     "fit_universal",
     "in_bfloat16",
+    "load_ensemble",
     "load_generator",
     "protect",
     "save_generator",
@@ -28,12 +31,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Batch": "cdmaa_jax.types",
     "Config": "cdmaa_jax.attack",
     "Generator": "cdmaa_jax.types",
     "Result": "cdmaa_jax.types",
     "apply_universal": "cdmaa_jax.universal",
     "fit_universal": "cdmaa_jax.universal",
     "in_bfloat16": "cdmaa_jax.generators.precision",
+    "load_ensemble": "cdmaa_jax.generators.ensembles",
     "load_generator": "cdmaa_jax.generators.checkpoint",
     "protect": "cdmaa_jax.protection",
     "save_generator": "cdmaa_jax.generators.checkpoint",

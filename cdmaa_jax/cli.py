@@ -97,7 +97,7 @@ def _add_demo(commands: Any) -> None:
         help="protect a photo that comes along, and show the proof",
         description="Protects a portrait that comes with scikit-image against the bundled "
         "generators. Writes original.png, protected.png, report.json and report.png, the picture "
-        "to look at. Needs no download; takes up to a minute or so, less when run again.",
+        "to look at. Needs no download; takes a minute or so, less when run again.",
     )
     demo.set_defaults(run=_demo)
     demo.add_argument(
@@ -150,8 +150,10 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="measure protected photos that exist",
-        description="Prints how well the protected copies of photos are protected. In folders, a "
-        "copy has its original's name but for the suffix, or a report.json says which it is.",
+        description="Prints how well the protected copies of photos are protected, or what a "
+        "site has left of that: give what can be downloaded from it. In folders, a copy has its "
+        "original's name but for the suffix, or a report.json says which it is. Give the "
+        "--ensemble, --labels and --aligned that the photos were protected with.",
     )
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("originals", type=Path, metavar="ORIGINALS", help="a photo or a folder")
@@ -235,9 +237,13 @@ def _add_info(commands: Any) -> None:
         "info",
         help="list devices, versions, architectures and ensembles",
         description="Prints devices, versions, architectures, and the ensembles with their "
-        "generators and domains.",
+        "generators, edits, and the attributes that labels must have for them.",
     )
     info.set_defaults(run=_info)
+    info.add_argument(
+        "--ensemble", nargs="+", metavar="NAME_OR_DIR",
+        help="only this one: a name, or directories that cdmaa-convert wrote",
+    )  # fmt: skip
     _add_common(info)
 
 
@@ -260,7 +266,7 @@ def _add_ensemble(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ensemble", nargs="+", default=["demo"], metavar="NAME_OR_DIR",
         help="a named ensemble (see cdmaa info), or directories that cdmaa-convert wrote; "
-        "default: demo; give it after the photos",
+        "default: demo; give it last",
     )  # fmt: skip
 
 
@@ -435,6 +441,8 @@ def _protect(args: argparse.Namespace) -> int:
         force=args.force,
     )
     outcomes = _watched(photos.protect_photos(found, job, _starting), len(found), "protecting")
+    if earlier := (photos.read_job_report(job) or {}).get("earlier"):
+        _say(f"{len(earlier)} copies in {args.out} are of other settings, and have no figures here")
     return _print_result(job, outcomes, args)
 
 
@@ -480,7 +488,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    facts = _facts()
+    facts = _facts(args.ensemble)
     print(json.dumps(facts, indent=2) if args.json else _facts_as_text(facts))
     return 0
 
@@ -611,34 +619,40 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join((lines[0], "-" * max(map(len, lines)), *lines[1:]))
 
 
-def _facts() -> dict[str, Any]:
+def _facts(names: Sequence[str] | None) -> dict[str, Any]:
     import jax
 
     from cdmaa_jax.evaluation.report import versions
     from cdmaa_jax.generators import ensembles, registry
 
     architectures = registry.ARCHITECTURES.values()
+    every: dict[str, tuple[str, Sequence[str]]] = {
+        name: (os.fspath(path), [name]) for name, path in ensembles.named_ensembles().items()
+    }
+    if names is not None:
+        every = {"+".join(names): (", ".join(names), names)}
     return {
         "versions": versions(),
         "devices": [{"platform": d.platform, "kind": d.device_kind} for d in jax.devices()],
         "cache": _cache_for_people(),
         "architectures": {entry.name: entry.title for entry in architectures},
         "ensembles": {
-            name: {"path": os.fspath(path), "generators": _members(ensembles, name)}
-            for name, path in ensembles.named_ensembles().items()
+            name: {"path": path, "generators": _members(ensembles, members)}
+            for name, (path, members) in every.items()
         },
     }
 
 
-def _members(ensembles: Any, name: str) -> list[dict[str, Any]]:
+def _members(ensembles: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "name": record.name,
             "architecture": record.architecture,
             "image_size": record.image_size,
             "domains": list(record.domains),
+            "attributes": list(getattr(record.config, "attributes", ())),
         }
-        for record in ensembles.read_ensemble_metadata([name])
+        for record in ensembles.read_ensemble_metadata(names)
     ]
 
 
@@ -651,9 +665,10 @@ def _facts_as_text(facts: dict[str, Any]) -> str:
     for name, ensemble in facts["ensembles"].items():
         lines.append(f"  {name} ({ensemble['path']})")
         for member in ensemble["generators"]:
-            lines.append(
-                f"    {member['name']}, {member['image_size']} px: {', '.join(member['domains'])}"
-            )
+            edits = ", ".join(member["domains"])
+            lines.append(f"    {member['name']}, {member['image_size']} px: {edits}")
+            if member["attributes"]:
+                lines.append(f"      labels: {', '.join(member['attributes'])}")
     return "\n".join(lines if facts["ensembles"] else [*lines, "  none in this installation"])
 
 
@@ -868,6 +883,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required") and "--ensemble" in sys.argv:
+            message += " (what follows --ensemble belongs to it: give it last)"
         self.exit(2, f"cdmaa: error: {message}; see {self.prog} --help\n")
 
 

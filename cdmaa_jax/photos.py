@@ -210,9 +210,14 @@ def draw_picture(
     return picture.encode(drawn)
 
 
-def make_report(job: Job, photos: Iterable[Entry], failed: Iterable[Entry] = ()) -> dict[str, Any]:
+def make_report(
+    job: Job,
+    photos: Iterable[Entry],
+    failed: Iterable[Entry] = (),
+    earlier: Iterable[Entry] = (),
+) -> dict[str, Any]:
     """The report of a job."""
-    return report.build(photos, job.config.threshold, _settings(job), failed)
+    return report.build(photos, job.config.threshold, _settings(job), failed, earlier)
 
 
 def read_job_report(job: Job) -> dict[str, Any] | None:
@@ -229,10 +234,10 @@ def _recorded_copies(folder: Path) -> dict[tuple[str | None, str], str]:
         found = report.read_report(folder / REPORT)
     except PhotoError:
         return {}
-    entries = (found or {}).get("photos", ())
+    entries = found or {"photos": [], report.EARLIER: []}
     return {
         (name, entry["sha256"]): entry["protected"]
-        for entry in entries
+        for entry in (*entries[report.EARLIER], *entries["photos"])
         for name in (entry["file"], None)
     }
 
@@ -332,11 +337,15 @@ def _open_ledger(job: Job) -> _Ledger:
     expected = json.loads(json.dumps(_settings(job)))
     if different := [key for key, value in expected.items() if found.get(key) != value]:
         if job.force:
-            return _Ledger()
+            return _Ledger(earlier=_there(job, [*found[report.EARLIER], *found["photos"]]))
         what = f"it tells of photos made with {_difference(found, job, different[0])}"
         raise PhotoError(job.out / REPORT, what, "choose another --out, or overwrite with --force")
-    entries = {entry["protected"]: entry for entry in report.dated(found)}
-    return _Ledger({name: entry for name, entry in entries.items() if (job.out / name).is_file()})
+    return _Ledger(_there(job, report.dated(found)), earlier=_there(job, found[report.EARLIER]))
+
+
+def _there(job: Job, entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Those of entries whose copies are there, by the copies' names."""
+    return {e["protected"]: e for e in entries if (job.out / e["protected"]).is_file()}
 
 
 def _difference(found: Mapping[str, Any], job: Job, key: str) -> str:
@@ -389,8 +398,9 @@ def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> Non
     if target.is_dir():
         raise PhotoError(target, "it is a folder", "choose another --out")
     if target.exists() and not job.force:
-        what = "it exists and was made from something else, or was changed"
-        raise PhotoError(target, what, "choose another --out, or overwrite with --force")
+        what = f"it exists and is a copy of another {photo.name} or by other settings, or changed"
+        remedy = "rename the photo, choose another --out, or overwrite with --force"
+        raise PhotoError(target, what, remedy)
 
 
 def _claims(photos: Sequence[Path], job: Job, ledger: _Ledger) -> dict[Path, Entry]:
@@ -579,13 +589,16 @@ def _record(made: Sequence[_Made], entries: Sequence[Entry], job: Job, ledger: _
     """
     if not made:
         return
-    ledger.entries.update({entry["protected"]: entry for entry in entries})
+    for entry in entries:
+        ledger.entries[entry["protected"]] = entry
+        ledger.earlier.pop(entry["protected"], None)
     written = _stage_report(job, ledger)
     files.commit([written, *(one.staged for one in made if one.staged is not None)])
 
 
 def _stage_report(job: Job, ledger: _Ledger) -> Staged:
-    text = report.to_json(make_report(job, ledger.entries.values(), ledger.failed))
+    told = (ledger.entries.values(), ledger.failed, ledger.earlier.values())
+    text = report.to_json(make_report(job, *told))
     return files.stage(job.out / REPORT, text.encode())
 
 
@@ -677,10 +690,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """The report as it grows: entries by the name of the protected file, and what failed."""
+    """The report as it grows: entries by the name of the protected file, and what failed.
+
+    ``earlier`` are entries of copies that were made with other settings.
+    """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     failed: list[Entry] = field(default_factory=list)
+    earlier: dict[str, Entry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

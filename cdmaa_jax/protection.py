@@ -187,6 +187,8 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
       ValueError: there are labels of another number of images, or the generator's vectors are not
         one for each of its domains.
     """
+    if not model.domains:
+        raise ValueError(f"{model.name} has no domains; there is nothing to spoil")
     vectors = np.asarray(model.conditions(labels))
     if vectors.ndim != 3 or vectors.shape[1] != len(model.domains):
         raise ValueError(
@@ -199,6 +201,8 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
 
 
 def _check_perturbation(config: Config) -> None:
+    if not isinstance(config, Config):
+        raise ValueError(f"the options of an attack are a Config, not {type(config).__name__}")
     if config.perturbation != "image":
         raise ValueError(
             f"protect finds a perturbation for each image, not a {config.perturbation} one; "

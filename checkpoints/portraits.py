@@ -484,13 +484,28 @@ class Pen:
         return np.asarray(image)
 
 
+def split(folder: Path, test: Path, rest: Path) -> None:
+    """Links the photos that are kept from training into one folder, and all others into another."""
+    for photo in sorted((folder / "photos").iterdir()):
+        target = (test if is_test(photo.name) else rest) / photo.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(photo.resolve())
+
+
 def main() -> None:
     """Make the data and count it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument(
+        "--split", type=Path, nargs=2, metavar=("TEST", "REST"),
+        help="only link the test photos and the others into two folders",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.split:
+        split(args.folder, *args.split)
+        return
     portraits = load(args.folder, args.size, args.cache)
     print(f"{len(portraits.files)} portraits, {int(portraits.test.sum())} of them for the test")
     for name, values in portraits.labels.items():

@@ -278,6 +278,10 @@ def test_info(call, monkeypatch, tmp_path):
     assert facts["ensembles"]["little"]["generators"][1]["domains"] == ["comic"]
     monkeypatch.setattr(ensembles, "_FOLDERS", ())
     assert "none in this installation" in call("info")[1]
+    folder = str(tmp_path / "little" / "stargan")
+    alone = json.loads(call("info", "--ensemble", folder, "--json")[1])["ensembles"][folder]
+    assert [member["attributes"] for member in alone["generators"]] == [["Male", "Young"]]
+    assert "labels: Male, Young" in call("info", "--ensemble", folder)[1]
 
 
 def test_demo(call, monkeypatch, tmp_path):

@@ -129,7 +129,7 @@ def test_what_was_changed_is_not_overwritten_without_force(job, tmp_path):
 def test_a_changed_photo_is_not_taken_for_the_old_one(job, tmp_path):
     run([save_photo(tmp_path / "a.png", 1)], job)
     (outcome,) = run([save_photo(tmp_path / "a.png", 2)], job)
-    assert outcome.status == "failed" and "made from something else" in outcome.error
+    assert outcome.status == "failed" and "is a copy of another a.png" in outcome.error
 
 
 def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
@@ -144,6 +144,33 @@ def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
             run([source], dataclasses.replace(job, **change))
     assert statuses(run([source], dataclasses.replace(other, force=True))) == ["done"]
     assert read_report(job)["config"]["steps"] == 3
+
+
+def test_copies_of_other_settings_are_not_forgotten(job, tmp_path, monkeypatch):
+    """They stay, so that photos and copies in one folder are told apart ever after."""
+    monkeypatch.setattr(photos, "protect", instant_protect)
+    for i in range(2):
+        save_photo(tmp_path / f"{i}.jpg", i)
+    here = dataclasses.replace(job, out=tmp_path)
+    other = dataclasses.replace(here, seed=1)
+    run(photos.find_photos([tmp_path], tmp_path), here)
+    run([tmp_path / "0.jpg"], dataclasses.replace(other, force=True))
+    assert [entry["file"] for entry in read_report(here)["photos"]] == ["0.jpg"]
+    assert [entry["protected"] for entry in read_report(here)["earlier"]] == ["1.png"]
+    found = photos.find_photos([tmp_path], tmp_path)
+    assert [path.name for path in found] == ["0.jpg", "1.jpg"]
+    assert dict(photos.match_photos(tmp_path, tmp_path))[tmp_path / "1.jpg"] == tmp_path / "1.png"
+    assert [o.status for o in run(found, other)] == ["skipped", "failed"]
+    assert statuses(run(found, dataclasses.replace(other, force=True))) == ["done", "skipped"]
+    assert read_report(here)["earlier"] == [] and len(read_report(here)["photos"]) == 2
+
+
+def test_of_several_faces_it_is_said_that_one_is_protected(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "protect", instant_protect)
+    both = np.concatenate([astronaut()[:300, 60:360]] * 2, axis=1)
+    Image.fromarray(both).save(tmp_path / "a.png")
+    (outcome,) = run([tmp_path / "a.png"], job)
+    assert outcome.entry["notes"] == ["2 faces: only one is protected; protect crops of the others"]
 
 
 def test_files_of_others_are_not_overwritten(job, tmp_path):

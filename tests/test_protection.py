@@ -157,6 +157,10 @@ def test_arguments_are_checked(options, message, ensemble):
 def test_generators_are_checked():
     with pytest.raises(ValueError, match="ensemble is empty"):
         protect(photos(1), [], QUICK)
+    with pytest.raises(ValueError, match="are a Config, not dict"):
+        protect(photos(1), toy(0), {"steps": 3})
+    with pytest.raises(ValueError, match="nothing has no domains"):
+        protect(photos(1), toy(0, name="nothing", domains=()), QUICK)
     for wrong, kind in (("demo", "str"), ([toy(0), None], "NoneType"), (7, "int")):
         with pytest.raises(ValueError, match=f"an ensemble is .*; {kind} is no Generator"):
             protect(photos(1), wrong, QUICK)

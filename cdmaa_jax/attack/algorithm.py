@@ -77,8 +77,8 @@ class Attack(NamedTuple):
     """An attack on one batch.
 
     Attributes:
-      init: ``init(keys [B]) -> State``, the start and the clean references; with what other images
-        were left with as a second argument, that instead of the start.
+      init: ``init(keys) -> State``, of [B] keys or one: the start and the clean references; with
+        what other images were left with as a second argument, that instead of the start.
       step: ``step(state) -> (state, info)``; with what the models come to at its images as a second
         argument, an ``Evaluation`` for each, that instead of evaluating them.
       finish: ``finish(state) -> State``, that of the result: x_T, or APGD's best; evaluations as
@@ -103,7 +103,7 @@ class _Problem(NamedTuple):
 
 def build(
     config: Config,
-    ensemble: Sequence[Generator],
+    ensemble: Generator | Sequence[Generator],
     batch: Batch,
     numbers: Numbers | None = None,
     axis: str | None = None,
@@ -112,11 +112,17 @@ def build(
 ) -> Attack:
     """The attack on a batch; its functions are pure, to be called under ``jit``.
 
+    Generators see the images as they are, or through their own ``view``, whatever their
+    ``image_size``: ``protection.fit_views`` gives those views that need one to resize.
+
     ``numbers`` stand for those of the configuration, where they are arguments of a program. Under
     ``shard_map`` the ``axis`` names the devices that share the batch. ``chunks`` are how many
     images each generator takes at once, all if None. If they may ``overlap``, generators need not
     take turns, which takes the memory of all. Of no generators it is an attack whose steps are
     given evaluations.
+
+    Raises:
+      ValueError: the batch has conditions for more or fewer generators.
     """
     problem = _pose(config, ensemble, batch, numbers, axis, chunks, overlap)
     bind = functools.partial
@@ -125,13 +131,18 @@ def build(
 
 def _pose(
     config: Config,
-    ensemble: Sequence[Generator],
+    ensemble: Generator | Sequence[Generator],
     batch: Batch,
     numbers: Numbers | None,
     axis: str | None,
     chunks: Sequence[int] | None,
     overlap: bool,
 ) -> _Problem:
+    ensemble = (ensemble,) if isinstance(ensemble, Generator) else ensemble
+    if ensemble and len(batch.conditions) != len(ensemble):
+        raise ValueError(
+            f"the batch has conditions for {len(batch.conditions)} generators, not {len(ensemble)}"
+        )
     config, batch = config.resolve(), fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
@@ -146,6 +157,7 @@ def _init(
 ) -> State:
     """The state at the start; without a ``look`` at the clean images its references are zeros."""
     batch, clean = problem.batch, problem.batch.images
+    keys = jnp.broadcast_to(keys, (len(clean),))
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
     see = observe if look else _blank

@@ -7,6 +7,7 @@ implementations (``rbg``, ``unsafe_rbg``) then draw for all images with the firs
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from cdmaa_jax.types import Array
 
@@ -19,7 +20,9 @@ def seeded(seed: int) -> Array:
 
 
 def check_implementation(key: Array) -> None:
-    """Raises ValueError for typed keys of an implementation whose draws depend on the batch."""
+    """Raises ValueError for what is no typed key, or one whose draws depend on the batch."""
+    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+        raise ValueError("a key must be a typed one, such as jax.random.key(0)")
     found = jax.random.key_impl(key)
     if str(found) != IMPLEMENTATION:
         raise ValueError(

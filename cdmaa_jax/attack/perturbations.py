@@ -63,7 +63,11 @@ def universal(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
 
 
 def bounds(clean: Array, radius: Any) -> tuple[Array, Array]:
-    """What is within a radius of images [B,H,W,3] and in [-1, 1], rounded inwards."""
+    """What is within a radius of images [B,H,W,3] and in [-1, 1], rounded inwards.
+
+    Derivatives are not taken through it, which rounding has none of.
+    """
+    clean, radius = lax.stop_gradient((clean, radius))
     lower = jnp.nextafter(clean - radius, jnp.ones_like(clean))
     upper = jnp.nextafter(clean + radius, -jnp.ones_like(clean))
     return jnp.clip(lower, -1, clean), jnp.clip(upper, clean, 1)

@@ -43,6 +43,8 @@ def run(
     """All steps of an attack, one compiled program around one ``lax.scan``.
 
     Within ``apart`` a loop over pieces that are compiled apart instead, on the default device.
+    Within another function's trace, under ``jit`` for example, it becomes part of that, whatever
+    the ``devices``. Generators see the images as ``algorithm.build`` says.
 
     Args:
       config: the options; but for ``steps`` its numbers are arguments of the program.
@@ -60,6 +62,8 @@ def run(
     """
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
+    if _is_traced(task):
+        return attack_batch(*_arguments_in(task), **_options_of(task))
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
         return pieces.run(attack, again, task.keys, task.config.steps)
@@ -135,6 +139,10 @@ def _task_of(
     return _Task(config, models, batch, keys, numbers, chunks, overlap, device)
 
 
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def _can_overlap(
     loss: str,
     models: tuple[Generator, ...],
@@ -181,20 +189,30 @@ def _program_of(
     task: _Task, devices: Sequence[Any] | None
 ) -> tuple[Callable[..., Result], tuple[Any, ...], dict[str, Any]]:
     """The program of an attack, what it is called with, and that by name."""
-    config, models, batch, keys, numbers, chunks, overlap, device = task
-    program = program_for(device.platform, devices is not None)
-    options = {
-        "chunks": chunks,
-        "computed_once": is_once(),
-        "overlap": overlap,
-        "platform": None if device.platform == "cpu" else device.platform,  # XLA does it for CPUs
-    }
+    config, models, batch, keys, numbers = _arguments_in(task)
+    program, options = program_for(task.device.platform, devices is not None), _options_of(task)
     if devices is None:
         return program, (config, models, batch, keys, numbers), options
     mesh = Mesh(np.asarray(devices), ("batch",))
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
     return program, (config, mesh, models, batch, keys, numbers), options
+
+
+def _arguments_in(task: _Task) -> tuple[Any, ...]:
+    """The configuration of an attack and what of it are arrays, for ``attack_batch``."""
+    return task.config, *_arguments_of(task)
+
+
+def _options_of(task: _Task) -> dict[str, Any]:
+    """What ``attack_batch`` is told by name."""
+    platform = task.device.platform
+    return {
+        "chunks": task.chunks,
+        "computed_once": is_once(),
+        "overlap": task.overlap,
+        "platform": None if platform == "cpu" else platform,  # XLA does it for CPUs
+    }
 
 
 def _run_sharded(
@@ -254,13 +272,26 @@ def evaluate_losses(
 
     Returns:
       J arrays [B,K_j]; [B,1] of a loss that does not depend on the domain.
+
+    Raises:
+      ValueError: the images are not of one shape, or there are conditions for more or fewer
+        generators.
     """
     models = as_tuple(ensemble)
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
+    if clean.shape != adversarial.shape:
+        raise ValueError(
+            f"clean and adversarial images must be of one shape, [B,H,W,3], not "
+            f"{list(clean.shape)} and {list(adversarial.shape)}"
+        )
+    if len(conditions) != len(models):
+        raise ValueError(f"there are conditions for {len(conditions)} of {len(models)} generators")
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
     weights = None if weights is None else jnp.asarray(weights)
     keys = jnp.broadcast_to(seeded(seed), (len(clean),))
     arguments = (loss, models, clean, adversarial, fitted, keys, weights)
+    if _is_traced(arguments):
+        return _losses(*arguments)
     if pieces.is_apart():
         return pieces.losses_of(*arguments)
     return _losses_program(default_device().platform)(*arguments)

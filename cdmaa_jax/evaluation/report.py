@@ -26,6 +26,9 @@ from cdmaa_jax.images.squares import Look
 
 FORMAT = "cdmaa-jax report"
 FORMAT_VERSION = 1
+EARLIER = "earlier"
+"""Copies that are there, of runs with other settings: which photo each is of, and no figures."""
+_TRACE = ("file", "sha256", "protected", "protected_sha256")
 MADE_WITH = "made_with"
 """Of a photo: its versions and device, where they are not the report's."""
 _PACKAGES = (
@@ -61,10 +64,16 @@ def photo_entry(
         "ssim": pair.ssim,
         "models": {},
         "labels": None if labels is None else dict(labels),
-        "notes": list(original.notes),
+        "notes": [*original.notes, *_notes_on(look)],
         "sha256": original.sha256,
         "protected_sha256": protected_sha256,
     }
+
+
+def _notes_on(look: Look) -> list[str]:
+    if not look.others:
+        return []
+    return [f"{look.others + 1} faces: only one is protected; protect crops of the others"]
 
 
 def with_losses(
@@ -154,6 +163,7 @@ def build(
     threshold: float,
     given: Mapping[str, Any],
     failed: Iterable[Mapping[str, str]] = (),
+    earlier: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report.
 
@@ -162,6 +172,7 @@ def build(
       threshold: τ of the attack rates.
       given: the settings, as ``settings`` gives them, or the part of them that is known.
       failed: photos that could not be protected, ``{"file": ..., "error": ...}``.
+      earlier: entries of copies that were made with other settings.
     """
     photos = list(photos)
     return {
@@ -171,6 +182,7 @@ def build(
         "threshold": threshold,
         "photos": photos,
         "failed": list(failed),
+        EARLIER: [{name: entry[name] for name in _TRACE} for entry in earlier],
         **given,
         **made_with(),
     }
@@ -224,7 +236,9 @@ def read_report(path: Path) -> dict[str, Any] | None:
     if report.get("format_version") != FORMAT_VERSION:
         raise PhotoError(path, "another version of this program wrote it", _NOT_OURS)
     photos = report.get("photos")
-    if not isinstance(photos, list) or not all(map(_is_entry, photos)):
+    earlier = report.setdefault(EARLIER, [])
+    whole = isinstance(photos, list) and all(map(_is_entry, photos))
+    if not whole or not isinstance(earlier, list) or not all(map(_is_trace, earlier)):
         raise PhotoError(path, "it is damaged", _NOT_OURS)
     return report
 
@@ -233,8 +247,14 @@ def _is_entry(value: object) -> bool:
     """Whether a value has what ``photo_entry`` gives; its files are of one folder."""
     if not isinstance(value, dict) or not value.keys() >= _ENTRY.keys():
         return False
-    of_their_kind = (isinstance(value[name], kind) for name, kind in _ENTRY.items())
-    return all(of_their_kind) and Path(value["protected"]).name == value["protected"]
+    return all(isinstance(value[name], kind) for name, kind in _ENTRY.items()) and _is_trace(value)
+
+
+def _is_trace(value: object) -> bool:
+    if not isinstance(value, dict) or not value.keys() >= set(_TRACE):
+        return False
+    are_texts = all(isinstance(value[name], str) for name in _TRACE)
+    return are_texts and Path(value["protected"]).name == value["protected"]
 
 
 def _summary_of(losses: Sequence[Mapping[str, float]], threshold: float) -> dict[str, Any]:

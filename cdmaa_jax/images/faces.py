@@ -19,6 +19,7 @@ _SMALLEST_FACE = 36  # of the shrunk photo; smaller hits are mostly texture
 _WINDOW = 24  # the detector's own window: it cannot scan a smaller picture
 _SCALE_FACTORS = (1.1, 1.2)
 _SAME_FACE = 0.3  # intersection over union from which two hits are one face
+_ANOTHER_FACE = 0.4  # of the summed side of the most prominent face
 _ENLARGE = 1.5  # side of the square over side of the hit: hair and chin come in
 _RAISE = 0.06  # the square's centre lies this far (in sides of the hit) above the hit's
 
@@ -26,9 +27,20 @@ _RAISE = 0.06  # the square's centre lies this far (in sides of the hit) above t
 def find_face(photo: np.ndarray) -> Box | None:
     """The most prominent frontal face of ``photo`` (uint8 ``[H, W, 3]``), or None.
 
-    The box is tight, about eyebrows to chin. Several scans (two scale steps, mirrored or not)
-    vote; the hits on one face are averaged, and the face with the greatest summed side wins.
-    Same photo, same box.
+    Raises:
+        ValueError: ``photo`` is not uint8 ``[H, W, 3]``.
+    """
+    found = find_faces(photo)
+    return found[0] if found else None
+
+
+def find_faces(photo: np.ndarray) -> list[Box]:
+    """The frontal faces of ``photo`` (uint8 ``[H, W, 3]``), the most prominent first.
+
+    A box is tight, about eyebrows to chin. Several scans (two scale steps, mirrored or not) vote;
+    the hits on one face are averaged, and the face with the greatest summed side wins. Of the
+    others those count that have a good part of its sum: less is mostly texture. Same photo, same
+    boxes.
 
     Raises:
         ValueError: ``photo`` is not uint8 ``[H, W, 3]``.
@@ -38,12 +50,11 @@ def find_face(photo: np.ndarray) -> Box | None:
     height, width = photo.shape[:2]
     small = _shrink(photo)
     if min(small.shape[:2]) < _WINDOW:
-        return None
+        return []
     hits = np.array(list(_hits(small)), dtype=np.float64).reshape(-1, 3)
-    if not len(hits):
-        return None
-    top, left, size = _merge(hits) * (max(height, width) / max(small.shape[:2]))
-    return _inside(top, left, size, height, width)
+    scale = max(height, width) / max(small.shape[:2])
+    means = [group.mean(axis=0) * scale for group in _groups(hits)]
+    return [_inside(top, left, size, height, width) for top, left, size in means]
 
 
 def face_square(box: Box, height: int, width: int) -> Box:
@@ -92,10 +103,21 @@ def _hits(photo: np.ndarray) -> Iterator[tuple[int, int, int]]:
                 yield hit["r"], left, hit["width"]
 
 
-def _merge(hits: np.ndarray) -> np.ndarray:
-    """The mean (top, left, size) of the group of overlapping hits whose sizes sum to the most."""
-    groups = [hits[_overlaps(hits, hit) >= _SAME_FACE] for hit in hits]
-    return max(groups, key=lambda group: group[:, 2].sum()).mean(axis=0)
+def _groups(hits: np.ndarray) -> Iterator[np.ndarray]:
+    """Overlapping hits (top, left, size) together, those whose sizes sum to the most first."""
+    least = 0.0
+    while len(hits):
+        groups = [hits[_overlaps(hits, hit) >= _SAME_FACE] for hit in hits]
+        group = max(groups, key=_weight)
+        if _weight(group) < least:
+            return
+        yield group
+        least = least or _ANOTHER_FACE * _weight(group)
+        hits = hits[_overlaps(hits, group.mean(axis=0)) == 0]
+
+
+def _weight(group: np.ndarray) -> float:
+    return group[:, 2].sum()
 
 
 def _overlaps(hits: np.ndarray, hit: np.ndarray) -> np.ndarray:

@@ -26,11 +26,15 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageErro
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
+_RAW = (
+    ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw",
+)  # fmt: skip
+"""Of what cameras record, many of them TIFF files that begin with a small preview."""
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif",
-    ".ppm", ".pgm", ".heic", ".heif",
+    ".ppm", ".pgm", ".heic", ".heif", *_RAW,
 )  # fmt: skip
-"""Of pictures; those of HEIC among them, so that their owner is told that they are not read."""
+"""Of pictures; HEIC and raw files among them, whose owner is told that they are not read."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 _SEVERAL = {
     **dict.fromkeys(("GIF", "PNG", "WEBP", "AVIF"), "animated: only its first frame is used"),
@@ -42,7 +46,7 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _GREY = ("1", "L", "LA")
 _TO_SRGB = ("CMYK", "LAB")
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF file
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _VERSION_OF_DNG = 258, 262, 50706  # tags of a TIFF file
 _WHITE_IS_ZERO = 0
 _WITH_LARGEST, _COMMENT, _LONGEST_HEADER = (
     (b"P2", b"P3", b"P5", b"P6"),
@@ -134,6 +138,8 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
       PhotoError: the file is missing, damaged, no photo, too large or too small.
     """
     data = read_bytes(path)
+    if path.suffix.lower() in _RAW:
+        raise _raw(path)
     image, notes = _decode(path, data, max_pixels)
     profile = image.info.get("icc_profile") or None
     alpha = np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
@@ -326,6 +332,8 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
     with _translated(path, _TO_READ), _unlimited(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's advice to programmers is not for users
         image = _open(path, data)
+        if image.format == "TIFF" and _VERSION_OF_DNG in _tags(image):
+            raise _raw(path)
         _check_size(path, *image.size, max_pixels)
         with _damaged(path):
             image.load()
@@ -348,6 +356,10 @@ def _open(path: Path, data: bytes) -> Image.Image:
         raise _unidentified(path, data) from None
     except Exception as error:  # decoders raise whatever a damaged header leads them to
         raise _damage(path, error) from error
+
+
+def _raw(path: Path) -> PhotoError:
+    return PhotoError(path, "a camera's raw files are not supported", "export it as JPEG or PNG")
 
 
 def _unidentified(path: Path, data: bytes) -> PhotoError:

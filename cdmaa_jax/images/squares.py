@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cdmaa_jax.images.faces import Box, centre_square, face_square, find_face
+from cdmaa_jax.images.faces import Box, centre_square, face_square, find_faces
 
 GREY_LEVEL = 1 / 127.5
 """One step of an 8-bit channel in units of [-1, 1]."""
@@ -20,13 +20,14 @@ GREY_LEVEL = 1 / 127.5
 def look(photo: np.ndarray, aligned: bool = False) -> Look:
     """Finds the face of ``photo`` and the square around it; without one, the centre square.
 
+    Of several faces it is the most prominent one.
+
     What is ``aligned`` is a face crop already, and its centre square is what generators look at.
     """
-    face = None if aligned else find_face(photo)
-    square = (
-        centre_square(*photo.shape[:2]) if face is None else face_square(face, *photo.shape[:2])
-    )
-    return Look(face, square)
+    faces = [] if aligned else find_faces(photo)
+    if not faces:
+        return Look(None, centre_square(*photo.shape[:2]))
+    return Look(faces[0], face_square(faces[0], *photo.shape[:2]), len(faces) - 1)
 
 
 def see(photo: np.ndarray, square: Box, size: int) -> np.ndarray:
@@ -65,7 +66,11 @@ def _resize(plane: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Look:
-    """Where generators look: the face, None where none was found, and the square around it."""
+    """Where generators look: the face, None where none was found, and the square around it.
+
+    ``others`` is how many more faces there are.
+    """
 
     face: Box | None
     square: Box
+    others: int = 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from cdmaa_jax.attack import Config, choices, run
+from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import attack_batch
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
@@ -166,6 +166,60 @@ def test_uniform_domains_take_one_backward_pass():
         for name in ("uniform", "mgda", "single")
     }
     assert cost["single"] < cost["uniform"] < cost["mgda"]
+
+
+def test_an_attack_can_be_part_of_another_program():
+    ensemble = (toy(0, size=4), toy(1, size=4))
+    batch, key, config = toy_batch(photos(2, size=4), ensemble), jax.random.key(0), Config(steps=3)
+    alone = run(config, ensemble, batch, key)
+
+    @jax.jit
+    def outer(images, key):
+        moved = dataclasses.replace(batch, images=images)
+        return run(config, ensemble, moved, key).images
+
+    np.testing.assert_allclose(outer(batch.images, key), alone.images, atol=1e-6)
+    slope = jax.grad(lambda images: (outer(images, key) - images).sum())(batch.images)
+    assert np.isfinite(slope).all()
+
+
+def test_losses_can_be_differentiated():
+    ensemble = (toy(0, size=4), toy(1, size=4))
+    batch = toy_batch(photos(2, size=4), ensemble)
+    moved = 0.9 * batch.images
+
+    def total(moved):
+        losses = evaluate_losses(ensemble, batch.images, moved, batch.conditions)
+        return sum(loss.sum() for loss in losses)
+
+    slope = jax.jit(jax.grad(total))(moved)
+    ahead = [total(moved + sign * 1e-2 * slope) for sign in (1, -1)]
+    np.testing.assert_allclose(ahead[0] - ahead[1], 2e-2 * (slope**2).sum(), rtol=1e-2)
+
+
+def test_what_does_not_fit_is_refused():
+    ensemble = (toy(0, size=4), toy(1, size=4))
+    batch = toy_batch(photos(2, size=4), ensemble)
+    with pytest.raises(ValueError, match=r"of one shape.* not \[2, 4, 4, 3\] and \[1, 4, 4, 3\]"):
+        evaluate_losses(ensemble, batch.images, batch.images[:1], batch.conditions)
+    with pytest.raises(ValueError, match="conditions for 1 of 2 generators"):
+        evaluate_losses(ensemble, batch.images, batch.images, batch.conditions[:1])
+    with pytest.raises(ValueError, match="conditions for 2 generators, not 1"):
+        build(Config(), ensemble[0], batch)
+    for key in (0, jax.random.PRNGKey(0)):
+        with pytest.raises(ValueError, match=r"a typed one, such as jax\.random\.key"):
+            run(Config(steps=2), ensemble, batch, key)
+
+
+def test_one_generator_and_one_key_do_for_an_attack_in_steps():
+    batch, key = toy_batch(photos(2, size=4), [toy(0, size=4)]), jax.random.key(0)
+    attack = build(Config(), toy(0, size=4), batch)
+    (state, info), wanted = (
+        attack.step(attack.init(key)),
+        run(Config(steps=1), toy(0, size=4), batch, key),
+    )
+    np.testing.assert_allclose(attack.finish(state).images, wanted.images, atol=1e-6)
+    np.testing.assert_allclose(info.losses, wanted.losses[0], rtol=1e-5)
 
 
 def test_devices_that_share_a_batch_do_not_talk_and_change_no_bit():

@@ -6,7 +6,7 @@ import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdmaa_jax.images.faces import Box, centre_square, face_square, find_face
+from cdmaa_jax.images.faces import Box, centre_square, face_square, find_face, find_faces
 
 SIDES = st.integers(1, 3000)
 
@@ -44,6 +44,14 @@ def test_finds_a_face_at_the_edge(astronaut):
     box = find_face(astronaut[70:, 170:])
     square = face_square(box, 442, 342)
     assert square.top == 0 and square.size > box.size
+
+
+def test_all_faces_are_found_and_no_others(astronaut):
+    (alone,) = find_faces(astronaut)
+    both = find_faces(np.concatenate([astronaut[:300, 60:360]] * 2, axis=1))
+    assert len(both) == 2 and abs(both[0].left - both[1].left) >= 290
+    assert alone == find_face(astronaut)
+    assert find_faces(np.zeros((99, 99, 3), np.uint8)) == []
 
 
 def test_the_larger_of_two_faces_wins(astronaut):

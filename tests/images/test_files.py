@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import Photo, PhotoError, read_photo
@@ -415,6 +415,18 @@ def test_what_a_ppm_file_loses_is_told_of(tmp_path, kind, largest, notes):
     (tmp_path / "a.ppm").write_bytes(head + level * count)
     photo = read_photo(tmp_path / "a.ppm")
     assert (photo.pixels == 255).all() and photo.notes == notes
+
+
+def test_a_preview_in_a_raw_file_is_not_taken_for_the_photo(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706] = b"\1\4\0\0"
+    saved(tmp_path, picture("RGB"), "a.tiff", tiffinfo=tags)
+    saved(tmp_path, picture("RGB"), "b.tiff").rename(tmp_path / "b.NEF")
+    (tmp_path / "c.cr3").write_bytes(b"\0\0\0\x18ftypcrx ")
+    for path in files.pictures_in(tmp_path):
+        with pytest.raises(PhotoError, match="raw files are not supported; export it as JPEG"):
+            read_photo(path)
+    assert len(files.pictures_in(tmp_path)) == 3
 
 
 def _truncated(path):
