@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold, compare, footprint, kernels, report, scale, work
+from benchmarks import cold, compare, footprint, kernels, program, report, scale, work
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError, cores
 
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add_memory(commands)
     add_scale(commands)
     add_kernels(commands)
+    add_program(commands)
     add_plot(commands)
     return top
 
@@ -111,6 +112,22 @@ def add_kernels(commands: Any) -> None:
     )
     command.set_defaults(run=run_kernels)
     add_work(command, precision=False)
+    add_precisions(command)
+
+
+def add_program(commands: Any) -> None:
+    """The options of ``program``."""
+    command = commands.add_parser(
+        "program",
+        help="what XLA compiles for an H100, without one: kernels and bytes of a step, memory",
+    )
+    command.set_defaults(run=run_program)
+    add_work(command, precision=False)
+    add_precisions(command)
+
+
+def add_precisions(command: argparse.ArgumentParser) -> None:
+    """Which precisions are looked at."""
     command.add_argument(
         "--precision",
         nargs="+",
@@ -202,6 +219,15 @@ def run_kernels(options: argparse.Namespace, say: Say) -> None:
     found = kernels.measure(compare_options(options), precisions, say)
     write_json(options.json, found)
     print(kernels.text(found))
+
+
+def run_program(options: argparse.Namespace, say: Say) -> None:
+    """Compiles for a GPU, prints the table and writes the file."""
+    check_threads(options.threads)
+    precisions, options.precision = options.precision, "float32"
+    found = program.measure(compare_options(options), precisions, say)
+    write_json(options.json, found)
+    print(program.text(found))
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import tempfile
 import time
@@ -18,6 +19,7 @@ from benchmarks import memory, peak, work
 from cdmaa_jax import kept
 from cdmaa_jax.attack import Config, compilation, run
 from cdmaa_jax.attack.memory import footprint, plan_chunks
+from cdmaa_jax.attack.targets import fit_conditions
 from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.types import Batch, Generator
@@ -117,6 +119,17 @@ class Side:
                 attack()
             (file,) = Path(folder).rglob("*.xplane.pb")
             return kernels_of(jax.profiler.ProfileData.from_file(str(file)))
+
+    def program(self, models: Sequence[str]) -> dict[str, Any]:
+        """What XLA makes of an attack for an H100; of the batch of the work, at once."""
+        from benchmarks import h100
+
+        places = self._work.of(models)
+        batch = self._batch(places, None, None, None)
+        conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
+        batch = dataclasses.replace(batch, conditions=conditions)
+        found = h100.compile_attack([self._generator(place) for place in places], batch)
+        return {**found, "bytes_per_second": h100.BYTES_PER_SECOND}
 
     def matmul(self, sizes: Sequence[int] | None = None) -> float:
         """The best FLOP per second of a large matrix product, or of these sizes."""

@@ -106,9 +106,9 @@ def open_session(options: Options, folder: str, stack: contextlib.ExitStack, say
     return Session(options, folder, prepared, ours, torch, facts, say)
 
 
-def open_ours(options: Options) -> Worker:
+def open_ours(options: Options, environment: Mapping[str, str] | None = None) -> Worker:
     """A process with JAX."""
-    return Worker("jax", options.threads)
+    return Worker("jax", options.threads, environment)
 
 
 def open_torch(options: Options, folder: str, keep: bool = True) -> Worker:

@@ -7,6 +7,7 @@ import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -17,11 +18,14 @@ from benchmarks import (
     cold,
     compare,
     flops,
+    h100,
+    hlo,
     jax_side,
     kernels,
     machine,
     memory,
     peak,
+    program,
     reference,
     runs,
     scale,
@@ -35,7 +39,9 @@ from benchmarks.statistics import Samples, images_per_second, line
 from benchmarks.torch_layers import Conv, Flavour, narrow_convolutions
 from benchmarks.torch_models import make_network
 from benchmarks.workers import BenchmarkError, Worker
-from cdmaa_jax.generators.registry import architecture
+from cdmaa_jax.generators import attgan
+from cdmaa_jax.generators.registry import architecture, init_params, make_generator
+from cdmaa_jax.types import Batch
 from tests.parity.torch_models import random_model
 
 SIZE = 32
@@ -560,6 +566,80 @@ def test_narrow_convolutions_compute_what_autocast_does(name):
             torch.testing.assert_close(network(x), before, rtol=0, atol=2e-2)
             kinds = {m.weight.dtype for m in network.modules() if isinstance(m, Conv)}
             assert kinds == {torch.bfloat16}
+
+
+def test_kernels_of_a_loop_are_read_from_its_program():
+    images, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def turn(images, _):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        images = jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=numbers
+        )
+        return images, images.sum()
+
+    program = jax.jit(lambda x: jax.lax.scan(turn, x, length=3)).lower(images).compile()
+    found = hlo.loop_kernels(program.as_text())
+    (convolution,) = (kernel for kernel in found if kernel.kind == "convolution")
+    assert convolution.size == 4 * (2 * images.size + kernel.size)
+    with pytest.raises(ValueError, match="no loop"):
+        hlo.loop_kernels(jax.jit(jnp.sin).lower(images).compile().as_text())
+
+
+COMPILED = """
+%region (p: (f32[2,8], bf16[4])) -> (f32[2,8], bf16[4]) {
+  %p = (f32[2,8]{1,0}, bf16[4]{0}) parameter(0)
+  %x = f32[2,8]{1,0} get-tuple-element(%p), index=0
+  %c = (f32[2,8]{1,0}, u8[0]{0}) custom-call(%x), custom_call_target="__cudnn$convForward"
+  %y = f32[2,8]{1,0} get-tuple-element(%c), index=0
+  %z = f32[2,8]{1,0} fusion(%y, %x), kind=kLoop, calls=%fused
+  ROOT %t = (f32[2,8]{1,0}, bf16[4]{0}) tuple(%z, %w)
+}
+
+ENTRY %main (a: f32[2,8]) -> f32[2,8] {
+  ROOT %loop = (f32[2,8]{1,0}, bf16[4]{0}) while(%a), condition=%cond, body=%region
+}
+"""
+
+
+def test_figures_of_a_program(monkeypatch, capsys, tmp_path):
+    class Compiler(Here):
+        def __init__(self):
+            pass
+
+        def __call__(self, name, **_):
+            if name == "open":
+                return {"jax": "0", "platform": "cpu"}
+            return {"text": COMPILED, "bytes": 2**30, "planned": 2**31, "bytes_per_second": 1e3}
+
+    models = (work.Model("a", "stargan", "", "", {"width": 64, "blocks": 6, "attributes": []}, 5),)
+    monkeypatch.setattr(program, "prepare", lambda *_: work.Work(models, 64, 1))
+    monkeypatch.setattr(program, "count", lambda *_: {"step": 7})
+    monkeypatch.setattr(program, "open_ours", lambda *_: Compiler())
+    file = tmp_path / "program.json"
+    assert command.main(["program", "--precision", "tf32", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["precisions"]["tf32"]
+    assert found["kernels_by_kind"] == {"convolution": 1, "other": 1}
+    assert found["bytes_by_kind"] == {"convolution": 128, "product": 0, "other": 192}
+    assert found["seconds_at_least"] == 0.32
+    assert "tf32" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_weights_are_not_cut_in_the_loop_of_a_gpu():
+    """Where JAX's CUDA plugin is; no GPU is needed."""
+    config = attgan.Config(128)
+    generator = make_generator("attgan", config, init_params("attgan", config))
+    conditions = jnp.asarray(generator.conditions(None))
+    batch = Batch(jnp.zeros((1, 128, 128, 3)), (conditions,), jnp.ones(1, bool))
+    try:
+        found = h100.compile_attack([generator], batch)
+    except ValueError as error:
+        pytest.skip(str(error))
+    largest = max(leaf.size for leaf in jax.tree.leaves(generator.params))
+    others = [one for one in hlo.loop_kernels(found["text"]) if one.kind == "other"]
+    assert max(one.size for one in others) < 7 * largest  # 8: to read and write it
+    assert found["bytes"] < found["planned"]
 
 
 def test_figures_of_kernels():

@@ -1,0 +1,74 @@
+"""What a GPU does in a turn of a loop, read from a compiled program as XLA prints it."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_OPERATION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)(.*)$")
+_NAME = re.compile(r"%([\w.\-]+)")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
+_NO_KERNELS = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "copy-done"}
+
+
+class Kernel(NamedTuple):
+    """One operation that a GPU runs.
+
+    Attributes:
+      kind: "convolution", "product", or "other".
+      size: the bytes of what it reads and writes.
+    """
+
+    kind: str
+    size: int
+
+
+def loop_kernels(text: str) -> list[Kernel]:
+    """The kernels of a turn of the longest loop, what loops within it do aside.
+
+    Raises:
+      ValueError: there is no loop.
+    """
+    computations = _computations(text)
+    bodies = re.findall(r"\bwhile\(.*\bbody=%([\w.\-]+)", text)
+    if not bodies:
+        raise ValueError("the program has no loop")
+    lines = computations[max(bodies, key=lambda name: len(computations[name]))]
+    kernels, results = [], {}
+    for line in lines:
+        if (found := _OPERATION.match(line)) is None:
+            continue
+        name, result, operation, operands, rest = found.groups()
+        results[name] = result
+        if operation not in _NO_KERNELS:
+            sizes = [_size(results.get(operand, "")) for operand in _NAME.findall(operands)]
+            kernels.append(Kernel(_kind(operation, rest), _size(result) + sum(sizes)))
+    return kernels
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    inside: list[str] = []
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            inside = found.setdefault(head.group(1), [])
+        else:
+            inside.append(line)
+    return found
+
+
+def _kind(operation: str, rest: str) -> str:
+    if "__cudnn$conv" in rest or operation == "convolution":
+        return "convolution"
+    return "product" if "gemm" in rest or "cublas" in rest or operation == "dot" else "other"
+
+
+def _size(result: str) -> int:
+    """The bytes of an array, or of several."""
+    return sum(
+        _BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(","))))
+        for kind, shape in _ARRAY.findall(result)
+    )

@@ -1,0 +1,96 @@
+"""What XLA compiles for a GPU that need not be there: the kernels of a step and what they move."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.compare import count
+from benchmarks.hlo import loop_kernels
+from benchmarks.machine import machine
+from benchmarks.report import digits, table
+from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
+
+KINDS = ("convolution", "product", "other")
+HEADINGS = (
+    "", "kernels a step", "convolutions", "GB a step", "of convolutions", "ms at least",
+    "GiB taken", "GiB planned",
+)  # fmt: skip
+
+
+def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, Any]:
+    """Everything that ``python -m benchmarks program`` reports, for JSON.
+
+    Raises:
+      BenchmarkError: a process fails, or JAX's CUDA plugin is missing.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
+        prepared = prepare(options, folder, say)
+        names = [model.name for model in prepared.models]
+        for precision in precisions:
+            say(f"{precision}: compiling for an H100 (a minute or two)")
+            here = dataclasses.replace(options, precision=precision)
+            with open_ours(here, {"JAX_PLATFORMS": "cpu"}) as worker:
+                versions = set_up(worker, here, folder)
+                found[precision] = figures(worker("program", models=names))
+    return {
+        "benchmark": "program",
+        "settings": settings_of(options, prepared),
+        "machine": machine(),
+        "versions": {"ours": versions},
+        "flops": count(prepared, names),
+        "precisions": found,
+    }
+
+
+def figures(compiled: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of one program, of what ``h100.compile_attack`` returns."""
+    kernels = loop_kernels(compiled["text"])
+    sizes = {k: sum(one.size for one in kernels if one.kind == k) for k in KINDS}
+    return {
+        "kernels_per_step": len(kernels),
+        "kernels_by_kind": Counter(one.kind for one in kernels),
+        "bytes_per_step": sum(sizes.values()),
+        "bytes_by_kind": sizes,
+        "seconds_at_least": sum(sizes.values()) / compiled["bytes_per_second"],
+        "memory_bytes": compiled["bytes"],
+        "planned_bytes": compiled["planned"],
+    }
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The figures as a table."""
+    s, v = report["settings"], report["versions"]["ours"]
+    names = " + ".join(model["name"] for model in s["generators"])
+    rows = [HEADINGS, *(line(name, one) for name, one in report["precisions"].items())]
+    return "\n".join(
+        [
+            f"CDMAA on {names} at {s['size']} px, batch {s['batch']}, as compiled for an H100; "
+            f"jax {v['jax']}",
+            *table(rows),
+            NOTES,
+        ]
+    )
+
+
+NOTES = """\
+GB: of the arrays that each kernel reads and writes; what loops within a step do is left out.
+ms at least: that, at the memory's nominal rate; caches may do better. Nothing was run."""
+
+
+def line(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one precision."""
+    return (
+        name,
+        f"{one['kernels_per_step']}",
+        f"{one['kernels_by_kind']['convolution']}",
+        digits(one["bytes_per_step"] / 1e9),
+        digits(one["bytes_by_kind"]["convolution"] / 1e9),
+        digits(1e3 * one["seconds_at_least"]),
+        f"{one['memory_bytes'] / 2**30:.2f}",
+        f"{one['planned_bytes'] / 2**30:.2f}",
+    )
