@@ -39,6 +39,7 @@ from benchmarks.statistics import Samples, images_per_second, line
 from benchmarks.torch_layers import Conv, Flavour, narrow_convolutions
 from benchmarks.torch_models import make_network
 from benchmarks.workers import BenchmarkError, Worker
+from cdmaa_jax.attack.memory import SHARE
 from cdmaa_jax.generators import attgan
 from cdmaa_jax.generators.registry import architecture, init_params, make_generator
 from cdmaa_jax.types import Batch
@@ -639,7 +640,7 @@ def test_weights_are_not_cut_in_the_loop_of_a_gpu():
     largest = max(leaf.size for leaf in jax.tree.leaves(generator.params))
     others = [one for one in hlo.loop_kernels(found["text"]) if one.kind == "other"]
     assert max(one.size for one in others) < 7 * largest  # 8: to read and write it
-    assert found["bytes"] < found["planned"]
+    assert SHARE * found["bytes"] < found["planned"]
 
 
 def test_figures_of_kernels():
