@@ -27,6 +27,7 @@ from benchmarks import (
     peak,
     program,
     reference,
+    report,
     runs,
     scale,
     session,
@@ -663,3 +664,36 @@ def test_figures_of_kernels():
     }
     text = kernels.text(report)
     assert "a GPU, a CPU" in text and "bfloat16 is 2.00 times" in text
+
+
+def runs_of(**steps):
+    """Runs whose variants took so many seconds a step in the first round."""
+    forgotten = []
+    fake = types.SimpleNamespace(
+        options=session.Options(),
+        say=lambda text: None,
+        torch=lambda name, variant: forgotten.append(variant),
+    )
+    tried = runs.Runs(fake, ["model"])
+    tried.samples = {name.replace("_", ", "): Samples(steps=[s]) for name, s in steps.items()}
+    return tried, forgotten
+
+
+def test_the_best_variant_is_the_fastest_that_was_not_dropped():
+    tried, forgotten = runs_of(ours=9.0, eager_a=2.0, eager_b=1.0, eager_c=1.1, compile_d=3.0)
+    assert tried.best("eager") == "eager, b" and tried.best("compile") == "compile, d"
+    kept = tried._keep_best(list(tried.samples))
+    assert kept == ["ours", "eager, b", "eager, c", "compile, d"] and forgotten == ["eager, a"]
+    tried.samples["eager, a"].steps = [0.5]  # of one round alone: not what is compared with
+    assert tried.best("eager") == "eager, b"
+    assert runs_of(ours=1.0)[0].best("eager") is None
+
+
+def test_times_that_differ_are_told_of():
+    row = {"seconds_per_image_iteration": {"median": 1.0, "min": 1.0, "max": 2.0}, "dropped": False}
+    assert "factor of 2.0" in report.busy({"ours": row, "torch": {}})[0]
+    calm = {
+        "seconds_per_image_iteration": {"median": 1.2, "min": 1.0, "max": 1.2},
+        "dropped": False,
+    }
+    assert report.busy({"ours": calm, "torch": {}}) == []

@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cdmaa_jax import photos
 from cdmaa_jax.attack.config import Config
-from cdmaa_jax.evaluation import report
+from cdmaa_jax.evaluation import metrics, report
+from cdmaa_jax.evaluation.measure import see_pair
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import files
+from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import PhotoError, read_photo
 from cdmaa_jax.images.labels import read_labels
+from cdmaa_jax.images.squares import Look, look, write_back
 from cdmaa_jax.types import Result
 from tests.tiny import astronaut, save_ensemble, save_photo
 
@@ -480,3 +484,83 @@ def test_aligned_photos_are_taken_whole(ensemble, tmp_path):
     (measured,) = photos.evaluate_photos([(source, job.out / "crop.png")], ensemble, aligned=True)
     assert measured.entry["models"] == outcome.entry["models"]
     assert photos.make_report(job, [outcome.entry])["aligned"] is True
+
+
+def labelled(job, folder, *rows):
+    path = folder / "labels.csv"
+    path.write_text("file,Male,Young\n" + "".join(f"{row}\n" for row in rows))
+    return dataclasses.replace(job, labels=read_labels(path))
+
+
+def test_labels_seed_and_chunk_reach_the_attack(job, tmp_path, monkeypatch):
+    told = []
+
+    def spy(images, models, config, key, **options):
+        told.append((key, options))
+        return instant_protect(images)
+
+    monkeypatch.setattr(photos, "protect", spy)
+    source = save_photo(tmp_path / "a.png")
+    asked = dataclasses.replace(labelled(job, tmp_path, "a.png,1,0"), seed=5, chunk=2)
+    run([source], asked)
+    ((key, options),) = told
+    assert key == 5 and options["chunk"] == 2
+    assert {name: list(v) for name, v in options["labels"].items()} == {"Male": [1], "Young": [0]}
+
+
+def test_copies_are_measured_with_their_labels(job, tmp_path, ensemble, monkeypatch):
+    source = save_photo(tmp_path / "a.png")
+    asked = labelled(job, tmp_path, "a.png,1,0")
+    (done,) = run([source], asked)
+    pair = [(source, job.out / "a.png")]
+    (same,) = photos.evaluate_photos(pair, ensemble, asked.labels)
+    (other,) = photos.evaluate_photos(pair, ensemble)
+    name = "stargan"
+    assert same.entry["models"][name] == pytest.approx(done.entry["models"][name], rel=1e-4)
+    assert other.entry["models"][name] != pytest.approx(done.entry["models"][name], rel=1e-4)
+
+
+def test_changed_labels_are_noticed(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    run([source], labelled(job, tmp_path, "a.png,1,0"))
+    (again,) = run([source], labelled(job, tmp_path, "a.png,0,0"))
+    assert again.status == "failed"
+
+
+@pytest.mark.parametrize("change", [{"aligned": True}, {"precision": "float32"}])
+def test_settings_that_change_the_copy_need_another_folder(job, tmp_path, change, monkeypatch):
+    monkeypatch.setattr(photos, "protect", instant_protect)
+    source = save_photo(tmp_path / "a.png")
+    run([source], job)
+    with pytest.raises(PhotoError, match="another"):
+        run([source], dataclasses.replace(job, **change))
+
+
+def test_psnr_and_ssim_are_of_the_square(ensemble):
+    before = np.random.default_rng(0).integers(10, 240, (40, 80, 3), np.uint8)
+    box = Box(0, 0, 40)
+    after = write_back(before, box, np.full((40, 40, 3), 0.05, np.float32), 0.05)
+    pair = see_pair(before, after, Look(None, box), ensemble.generators)
+    assert pair.psnr == metrics.psnr(before[:, :40], after[:, :40]) < metrics.psnr(before, after)
+    assert pair.ssim == metrics.ssim(before[:, :40], after[:, :40])
+
+
+def test_aligned_copies_are_compared_in_the_middle(ensemble, tmp_path, monkeypatch):
+    asked = []
+
+    def spy(photo, aligned=False):
+        asked.append(aligned)
+        return look(photo, aligned)
+
+    monkeypatch.setattr(photos, "look", spy)
+    a, b = save_photo(tmp_path / "a.png", 0), save_photo(tmp_path / "b.png", 1)
+    list(photos.evaluate_photos([(a, b)], ensemble, aligned=True))
+    assert asked == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "products"), [("float32", "highest"), ("tf32", "tensorfloat32"), (None, None)]
+)
+def test_a_precision_is_that_of_matrix_products(name, products):
+    with photos._computing_in(name):
+        assert jax.config.jax_default_matmul_precision == products

@@ -203,3 +203,20 @@ def test_a_gradient_that_is_not_finite_is_told_of():
     edge = toy(1, name="edge", apply=lambda params, x, c: jnp.sqrt(jnp.abs(x * 0)) + x)
     with pytest.raises(ValueError, match=r"in step 0 a generator's gradient is not finite, or in"):
         protect(photos(1), [edge, toy(0)], Config(steps=3))
+
+
+@pytest.mark.parametrize("what", ["labels", "face_weights", "key"])
+def test_what_belongs_to_an_image_goes_with_it_into_any_batch(what, x64):
+    ensemble, images = [toy(0, dtype=np.float64)], photos(5, dtype=np.float64)
+    config, key, options = Config(steps=2, loss="face-weighted"), 4, {}
+    if what == "labels":
+        options = {"labels": {"odd": np.array([1, 0, 0, 1, 1])}}
+    if what == "face_weights":
+        options = {"face_weights": np.random.default_rng(0).uniform(0, 1, (5, 8, 8)) ** 8}
+    if what == "key":
+        key = jax.random.split(jax.random.key(0), 5)
+    whole, padded = (
+        protect(images, ensemble, config, key, batch_size=size, **options) for size in (5, 2)
+    )
+    np.testing.assert_allclose(padded.losses, whole.losses, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(padded.images, whole.images, rtol=0, atol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdmaa_jax import Config, search_weights
+from cdmaa_jax import Config, search, search_weights
 from cdmaa_jax.attack import running
 from cdmaa_jax.search import disruption, line_search, output_losses, weighted_config
 from tests.attack.toys import photos, toy
@@ -104,3 +104,29 @@ def test_losses_of_outputs_are_those_of_every_image():
     for a, b in zip(whole, parts, strict=True):
         assert a.shape == (3, 3)
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_labels_and_key_reach_the_attack_and_the_value(monkeypatch):
+    labels, told = {"odd": np.array([0, 1])}, []
+    for name in ("protect", "output_losses"):
+        known = getattr(search, name)
+
+        def spy(*args, known=known, name=name, **options):
+            told.append((name, args, options))
+            return known(*args, **options)
+
+        monkeypatch.setattr(search, name, spy)
+    found = search_weights(
+        photos(2, size=4),
+        [toy(0, size=4), toy(1, size=4)],
+        Config(steps=1, threshold=1e-4),
+        7,
+        labels=labels,
+        grid=(1,),
+        rounds=1,
+        batch_size=2,
+    )
+    attack = next(t for t in told if t[0] == "protect")
+    assert attack[1][3] == 7 and attack[2]["labels"] is labels
+    assert next(t for t in told if t[0] == "output_losses")[1][3] is labels
+    assert found.value <= 1e-4

@@ -19,6 +19,7 @@ from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.attack.perturbations import bounds
 from cdmaa_jax.attack.perturbations import universal as shared
 from cdmaa_jax.attack.targets import make_target
+from cdmaa_jax.universal import _deck
 from tests.attack.toys import photos, quick_run, toy, toy_batch
 
 UPDATES = ("i-fgsm", "apgd")
@@ -274,3 +275,28 @@ def test_a_generator_that_gives_nan_is_named():
     broken = toy(1, name="broken", size=4, apply=lambda params, x, c: jnp.log(x - 2))
     with pytest.raises(ValueError, match="step 0 the outputs of broken are not finite"):
         fit_universal(photos(2, size=4), [toy(0, size=4), broken], Config(steps=2))
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_universal_perturbation_is_of_the_images_labels(batch_size):
+    images, config = photos(4, size=4), Config(steps=3)
+    labels = {"odd": np.array([1, 1, 1, 1])}
+    with_labels, without = (
+        fit_universal(images, [toy(0, size=4)], config, labels=given, batch_size=batch_size)
+        for given in (labels, None)
+    )
+    assert not np.allclose(with_labels.losses[1:], without.losses[1:], rtol=1e-3)
+
+
+def test_a_deck_follows_the_key():
+    first, second = (list(map(tuple, _deck(jax.random.key(seed), 6, 2, 6))) for seed in (0, 1))
+    assert first != second
+
+
+def test_losses_of_a_universal_perturbation_are_means_over_a_step():
+    images, ensemble = photos(6, size=4), [toy(0, size=4)]
+    config = Config(steps=4, start="uniform")
+    found = fit_universal(images, ensemble, config, 0, batch_size=2)
+    first = next(iter(_deck(jax.random.key(0), 6, 2, 4)))
+    alone = fit_universal(images[first], ensemble, config, 0, batch_size=2)
+    np.testing.assert_allclose(found.losses[0], alone.losses[0], rtol=1e-5)

@@ -318,8 +318,9 @@ class BatchNorm(nnx.Module):
         mean, var = self.mean[...], self.var[...]
         if not self.use_running_average:
             mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            count = math.prod(x.shape[:3])
             self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean
-            self.var[...] = 0.9 * self.var[...] + 0.1 * var
+            self.var[...] = 0.9 * self.var[...] + 0.1 * var * (count / (count - 1))
         factor = self.scale[...] * lax.rsqrt(var + EPSILON)
         return x * per_channel(factor) + per_channel(self.bias[...] - mean * factor)
 

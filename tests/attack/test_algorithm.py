@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
-from cdmaa_jax.attack.algorithm import attack_batch, box, start_noise
+from cdmaa_jax.attack.algorithm import attack_batch, box, objective, start_noise
+from cdmaa_jax.attack.domains import Evaluation, iterative
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
+from cdmaa_jax.attack.targets import make_target
 from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
 
 OPTIONS = {
@@ -300,3 +302,19 @@ def test_losses_of_clean_images_are_zero():
     conditions = [g.conditions(None) for g in ensemble]
     for loss in evaluate_losses(ensemble, images, images, conditions):
         np.testing.assert_array_equal(loss, np.zeros((2, len(DOMAINS))))
+
+
+def test_the_objective_is_the_mean_over_models_of_capped_losses():
+    some = [np.array([[0.2, 0.01, 0.0]]), np.array([[0.03]])]  # models of other numbers of domains
+    models = [Evaluation(None, None, jnp.asarray(losses)) for losses in some]
+    np.testing.assert_allclose(objective(0.05, models), [(0.06 / 3 + 0.03) / 2])
+
+
+def test_iterative_domains_tell_the_losses_of_all():
+    clean = jnp.asarray(photos(2))
+    keys = jax.random.split(jax.random.key(0), 2)
+    (conditions,) = toy_batch(clean, [toy(0)]).conditions
+    target = make_target("mse", toy(0), clean, jnp.repeat(conditions, 2, 0), keys)
+    found = iterative("mse", target, clean / 2, keys, jnp.int32(4))
+    assert found.domain_losses.shape == (2, 3)
+    np.testing.assert_allclose(found.loss, found.domain_losses[:, 1], rtol=1e-5)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdmaa_jax import protect
-from cdmaa_jax.attack import Config, choices, evaluate_losses, losses, run
+from cdmaa_jax.attack import Config, apart, choices, evaluate_losses, losses, run
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.targets import make_target, see_weights
 from cdmaa_jax.images.faces import Box, face_square
@@ -220,3 +220,25 @@ def test_a_generator_without_an_encoder_is_named():
     with pytest.raises(ValueError, match=r"blunt has no encoder.*loss latent") as error:
         protect(photos(1, size=4), ensemble, Config(steps=1, loss="latent"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_losses_are_of_the_weights_and_the_draws_given(pieces):
+    def noisy(images, key):
+        return images + 0.3 * jax.random.normal(key, images.shape, images.dtype)
+
+    clean = jnp.asarray(photos(2))
+    conditions = toy_batch(clean, [toy(0)]).conditions
+    weights = np.zeros((2, 8, 8), np.float32)
+    weights[:, :2] = 1
+    with apart(pieces):
+        (own,) = evaluate_losses(
+            toy(0), clean, clean / 2, conditions, loss="face-weighted", weights=weights
+        )
+        (face,) = evaluate_losses(toy(0), clean, clean / 2, conditions, loss="face-weighted")
+        assert not np.allclose(own, face, rtol=1e-2)
+        drawn = [
+            evaluate_losses(toy(0, view=noisy), clean, clean / 2, conditions, seed=seed)[0]
+            for seed in (0, 1)
+        ]
+        assert not np.allclose(*drawn, rtol=1e-3)

@@ -8,6 +8,7 @@ import pytest
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.numbers import numbers_of
 from cdmaa_jax.attack.updates import (
+    _check,
     apgd,
     checkpoints,
     i_fgsm,
@@ -142,3 +143,67 @@ def test_zero_direction_gives_no_change(update):
     zero = directions(0, 0)
     change, _ = rule.update(zero, rule.init(zero), zero, value=jnp.zeros(2))
     np.testing.assert_array_equal(change, zero)
+
+
+def apgd_of_one(value_and_gradient, x, lower, upper, steps, eta):
+    """Croce and Hein 2020, Algorithm 1, of one image, in plain Python; the iterates and steps."""
+    previous, best, best_gradient, best_value, last = x, x, None, -np.inf, np.inf
+    wins, halved, at_check, times, told = 0, False, None, checkpoints(steps), []
+    for k in range(steps):
+        value, gradient = value_and_gradient(x)
+        wins += value > last
+        if value > best_value:
+            best, best_gradient, best_value = x, gradient, value
+        if k in times:
+            if k:
+                interval = k - times[times.index(k) - 1]
+                restart = wins < 0.75 * interval or (not halved and at_check == best_value)
+                if restart:
+                    eta, x, gradient, value = eta / 2, best, best_gradient, best_value
+                halved = restart
+            wins, at_check = 0, best_value
+        z = np.clip(x + eta * np.sign(gradient), lower, upper)
+        alpha = 0.75 if k else 1.0
+        moved = np.clip(x + alpha * (z - x) + (1 - alpha) * (x - previous), lower, upper)
+        previous, x, last = x, moved, value
+        told.append((x, eta, best_value))
+    return told
+
+
+@pytest.mark.parametrize("steps", [18, 80])
+def test_apgd_is_croce_and_heins(steps, x64):
+    """On bumpy objectives, which need many halvings; each image as if it were alone."""
+    rng = np.random.default_rng(0)
+    count, shape = 24, (24, 1, 2, 3)
+    waves, phases = rng.uniform(5, 60, shape), rng.uniform(0, 6, shape)
+    lower, upper, start = -np.ones(shape), np.ones(shape), rng.uniform(-1, 1, shape)
+
+    def value_and_grad(x):
+        y = waves * x + phases
+        values = (jnp.sin(y) + 0.3 * x).sum((1, 2, 3))
+        return values, waves * jnp.cos(y) + 0.3
+
+    found = climb(value_and_grad, *map(jnp.asarray, (start, lower, upper)), steps, 0.5)
+    for i in range(count):
+
+        def alone(x, i=i):
+            y = waves[i] * x + phases[i]
+            return (np.sin(y) + 0.3 * x).sum(), waves[i] * np.cos(y) + 0.3
+
+        expected = apgd_of_one(alone, start[i], lower[i], upper[i], steps, 0.5)
+        for (images, state), (x, eta, best) in zip(found, expected, strict=True):
+            np.testing.assert_allclose(images[i], x, atol=1e-9)
+            np.testing.assert_allclose(state.step_size[i], eta)
+            np.testing.assert_allclose(state.best_value[i], best, rtol=1e-9)
+
+
+def test_a_halved_step_gets_the_time_to_the_next_checkpoint():
+    """What has not changed since the last checkpoint is step and best value, both (condition 2)."""
+    images = jnp.zeros((3, 1, 1, 3))
+    state = apgd(20, 0.1, images - 1, images + 1).init(images)._replace(
+        time=jnp.int32(9), best_value=jnp.ones(3), value_at_check=jnp.array([1.0, 1.0, 0.5]),
+        halved=jnp.array([True, False, False]), successes=jnp.array([4.0, 4.0, 4.0]),
+    )  # fmt: skip
+    found, restart = _check(state, jnp.int32(4))
+    assert restart.tolist() == found.halved.tolist() == [False, True, False]
+    np.testing.assert_allclose(found.step_size, [0.1, 0.05, 0.1])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdmaa_jax.generators import attgan, cyclegan, norms, pix2pix, stargan, stgan, ugatit
-from cdmaa_jax.generators.registry import ARCHITECTURES
+from cdmaa_jax.generators.registry import ARCHITECTURES, init_params
 from converters.conversion import TABLES, from_state_dict, to_state_dict
 from converters.tables import ConversionError, Given
 from tests.parity.torch_models import MODELS, random_model
@@ -182,3 +182,13 @@ def test_shapes_that_fit_two_networks_are_asked_about():
 
 def test_every_architecture_has_a_table():
     assert TABLES.keys() == ARCHITECTURES.keys()
+
+
+def test_what_was_not_converted_is_written_as_a_module_has_it_at_first():
+    config = stargan.Config(image_size=16, width=4, blocks=1)
+    state = to_state_dict("stargan", config, init_params("stargan", config))
+    for key, tensor in state.items():
+        if key.endswith("running_mean"):
+            assert (tensor == 0).all()
+        if key.endswith("running_var"):
+            assert (tensor == 1).all() and key.replace("running_var", "running_mean") in state

@@ -130,3 +130,19 @@ def test_names_for_people():
 def test_pair_keeps_what_generators_see(ensemble):
     pair = pair_of(ensemble)
     assert isinstance(pair, Pair) and pair.clean[16].shape == (16, 16, 3)
+
+
+def test_photos_of_another_device_say_so():
+    ours = report.made_with()
+    there = {**ours, "device": "another", "photos": [{"file": "a"}]}
+    (entry,) = report.dated(there)
+    assert entry[report.MADE_WITH] == {**ours, "device": "another"}
+    assert report.dated({**ours, "photos": [{"file": "a"}]}) == [{"file": "a"}]
+
+
+def test_a_domains_rate_is_by_the_threshold_of_the_report():
+    entry = {"models": {"a": {"x": 0.2, "y": 0.02}}}
+    domains = report.summary([entry], 0.1)["a"]["domains"]
+    assert domains["x"]["attack_rate"] == 1 and domains["y"]["attack_rate"] == 0
+    low = report.summary([entry], 0.01)["a"]["domains"]
+    assert low["y"]["attack_rate"] == 1

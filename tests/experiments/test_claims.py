@@ -151,3 +151,31 @@ def test_every_claim_is_a_line():
     lines = to_markdown(claims).splitlines()
     assert len(lines) == 2 + len(claims) and all(line.count("|") == 6 for line in lines)
     assert judge({}) == []
+
+
+def test_the_claims_of_table_1():
+    order = {
+        "i-fgsm": 0.01,
+        "mi-fgsm": 0.06,
+        "apgd": 0.3,
+        "more-steps": 0.07,
+        "larger-epsilon": 0.08,
+    }
+    columns = {name: everywhere(value) for name, value in order.items()}
+    columns["mi-fgsm"] = everywhere([0.2 * (i % 2) for i in range(40)])
+    columns["i-fgsm"] = {"stargan": 0.04, "ugatit": 0.04, "attgan": 0.01, "stgan": 0.01}
+    found = judge({"table1": record(columns, "i-fgsm")})
+    assert len(found) == 12
+    for claim in found[:-2]:
+        assert claim.verdict == HOLDS, claim
+        better, worse = claim.quantity.split(", ")[1].split(" less ")
+        assert order[better.lower()] > order[worse.lower()]
+    assert found[-1].verdict == HOLDS and found[-1].value == pytest.approx(0.03)
+
+
+def test_claims_are_judged_by_the_threshold_of_the_record():
+    columns = {name: everywhere(0.1) for name in ("single", "iterative", "uniform", "mgda")}
+    columns["mgda"] = everywhere(0.3)
+    one = record(columns, "mgda") | {"threshold": 0.2}
+    found = verdict_of(judge({"table3": one}), "MGDA across models beats uniform weighting")
+    assert found.value == pytest.approx(100) and found.verdict == HOLDS

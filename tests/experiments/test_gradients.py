@@ -7,6 +7,7 @@ import pytest
 
 from cdmaa_jax.attack import apart
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.experiments import gradients
 from cdmaa_jax.experiments.gradients import (
     Trace,
@@ -133,3 +134,47 @@ def test_the_theorem_needs_every_model():
 def test_gradients_of_zero_have_no_direction():
     summary = summarize_trace(made_up([0.0, 0], [1.0, 0]), {"a": ("x", "y")}, seed=0)
     assert summary["between_domains"]["a"]["cosine"]["mean"] == 0
+
+
+def test_w_is_the_steps_own():
+    """The combination of the regularized gradients, which the attack follows."""
+    clean, models, config = (
+        photos(2),
+        (toy(0), toy(1, gain=1.3)),
+        Config(steps=1, regularization="log", start="uniform"),
+    )
+    batch = toy_batch(clean, models)
+    start = quick_start(config, models, batch, jax.random.key(5))
+    conditions = [conditions_of(model, None, 2) for model in models]
+    trace = trace_gradients(config, models, clean, conditions, seed=5)
+
+    def loss_of(model, x, c):
+        out = [((model(x, c[:, k]) - model(clean, c[:, k])) ** 2).mean((1, 2, 3)) for k in range(3)]
+        return jnp.stack(out).mean(0)
+
+    losses = [loss_of(m, start, c) for m, c in zip(models, conditions, strict=True)]
+    gradients = [
+        jax.grad(lambda x, m=m, c=c: loss_of(m, x, c).sum())(start)
+        for m, c in zip(models, conditions, strict=True)
+    ]
+    regular = jnp.stack(
+        [g / v[:, None, None, None] for g, v in zip(gradients, losses, strict=True)], 1
+    )
+    weights = min_norm_weights(regular)
+    assert ((weights > 0.2) & (weights < 0.8)).all()
+    w = np.einsum("bj,bjhwc->bhwc", weights, regular)
+    g = np.stack(gradients, 1)
+    w /= np.abs(w).max((1, 2, 3), keepdims=True)
+    g /= np.abs(g).max((1, 2, 3, 4), keepdims=True)
+    for found, way in ((trace.along, w), (trace.along_sign, np.sign(w))):
+        np.testing.assert_allclose(found[0], np.einsum("bhwc,bjhwc->bj", way, g), rtol=1e-3)
+
+
+def test_figures_by_step_are_means_over_photos():
+    def at(*pairs):  # two steps of one photo
+        one = made_up([1.0], [1.0])
+        return Trace(np.repeat(one.gram, 2, 0), np.array(pairs)[:, None], np.array(pairs)[:, None])
+
+    trace = join([at((1.0, 1.0), (1.0, -1.0)), at((1.0, 1.0), (1.0, 1.0))])
+    found = summarize_trace(trace, {"a": ("x",), "b": ("y",)}, seed=0)["theorem1"]["w"]
+    assert found["by_step"] == [1, 0.5] and found["by_image"] == [0.5, 1]

@@ -16,9 +16,11 @@ from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.experiments import figures, methods, paper
 from cdmaa_jax.experiments.columns import Column, options, paper_tables
 from cdmaa_jax.experiments.crops import make_crops
+from cdmaa_jax.experiments.gradients import Trace
 from cdmaa_jax.experiments.methods import (
     PERTURBATION,
     attacked,
+    crop_images,
     measure,
     related_table,
 )
@@ -37,6 +39,8 @@ from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import PhotoError, read_photo
 from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.search import Trial, WeightSearch
+from cdmaa_jax.universal import Universal
 from tests.tiny import SIZE, save_ensemble, save_photo
 
 
@@ -597,3 +601,72 @@ def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_
     assert column_folder(column, few, True) != column_folder(column, study, True)
     one_by_one = dataclasses.replace(few, batch_size=1)  # of so many photos is a step
     assert column_folder(column, few, True) != column_folder(column, one_by_one, True)
+
+
+def test_what_is_fitted_sees_the_tuning_photos_alone(study, monkeypatch):
+    few = dataclasses.replace(study, crops=study.crops[:2], tuning=study.crops[2:], seed=3)
+    columns = related_table(study.ensemble.generators, steps=2).columns
+    seen = []
+
+    def fit_universal(images, models, config, key, **options):
+        seen.append((images, key))
+        return Universal(np.zeros((16, 16, 3), np.float32), np.zeros((2, 2)), np.zeros((2, 2)))
+
+    def search_weights(images, models, config, key, **options):
+        seen.append((images, key))
+        return WeightSearch((0.25, 0.75), 1.0, (Trial((0.25, 0.75), 1.0),))
+
+    monkeypatch.setattr(methods, "fit_universal", fit_universal)
+    monkeypatch.setattr(methods, "search_weights", search_weights)
+    for name in ("universal", "line-search"):
+        methods._fit(columns[name], few, lambda count: None)
+    for images, key in seen:
+        assert key == 3
+        np.testing.assert_array_equal(images, crop_images(few.tuning)[: len(images)])
+
+
+def test_a_searched_column_attacks_with_the_weights_found(study):
+    column = related_table(study.ensemble.generators, steps=2).columns["line-search"]
+    config = methods._attacked(column, study, (0.25, 0.75))[1]
+    assert config.model_weights == (0.25, 0.75)
+
+
+def test_other_photos_to_tune_with_have_a_folder_of_their_own(study):
+    column = related_table(study.ensemble.generators).columns["universal"]
+    a, b = (
+        dataclasses.replace(study, crops=study.crops[:2], tuning=study.crops[i:]) for i in (2, 3)
+    )
+    assert column_folder(column, a, True) != column_folder(column, b, True)
+
+
+def test_other_labels_have_a_folder_of_their_own(study):
+    column = related_table(study.ensemble.generators).columns["cdmaa"]
+    a, b = (
+        dataclasses.replace(
+            study, crops=tuple(dataclasses.replace(c, labels=(i, 0)) for c in study.crops)
+        )
+        for i in (0, 1)
+    )
+    assert column_folder(column, a) != column_folder(column, b)
+
+
+def test_figure_2_is_of_every_photo_once_with_its_labels(study, monkeypatch):
+    """Five photos, two at a time: the last batch is padded."""
+    rows = [(i % 2, 1) for i in range(5)]
+    crops = [dataclasses.replace(c, labels=r) for c, r in zip(study.crops, rows, strict=True)]
+    table = LabelTable(study.out, ("Male", "Young"), {})
+    labelled = dataclasses.replace(study, crops=tuple(crops), labels=table)
+    asked = []
+
+    def trace_gradients(config, models, images, conditions, seed):
+        asked.append(conditions[0])
+        shape = (config.steps, len(images))
+        return Trace(np.zeros((*shape, 3, 3)), np.zeros((*shape, 2)), np.zeros((*shape, 2)))
+
+    monkeypatch.setattr(figures, "trace_gradients", trace_gradients)
+    column = figures.gradient_column(Column(Config(steps=2)))
+    trace, *_ = figures._trace(column, labelled, lambda count: None)
+    assert trace.gram.shape[1] == trace.along.shape[1] == trace.along_sign.shape[1] == 5
+    given = {"Male": np.array([0, 1, 0, 1, 0]), "Young": np.ones(5, int)}
+    (stargan, _) = study.ensemble.generators
+    np.testing.assert_array_equal(np.concatenate(asked)[:5], stargan.conditions(given))

@@ -59,3 +59,9 @@ def test_a_column_compared_with_itself_does_not_differ():
         assert figures["difference"]["attack_rate"] == 0
         assert figures["difference"]["interval"] == [0, 0]
     assert column["mean"]["attack_rate"] == pytest.approx(0.5)
+
+
+def test_the_threshold_is_the_one_given_and_strict():
+    losses = {"a": np.array([[0.02, 0.1, 0.2]])}
+    assert per_image(losses, 0.01)["attack_rate"][0, 0] == 1
+    assert per_image(losses, 0.1)["attack_rate"][0, 0] == pytest.approx(1 / 3)

@@ -105,3 +105,7 @@ def test_labels_that_do_not_fit(source, labels, message):
     config = source.Config(attributes=("Male", "Young"))
     with pytest.raises(ValueError, match=message):
         source.conditions(config, labels)
+
+
+def test_celebas_hair_colours():
+    assert HAIR_COLOURS == ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")

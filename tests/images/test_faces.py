@@ -6,7 +6,7 @@ import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdmaa_jax.images.faces import Box, centre_square, face_square, find_face, find_faces
+from cdmaa_jax.images.faces import Box, _hits, centre_square, face_square, find_face, find_faces
 
 SIDES = st.integers(1, 3000)
 
@@ -96,3 +96,14 @@ def test_square_lies_in_the_photo(height, width, data):
         assert square.size >= 1
         assert 0 <= square.top <= height - square.size
         assert 0 <= square.left <= width - square.size
+
+
+def test_the_square_is_half_as_large_again_and_a_little_higher():
+    assert face_square(Box(100, 200, 100), 1000, 1000) == Box(69, 175, 150)
+
+
+def test_a_mirrored_photo_has_mirrored_hits():
+    photo = skimage.data.astronaut()[:256, 64:384]
+    width = photo.shape[1]
+    hits = sorted(_hits(photo))
+    assert hits and hits == sorted((r, width - c - s, s) for r, c, s in _hits(photo[:, ::-1]))

@@ -574,3 +574,29 @@ def test_a_folder_that_cannot_be_written_into(tmp_path, monkeypatch):
 
 def test_photo_size():
     assert Photo(np.zeros((4, 7, 3), np.uint8)).size == (4, 7)
+
+
+def with_chunk(data, name, body):
+    chunk = name + body
+    return (
+        data[:33]
+        + struct.pack(">I", len(body))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + data[33:]
+    )
+
+
+def test_gamma_counts_only_where_nothing_better_is_told(tmp_path):
+    """The PNG format: sRGB and iCCP chunks override gAMA."""
+    image, path = picture("RGB"), tmp_path / "a.png"
+    path.write_bytes(with_chunk(png_with_gamma(image, 1.0), b"sRGB", b"\0"))
+    np.testing.assert_array_equal(read_photo(path).pixels, np.asarray(image))
+
+
+def test_gamma_beside_a_profile_of_another_space_is_not_applied(tmp_path):
+    image, path = picture("RGB"), tmp_path / "a.png"
+    foreign = srgb()[:16] + b"CMYK" + srgb()[20:]  # of another space: not used, nor is the gamma
+    data = png_with_gamma(image, 1.0)
+    path.write_bytes(with_chunk(data, b"iCCP", b"x\0\0" + zlib.compress(foreign)))
+    np.testing.assert_array_equal(read_photo(path).pixels, np.asarray(image))

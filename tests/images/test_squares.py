@@ -62,3 +62,9 @@ def test_what_was_found_at_the_generators_scale_is_seen_again():
     protected = write_back(grey, box, perturbation, 0.2)
     seen = see(protected, box, 24) - see(grey, box, 24)
     assert np.corrcoef(seen.ravel(), perturbation.ravel())[0, 1] > 0.95
+
+
+def test_whole_levels_are_the_nearest():
+    grey = np.full((8, 8, 3), 128, np.uint8)
+    moved = write_back(grey, Box(0, 0, 8), np.full((8, 8, 3), 1.6 / 127.5, np.float32), 0.05)
+    assert (moved == 130).all()
