@@ -19,10 +19,8 @@ from jax.extend.core import Literal, Primitive
 
 T = TypeVar("T")
 _PLATFORMS = {"gpu": ("cuda", "rocm")}  # as programs are lowered for them
-_PLACING = (
-    "broadcast_in_dim", "concatenate", "convert_element_type", "iota", "pad", "reshape", "rev",
-    "squeeze", "transpose",
-)  # fmt: skip
+_SPREADING = ("broadcast_in_dim", "concatenate", "convert_element_type", "iota", "pad")
+_TURNING = ("reshape", "rev", "squeeze", "transpose")
 _FORMS: dict[Primitive, Callable[..., Any]] = {}
 
 
@@ -40,9 +38,9 @@ def scan(
     """``lax.scan`` of ``body(carry)``; for a platform what does not change from turn to turn first.
 
     The same operations are done, so results are the same but for what XLA makes of them. A turn
-    still does what only widens, repeats, or places values anew: it reads a line rather than the
-    plane that repeats it, and XLA finds the reversed kernels by which it knows transposed
-    convolutions.
+    still does what only spreads few values over many: it reads a line rather than the plane that
+    repeats it. And what only turns values around: XLA knows transposed convolutions by their
+    reversed kernels.
 
     Args:
       body: takes the carry to the next one, and to what is stacked.
@@ -74,7 +72,7 @@ class _Value:
 
     Attributes:
       array: None if it changes from turn to turn.
-      held: the fewest bytes from which a turn can make it by ``_PLACING``.
+      held: the fewest bytes from which a turn can make it by spreading and turning.
       maker: the operation that makes it from those; None if the array itself is held.
     """
 
@@ -162,11 +160,12 @@ def _apply(
         return operation.results
     arrays = operation.compute(*(value.array for value in operation.operands))
     operation.results = [_held(array) for array in arrays]
-    if equation.primitive.name in _PLACING:
-        held = sum(value.held for value in operation.operands)
-        for result in operation.results:
-            if held <= result.held:
-                result.held, result.maker = held, operation
+    held, name = sum(value.held for value in operation.operands), equation.primitive.name
+    for result in operation.results:
+        if (name in _TURNING and held <= result.held) or (
+            name in _SPREADING and held < result.held
+        ):
+            result.held, result.maker = held, operation
     return operation.results
 
 

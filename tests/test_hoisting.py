@@ -103,6 +103,15 @@ def test_what_is_only_repeated_is_held_small():
     assert max(constant.aval.size for constant in constants) <= WEIGHTS.shape[0] ** 2
 
 
+def test_what_is_joined_of_constants_is_joined_once():
+    def body(carry):
+        both = jnp.concatenate([WEIGHTS, WEIGHTS * 2])
+        return carry + (both * carry).sum(), carry
+
+    equations, _ = turns_of(body, 0.5)
+    assert "concatenate" not in names_in(equations)
+
+
 def test_reversed_kernels_stay_where_convolutions_are():
     """Or XLA does not see that a convolution is the transpose of another."""
     kernel = jnp.ones((3, 3, 2, 4))
@@ -171,7 +180,7 @@ def test_an_attack_for_a_gpu_is_the_same_with_nothing_constant_in_its_loop(arch,
     constant = set(turn.invars[: loop.params["num_consts"]])
     for equation in turn.eqns:
         if all(isinstance(atom, Literal) or atom in constant for atom in equation.invars):
-            assert equation.primitive.name in hoisting._PLACING
+            assert equation.primitive.name in (*hoisting._SPREADING, *hoisting._TURNING)
             constant |= set(equation.outvars)
 
 
