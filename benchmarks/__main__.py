@@ -214,20 +214,21 @@ def run_scale(options: argparse.Namespace, say: Say) -> None:
 
 def run_kernels(options: argparse.Namespace, say: Say) -> None:
     """Times kernels, prints the table and writes the file."""
-    check_threads(options.threads)
-    precisions, options.precision = options.precision, "float32"
-    found = kernels.measure(compare_options(options), precisions, say)
-    write_json(options.json, found)
-    print(kernels.text(found))
+    run_by_precision(kernels, options, say)
 
 
 def run_program(options: argparse.Namespace, say: Say) -> None:
     """Compiles for a GPU, prints the table and writes the file."""
+    run_by_precision(program, options, say)
+
+
+def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say) -> None:
+    """Measures each precision that was asked for, prints the table and writes the file."""
     check_threads(options.threads)
     precisions, options.precision = options.precision, "float32"
-    found = program.measure(compare_options(options), precisions, say)
+    found = benchmark.measure(compare_options(options), precisions, say)
     write_json(options.json, found)
-    print(program.text(found))
+    print(benchmark.text(found))
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:

@@ -139,10 +139,8 @@ def _pose(
     overlap: bool,
 ) -> _Problem:
     ensemble = (ensemble,) if isinstance(ensemble, Generator) else ensemble
-    if ensemble and len(batch.conditions) != len(ensemble):
-        raise ValueError(
-            f"the batch has conditions for {len(batch.conditions)} generators, not {len(ensemble)}"
-        )
+    if ensemble:
+        check_conditions(ensemble, batch)
     config, batch = config.resolve(), fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
@@ -150,6 +148,14 @@ def _pose(
     rule = make_update(config, numbers, moved.lower, moved.upper)
     each = [None] * len(ensemble) if chunks is None else chunks
     return _Problem(config, numbers, ensemble, batch, moved, rule, each, overlap)
+
+
+def check_conditions(ensemble: Sequence[Generator], batch: Batch) -> None:
+    """Raises ValueError where a batch has conditions for more or fewer generators."""
+    if len(batch.conditions) != len(ensemble):
+        raise ValueError(
+            f"the batch has conditions for {len(batch.conditions)} generators, not {len(ensemble)}"
+        )
 
 
 def _init(

@@ -14,7 +14,15 @@ from jax.sharding import PartitionSpec as P
 
 from cdmaa_jax import kept
 from cdmaa_jax.attack import compilation, pieces
-from cdmaa_jax.attack.algorithm import Attack, Carried, Info, advance, attack_batch, fit
+from cdmaa_jax.attack.algorithm import (
+    Attack,
+    Carried,
+    Info,
+    advance,
+    attack_batch,
+    check_conditions,
+    fit,
+)
 from cdmaa_jax.attack.compilation import (
     cached,
     compiler_options,
@@ -369,10 +377,7 @@ def _check_batch(
             f"images must be float32 or float64, not {batch.images.dtype}, in which gradients "
             "vanish; in_bfloat16 makes generators compute in half of the bits"
         )
-    if len(batch.conditions) != len(models):
-        raise ValueError(
-            f"the batch has conditions for {len(batch.conditions)} generators, not {len(models)}"
-        )
+    check_conditions(models, batch)
     if devices is not None and (not devices or len(batch.images) % len(devices)):
         raise ValueError(
             f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
