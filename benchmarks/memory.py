@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+
+import psutil
 
 
 def peak_bytes() -> int:
     """The largest resident memory of this process so far; its children are not counted."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,7 +1,7 @@
 """The command ``cdmaa``: arguments and printing, nothing else.
 
 Figures go to stdout, everything else to stderr. The exit status is 0 if all went well, 1 if
-anything failed, 2 for a wrong command line, 130 or 143 if interrupted.
+anything failed, 2 for a wrong command line, 128 and the signal's number if interrupted.
 
 What imports JAX is imported in the functions, so that ``--help`` is instant.
 """
@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,47 +29,48 @@ if TYPE_CHECKING:
     from cdmaa_jax.photos import Job, Outcome
 
 CACHE_VARIABLE = "CDMAA_CACHE_DIR"
+_REQUESTS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _OVERVIEW = """\
-Protects photos from face-editing generators: adds a change that the eye hardly notices and that
-spoils what the generators make of the photo.
+Protects photos from face-editing generators: adds a change that the eye hardly
+notices and that spoils what the generators make of the photo.
 
   cdmaa demo                           protects a photo that comes along, and shows the proof
   cdmaa protect photo.jpg --out safe   protects your own
 """
 _EXIT_STATUS = """\
-Exit status: 0 all went well, 1 something failed or a value cannot be, 2 no such command or option,
-130 interrupted, 143 terminated."""
+Exit status: 0 all went well, 1 something failed or a value cannot be, 2 no such
+command or option, 130 interrupted, 143 terminated, 129 its terminal closed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; ``argv`` defaults to the process's arguments. Returns the exit status."""
+    if sys.stderr is None:  # as in a process that was started without
+        sys.stderr = open(os.devnull, "w")
     _print_any_name()
     try:
         try:
             args = _parser().parse_args(argv)
             return _interruptible(lambda: _run(args))
         finally:
-            _flush()  # at the end of the process it would be too late to tell
-    except OSError as error:
-        if not _is_stdout_gone():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever read our output has had enough
+            _print("", end="")  # at the end of the process it would be too late to tell
+    except _OutputError as error:
+        with suppress(OSError, ValueError):  # or what is left would be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error.__cause__, BrokenPipeError):  # whoever read it has had enough
             return 1
-        return _fail(f"the output cannot be written: {error.strerror}")
+        return _fail(f"the output cannot be written: {error}")
 
 
-def _flush() -> None:
-    if sys.stdout is not None:  # as in a process that was started without
-        sys.stdout.flush()
+def _print(text: str, end: str = "\n") -> None:
+    """Prints to stdout, where there is one, at once.
 
-
-def _is_stdout_gone() -> bool:
+    Raises:
+      _OutputError: it cannot be written.
+    """
     try:
-        _flush()
-    except OSError:
-        return True
-    return False
+        print(text, end=end, flush=sys.stdout is not None)
+    except OSError as error:
+        raise _OutputError(error.strerror) from error
 
 
 def _print_any_name() -> None:
@@ -136,8 +137,8 @@ def _add_protect(commands: Any) -> None:
     protect.add_argument("--seed", type=int, default=0, help="of the attack's start; default: 0")
     protect.add_argument(
         "--canonical-size", type=int, metavar="PIXELS",
-        help="size of the face at which the change is found; default: twice the generators', "
-        "the generators' with --aligned",
+        help="size of the face at which the change is found; default: three times the "
+        "generators', the generators' with --aligned",
     )  # fmt: skip
     _add_aligned(protect)
     _add_max_pixels(protect)
@@ -342,15 +343,26 @@ def _run(args: argparse.Namespace) -> int:
     _quiet()
     try:
         with _use_cache(args):
+            _check_devices()
             return args.run(args)
-    except BrokenPipeError:
-        raise
     except (PhotoError, ValueError, OSError) as error:  # ValueError: options and checkpoints
         return _fail(error)
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
         return _fail("the device's memory is full; give a smaller --chunk or --batch-size")
+
+
+def _check_devices() -> None:
+    """Raises ValueError where JAX cannot compute on what it was told to."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of a platform without its plugin
+        asked = jax.config.jax_platforms
+        why = f"JAX_PLATFORMS is {asked!r}; unset it, or install that" if asked else str(error)
+        raise ValueError(f"JAX finds no device to compute on: {why}") from error
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -482,14 +494,14 @@ def _reproduce(args: argparse.Namespace) -> int:
     finally:
         watch.close()
     path, text = written[-1]  # the claims, and all other results
-    print(read_bytes(path.with_suffix(".json")).decode() if args.json else text)
+    _print(read_bytes(path.with_suffix(".json")).decode() if args.json else text)
     _say(f"look at {', '.join(str(path) for path, _ in written)}")
     return 0
 
 
 def _info(args: argparse.Namespace) -> int:
     facts = _facts(args.ensemble)
-    print(json.dumps(facts, indent=2) if args.json else _facts_as_text(facts))
+    _print(json.dumps(facts, indent=2) if args.json else _facts_as_text(facts))
     return 0
 
 
@@ -572,11 +584,9 @@ def _print_result(job: Job, outcomes: Sequence[Outcome], args: argparse.Namespac
 
 def _print_report(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report, indent=2, allow_nan=False))
+        _print(json.dumps(report, indent=2, allow_nan=False))
     elif report["photos"]:
-        print(_table(_model_rows(report)))
-        print()
-        print(_table(_photo_rows(report)))
+        _print(f"{_table(_model_rows(report))}\n\n{_table(_photo_rows(report))}")
 
 
 def _model_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -710,7 +720,15 @@ def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
         return kept.programs_in(None)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return kept.programs_in(folder)
+    return _cached_in(folder)
+
+
+@contextmanager
+def _cached_in(folder: Path) -> Iterator[None]:
+    from cdmaa_jax import kept
+
+    with kept.programs_in(folder), kept.mended(folder):
+        yield
 
 
 def _quiet() -> None:
@@ -753,33 +771,37 @@ def _interruptible(work: Callable[[], int]) -> int:
 
 def _abandon(interrupt: KeyboardInterrupt) -> NoReturn:
     """Ends the process, between two files."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # impatience must not end it before
-        signal.signal(number, signal.SIG_IGN)
+    number = interrupt.number if isinstance(interrupt, _Terminated) else signal.SIGINT
+    for other in (signal.SIGINT, *_REQUESTS):  # impatience must not end it before
+        signal.signal(other, signal.SIG_IGN)
     from cdmaa_jax.images import files
 
     with files.LOCK:
-        files.discard_unfinished()
-        sys.stderr.write("\n")
-        _fail("interrupted; what is done is kept, run again to go on")
-        sys.stderr.flush()
-        os._exit(143 if isinstance(interrupt, _Terminated) else 130)
+        try:
+            files.discard_unfinished()
+            sys.stderr.write("\n")
+            _fail("interrupted; what is done is kept, run again to go on")
+        finally:  # even if nobody can be told any more
+            os._exit(128 + number)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """A request to terminate is an interrupt too."""
+    """A request to terminate is an interrupt too, and so is the end of the terminal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(number: int, frame: object) -> NoReturn:
-        raise _Terminated
+        raise _Terminated(number)
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    requests = [n for n in _REQUESTS if signal.getsignal(n) is not signal.SIG_IGN]  # as by nohup
+    previous = {number: signal.signal(number, terminate) for number in requests}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _say(text: object) -> None:
@@ -875,8 +897,16 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+class _OutputError(Exception):
+    """What was to be printed on stdout could not be."""
+
+
 class _Terminated(KeyboardInterrupt):
-    """The process was asked to terminate."""
+    """The process was asked to end, by the signal of a ``number``."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
 
 
 class _Parser(argparse.ArgumentParser):
@@ -901,5 +931,5 @@ class _Version(argparse.Action):
             version = importlib.metadata.version("cdmaa-jax")
         except importlib.metadata.PackageNotFoundError:
             version = "from a checkout that is not installed"
-        print(f"cdmaa-jax {version}")
+        _print(f"cdmaa-jax {version}")
         parser.exit()

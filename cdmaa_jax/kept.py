@@ -17,8 +17,10 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import threading
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +38,7 @@ _PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl")
 _DIGEST = hashlib.sha256().digest_size
+_DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([\w.-]+)'")
 _LOCK = threading.Lock()
 _folder: Path | None = None
 _programs: dict[tuple[str, Any], Callable[..., Any]] = {}
@@ -50,6 +53,31 @@ def programs_in(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         _folder = before
+
+
+@contextlib.contextmanager
+def mended(folder: Path) -> Iterator[None]:
+    """Within, what JAX finds damaged among the compiled programs in a folder is removed.
+
+    A full disk cuts a program short, for example. JAX warns of it, compiles anew, and would leave
+    it there. It names no file, but a function; all programs of that are removed.
+    """
+    show = warnings.showwarning
+
+    def look(message: Warning | str, *where: Any, **rest: Any) -> None:
+        found = _DAMAGED.match(str(message))
+        if found is None:
+            show(message, *where, **rest)
+            return
+        for entry in folder.glob(f"{found[1]}-*-cache"):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+    warnings.showwarning = look
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def program(

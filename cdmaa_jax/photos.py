@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -98,12 +99,13 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
 
 
 def default_canonical_size(ensemble: Ensemble, aligned: bool = False) -> int:
-    """Twice the largest native size of the ensemble's generators, in pixels; of crops just that.
+    """Three times the largest native size of the generators, in pixels; of crops just that.
 
-    Twice, since the change is to outlive the resizing of a photo to the generators' size.
+    The change is to outlive the resizing of a photo to the generators' size, and finer ones do so
+    better; still finer ones do not, in as many steps.
     """
     native = max(generator.image_size for generator in ensemble.generators)
-    return native if aligned else 2 * native
+    return native if aligned else 3 * native
 
 
 def protect_photos(
@@ -363,7 +365,7 @@ def _difference(found: Mapping[str, Any], job: Job, key: str) -> str:
 def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Task | Outcome]:
     """A task for each photo, or its outcome where it is done already or cannot be done."""
     claims = _claims(photos, job, ledger)
-    names = {entry["protected"].casefold() for entry in claims.values()}
+    names = {_folded(entry["protected"]) for entry in claims.values()}
     sources = {identity for photo in photos for identity in _identities(photo)}
     for photo in photos:
         try:
@@ -372,7 +374,7 @@ def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Tas
                 yield Outcome(photo, "skipped", entry)
                 continue
             target = job.out / (entry["protected"] if entry else _free_name(photo, job, names))
-            names.add(target.name.casefold())
+            names.add(_folded(target.name))
             if os.path.exists(target):  # perhaps it was made of what can be read no more
                 _sha256(photo)
                 _labels_of(photo, job.labels)
@@ -432,10 +434,15 @@ def _free_name(photo: Path, job: Job, names: set[str]) -> str:
     """``NAME.png``, or ``NAME-2.png`` and so on where that is another photo's of this run."""
     stem = job.names.get(photo, photo.stem)
     number, name = 1, f"{stem}.png"
-    while name.casefold() in names:
+    while _folded(name) in names:
         number += 1
         name = f"{stem}-{number}.png"
     return name
+
+
+def _folded(name: str) -> str:
+    """What two names have in common that some file systems take for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _protect_batch(

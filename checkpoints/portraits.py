@@ -494,10 +494,15 @@ def split(folder: Path, test: Path, rest: Path) -> None:
 
 def main() -> None:
     """Make the data and count it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--cache", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m checkpoints.portraits",
+        description=__doc__.splitlines()[0] if __doc__ else None,
+    )
+    parser.add_argument("folder", type=Path, help="folder with portraits.csv and photos/")
+    parser.add_argument(
+        "--size", type=int, default=64, metavar="PIXELS", help="of the aligned faces; default: 64"
+    )
+    parser.add_argument("--cache", type=Path, metavar="FILE", help="an .npz to keep them in")
     parser.add_argument(
         "--split", type=Path, nargs=2, metavar=("TEST", "REST"),
         help="only link the test photos and the others into two folders",

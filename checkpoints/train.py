@@ -422,7 +422,11 @@ def train(
 
 def main() -> None:
     """Reads the arguments."""
-    parser = argparse.ArgumentParser(prog="python -m checkpoints.train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m checkpoints.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("arch", choices=RECIPES)
     parser.add_argument("--portraits", type=Path, required=True, help="folder with portraits.csv")
     parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")

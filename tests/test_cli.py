@@ -370,7 +370,9 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["int", "term", "hup"],
 )
 def test_an_interrupt_ends_at_once_with_nothing_half_written(ensemble, tmp_path, number, status):
     out = tmp_path / "out"
@@ -388,6 +390,62 @@ def test_an_interrupt_ends_at_once_with_nothing_half_written(ensemble, tmp_path,
     assert process.returncode == status
     assert len(errors(err)) == 1 and "interrupted" in errors(err)[0]
     assert os.listdir(out) == []
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_that_nobody_can_be_told_of(ensemble, tmp_path):
+    """As in ``2>&1 | tee``, which the same Ctrl-C ends first."""
+    out = tmp_path / "out"
+    process = _process(
+        "protect", save_photo(tmp_path / "a.png"), "--out", out, "--ensemble", ensemble,
+        "--steps", 10**6, "--no-cache",
+    )  # fmt: skip
+    try:
+        assert any("compiling" in line for line in process.stderr)
+        process.stderr.close()
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    assert os.listdir(out) == []
+
+
+def test_a_damaged_program_in_the_cache_is_made_anew(ensemble, tmp_path):
+    folder, photo = tmp_path / "cache", save_photo(tmp_path / "a.png")
+    env = {**os.environ, cli.CACHE_VARIABLE: os.fspath(folder)}
+
+    def protect(out):
+        process = _process(
+            "protect", photo, "--out", tmp_path / out, "--ensemble", ensemble, "--steps", 1, env=env
+        )
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and "Warning" not in err
+        return {path: path.read_bytes() for path in folder.glob("*-cache")}
+
+    whole = protect("one")
+    damaged = {path: data[: len(data) // 2] for path, data in whole.items()}
+    for path, data in damaged.items():
+        path.write_bytes(data)
+    again = protect("two")
+    assert again and not again.items() & damaged.items()
+
+
+def test_a_device_that_is_not_there_is_one_line(ensemble, tmp_path):
+    env = {**os.environ, "JAX_PLATFORMS": "abacus"}
+    photo = save_photo(tmp_path / "a.png")
+    for command in (("info",), ("protect", photo, "--out", tmp_path / "out")):
+        process = _process(*command, env=env)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1 and len(errors(err)) == 1
+        assert "JAX_PLATFORMS is 'abacus'; unset it" in err and "Traceback" not in err
+
+
+def test_without_a_place_for_messages_nothing_is_wrong():
+    command = [sys.executable, "-m", "cdmaa_jax", "info"]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    found = subprocess.run(shell, cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=60)
+    assert found.returncode == 0 and "attgan" in found.stdout
 
 
 def test_the_cache_is_kept_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
@@ -436,9 +494,10 @@ def buffered():
     return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
+@pytest.mark.parametrize("environment", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["", "unbuffered"])
 @pytest.mark.parametrize("arguments", [("info",), ("--help",), ("--version",)])
-def test_a_reader_that_stops_reading(arguments):
-    process = _process(*arguments, env=buffered())
+def test_a_reader_that_stops_reading(arguments, environment):
+    process = _process(*arguments, env=buffered() | environment)
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == ""

@@ -10,7 +10,7 @@ import pytest
 import cdmaa_jax.protection
 from benchmarks import __main__ as benchmark
 from cdmaa_jax import cli
-from converters import __main__ as convert
+from converters import command as convert
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,8 +14,11 @@ from jax import lax
 
 from cdmaa_jax.types import Array
 
-MAX_ITERATIONS = 64
-"""A bound, for rounding can keep a solution moving; four gradients take about 3, sixteen 15."""
+MAX_ITERATIONS = 16
+"""A bound, for each gradient, for rounding can keep a solution moving.
+
+Four gradients take about 3 iterations in all, sixteen 15; 64 of very different lengths take 128.
+"""
 ROUNDING = 8
 """The error that slopes are taken to have, in machine epsilons of the sum of their terms' sizes."""
 
@@ -63,7 +66,7 @@ def _solve_pair(gram: Array) -> Array:
 def _frank_wolfe(gram: Array) -> Array:
     def goes_on(carry: tuple[Array, Array]) -> Array:
         weights, iteration = carry
-        return ~_is_optimal(gram, weights) & (iteration < MAX_ITERATIONS)
+        return ~_is_optimal(gram, weights) & (iteration < MAX_ITERATIONS * len(gram))
 
     def iterate(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         weights, iteration = carry

@@ -50,9 +50,11 @@ def weighted(gradients: Array, time: Array, given: Array) -> Array:
 def combine(weights: Array, gradients: Array) -> Array:
     """w = Σ a_j · grad_j, [B,H,W,3]; additions, so that no matrix unit rounds it.
 
-    Nor a reduction, which takes XLA's CPU backend many times as long.
+    Nor a reduction, which takes XLA's CPU backend many times as long. What has no weight has no
+    share, even where it is not finite.
     """
-    shares = weights[:, :, None, None, None] * gradients
+    weights = weights[:, :, None, None, None]
+    shares = jnp.where(weights == 0, 0, weights * gradients)
     return functools.reduce(operator.add, [shares[:, j] for j in range(shares.shape[1])])
 
 

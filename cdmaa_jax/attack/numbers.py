@@ -57,7 +57,7 @@ def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
         radius=inner_radius(config.epsilon, dtype),
         start=np.asarray(start, dtype),
         step_size=np.asarray(step_size, dtype),
-        zeta=np.asarray(config.zeta, dtype),
+        zeta=np.asarray(max(config.zeta, np.finfo(dtype).tiny), dtype),
         threshold=np.asarray(config.threshold, dtype),
         model_weights=_shares(config.model_weights, dtype, models),
         regularization=_place(config, "regularization"),

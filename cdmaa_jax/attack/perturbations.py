@@ -54,7 +54,8 @@ def universal(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
     the shortest combination of the models' gradients should lengthen all of those means. Padding
     does not count.
     """
-    lower, upper = bounds(jnp.zeros_like(batch.images[:1]), radius)
+    none = jnp.zeros((1, *batch.images.shape[1:]), batch.images.dtype)
+    lower, upper = bounds(none, radius)
     within = functools.partial(_add_within, batch.images, *bounds(batch.images, radius))
     first = functools.partial(_first, axis=axis)
     return Perturbation(

@@ -135,7 +135,7 @@ def _task_of(
     """An attack, checked."""
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
-    _check_weights(config, batch)
+    _check_weights(config.loss, batch.images, batch.weights)
     check_implementation(key)
     batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
@@ -282,8 +282,8 @@ def evaluate_losses(
       J arrays [B,K_j]; [B,1] of a loss that does not depend on the domain.
 
     Raises:
-      ValueError: the images are not of one shape, or there are conditions for more or fewer
-        generators.
+      ValueError: the images are not of one shape, there are conditions for more or fewer
+        generators, or there is no such loss, or none that takes such weights.
     """
     models = as_tuple(ensemble)
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
@@ -295,7 +295,10 @@ def evaluate_losses(
     if len(conditions) != len(models):
         raise ValueError(f"there are conditions for {len(conditions)} of {len(models)} generators")
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
     weights = None if weights is None else jnp.asarray(weights)
+    _check_weights(loss, clean, weights)
     keys = jnp.broadcast_to(seeded(seed), (len(clean),))
     arguments = (loss, models, clean, adversarial, fitted, keys, weights)
     if _is_traced(arguments):
@@ -384,13 +387,13 @@ def _check_batch(
         )
 
 
-def _check_weights(config: Config, batch: Batch) -> None:
-    if batch.weights is None:
+def _check_weights(loss: str, images: Array, weights: Array | None) -> None:
+    if weights is None:
         return
-    if not LOSSES[config.loss].weighs_pixels:
-        raise ValueError(f"the loss {config.loss} takes no weights of pixels; face-weighted does")
-    if batch.weights.shape != batch.images.shape[:3]:
+    if not LOSSES[loss].weighs_pixels:
+        raise ValueError(f"the loss {loss} takes no weights of pixels; face-weighted does")
+    if weights.shape != images.shape[:3]:
         raise ValueError(
-            f"weights of pixels must be [B,H,W], {list(batch.images.shape[:3])}, "
-            f"not {list(batch.weights.shape)}"
+            f"weights of pixels must be [B,H,W], {list(images.shape[:3])}, "
+            f"not {list(weights.shape)}"
         )

@@ -331,7 +331,9 @@ def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
         with frugal(), contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
             return checkpointer.restore((directory / ARRAYS_DIRECTORY).absolute())
     except Exception as error:  # Orbax and TensorStore raise their own kinds
-        raise CheckpointError(_damaged(directory)) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        what = f"{ARRAYS_DIRECTORY}/ is as it was written, but cannot be read: {lines[0]}"
+        raise CheckpointError(f"{directory}: {what}") from error
 
 
 def _damaged(directory: Path) -> str:

@@ -15,6 +15,7 @@ from cdmaa_jax.images.faces import Box, centre_square, face_square, find_faces
 
 GREY_LEVEL = 1 / 127.5
 """One step of an 8-bit channel in units of [-1, 1]."""
+_ROUNDS = 2  # of back-projection; more make a change more visible than effective
 
 
 def look(photo: np.ndarray, aligned: bool = False) -> Look:
@@ -42,20 +43,49 @@ def write_back(
 ) -> np.ndarray:
     """The photo with a perturbation added in its square, as whole grey levels.
 
+    Plain interpolation would blur it, and a generator would then see less of it than was found. So
+    what is missing, seen at the perturbation's own size, is added again a few times (iterative
+    back-projection, Irani and Peleg 1991), as far as ``epsilon`` and the range of colours allow.
+
     Args:
       photo: uint8 ``[H, W, 3]``.
       square: where the perturbation goes.
-      perturbation: float32 ``[N, N, 3]`` in units of [-1, 1]; brought to the square's size.
+      perturbation: float32 ``[N, N, 3]`` in units of [-1, 1]; brought to the square's size, at
+        which it comes to the same if seen at N pixels.
       epsilon: no channel of the result differs from ``photo`` by more, in units of [-1, 1].
     """
     limit = math.floor(epsilon / GREY_LEVEL + 1e-6)
     result = photo.copy()
     region = square.crop(result)
     for channel in range(3):  # one at a time: photos may be large
-        plane = _resize(perturbation[..., channel], square.size) / np.float32(GREY_LEVEL)
-        levels = np.clip(np.rint(plane), -limit, limit).astype(np.int16)
-        region[..., channel] = np.clip(region[..., channel] + levels, 0, 255)
+        wanted = perturbation[..., channel] / np.float32(GREY_LEVEL)
+        change = np.rint(_back_project(wanted, region[..., channel], limit))
+        region[..., channel] += change.astype(np.int16).astype(np.uint8)  # modulo 256
     return result
+
+
+def _back_project(wanted: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
+    """What to add to ``values``, uint8 ``[s, s]``, so that ``[N, N]`` of it are as ``wanted``.
+
+    float32 of at most ``limit``, with which the values stay within 0 and 255.
+    """
+    change = _within(_resize(wanted, len(values)), values, limit)
+    if len(wanted) == len(values):  # nothing is lost
+        return change
+    for _ in range(_ROUNDS):
+        missing = wanted - _resize(change, len(wanted))
+        change += _resize(missing, len(values))
+        change = _within(change, values, limit)
+    return change
+
+
+def _within(change: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
+    """A change that is at most ``limit`` and leaves values from 0 to 255."""
+    change = np.clip(change, -limit, limit)
+    change += values
+    np.clip(change, 0, 255, out=change)
+    change -= values
+    return change
 
 
 def _resize(plane: np.ndarray, size: int) -> np.ndarray:

@@ -318,3 +318,35 @@ def test_iterative_domains_tell_the_losses_of_all():
     found = iterative("mse", target, clean / 2, keys, jnp.int32(4))
     assert found.domain_losses.shape == (2, 3)
     np.testing.assert_allclose(found.loss, found.domain_losses[:, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    {"across_models": "single"},
+    {"across_models": "weighted", "model_weights": (1.0, 0.0)},
+])  # fmt: skip
+def test_a_model_that_is_left_out_spoils_nothing(options):
+    """Not even where its gradient is not finite: that of a square root at zero."""
+
+    def root(params, x, c):
+        return jnp.sqrt(jnp.abs(0 * x))
+
+    ensemble, images = [toy(0, size=4), toy(1, size=4, apply=root)], photos(2, size=4)
+    config = Config(steps=2, **options)
+    both = quick_run(config, ensemble, toy_batch(images, ensemble), jax.random.key(0))
+    alone = quick_run(
+        Config(steps=2, across_models="single"),
+        ensemble[:1],
+        toy_batch(images, ensemble[:1]),
+        jax.random.key(0),
+    )
+    np.testing.assert_allclose(both.images, alone.images, atol=1e-6)
+
+
+def test_a_zeta_below_the_least_float_divides_nothing_by_zero():
+    def constant(params, x, c):
+        return 0 * x
+
+    ensemble, images = [toy(0, size=4), toy(1, size=4, apply=constant)], photos(2, size=4)
+    config = Config(steps=2, zeta=1e-46, regularization="log", across_models="uniform")
+    result = quick_run(config, ensemble, toy_batch(images, ensemble), jax.random.key(0))
+    assert np.isfinite(result.images).all() and not np.array_equal(result.images, images)

@@ -103,6 +103,18 @@ def test_optimal_in_float64(count, x64):
     assert max(residuals.values()) < 1e-13, residuals
 
 
+def test_optimal_for_many_gradients_of_very_different_lengths(x64):
+    """They take more iterations than a bound for few would allow."""
+    rng = np.random.default_rng(0)
+    stacks = rng.normal(size=(4, 64, 2000)) * 10 ** rng.uniform(-6, 0, (4, 64, 1))
+    weights = np.asarray(jitted(jnp.asarray(stacks)))
+    assert_simplex(weights)
+    for vectors, found in zip(stacks, weights, strict=True):
+        shortest = found @ vectors
+        slack = (vectors @ shortest).min() / (shortest @ shortest)
+        assert slack > 0.9999  # 1 at the minimum
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("kind", ["random", "shifted", "nearly parallel", "scaled"])
 def test_agrees_with_enumeration(count, kind, x64):

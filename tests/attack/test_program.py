@@ -204,6 +204,11 @@ def test_what_does_not_fit_is_refused():
         evaluate_losses(ensemble, batch.images, batch.images[:1], batch.conditions)
     with pytest.raises(ValueError, match="conditions for 1 of 2 generators"):
         evaluate_losses(ensemble, batch.images, batch.images, batch.conditions[:1])
+    arguments = (ensemble, batch.images, batch.images, batch.conditions)
+    with pytest.raises(ValueError, match=r"loss must be one of mse, .*, not 'psnr'"):
+        evaluate_losses(*arguments, loss="psnr")
+    with pytest.raises(ValueError, match="the loss mse takes no weights of pixels"):
+        evaluate_losses(*arguments, weights=np.ones((2, 4, 4)))
     with pytest.raises(ValueError, match="conditions for 2 generators, not 1"):
         build(Config(), ensemble[0], batch)
     for key in (0, jax.random.PRNGKey(0)):

@@ -64,6 +64,38 @@ def test_what_was_found_at_the_generators_scale_is_seen_again():
     assert np.corrcoef(seen.ravel(), perturbation.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.parametrize("side", [110, 150, 256, 700])
+def test_seen_at_the_size_at_which_it_was_found_a_change_is_nearly_itself(side):
+    """Interpolated plainly, more than half of so fine a change is lost."""
+    grey = np.full((side, side, 3), 128, np.uint8)
+    wanted = np.random.default_rng(0).choice([-3, 3], (64, 64, 3)).astype(np.float32) / 127.5
+    box = Box(0, 0, side)
+
+    def error(protected):
+        seen = see(protected, box, 64) - see(grey, box, 64)
+        return np.sqrt(np.mean((seen - wanted) ** 2) / np.mean(wanted**2))
+
+    plain = np.asarray(views.resize(side)(wanted[None]))[0]
+    plain = np.uint8(grey + np.rint(plain * 127.5))
+    assert error(plain) > 0.5
+    assert error(write_back(grey, box, wanted, 0.05)) < 0.4
+
+
+@pytest.mark.parametrize("value", [0, 2, 253, 255])
+def test_what_cannot_be_seen_for_want_of_colours_does_not_wrap_around(value):
+    photo = np.full((90, 90, 3), value, np.uint8)
+    coarse = np.random.default_rng(0).choice([-0.05, 0.05], (24, 24, 3)).astype(np.float32)
+    protected = write_back(photo, Box(0, 0, 90), coarse, 0.05).astype(int)
+    assert np.abs(protected - value).max() == 6
+
+
+def test_at_its_own_size_a_change_is_added_as_it_is():
+    grey = np.full((24, 24, 3), 128, np.uint8)
+    change = np.random.default_rng(0).uniform(-0.05, 0.05, (24, 24, 3)).astype(np.float32)
+    moved = write_back(grey, Box(0, 0, 24), change, 0.05)
+    assert (moved == 128 + np.rint(change * 127.5).clip(-6, 6)).all()
+
+
 def test_whole_levels_are_the_nearest():
     grey = np.full((8, 8, 3), 128, np.uint8)
     moved = write_back(grey, Box(0, 0, 8), np.full((8, 8, 3), 1.6 / 127.5, np.float32), 0.05)
