@@ -33,9 +33,9 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description=__doc__,
-        epilog="benchmarks/README.md says what is measured and how. On a GPU the same commands "
-        "apply, but none of them has been run to its end on one yet.",
+        description="How fast this package is, beside PyTorch and by itself.",
+        epilog="benchmarks/README.md says what is measured and how. The same commands are for GPUs, "
+        "but no comparison has been run to its end on one yet.",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_compare(commands)

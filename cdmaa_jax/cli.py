@@ -44,8 +44,8 @@ command or option, 130 interrupted, 143 terminated, 129 its terminal closed."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; ``argv`` defaults to the process's arguments. Returns the exit status."""
-    if sys.stderr is None:  # as in a process that was started without
-        sys.stderr = open(os.devnull, "w")
+    if sys.stderr is None:  # as in a process that was started without; nor may a file become it
+        sys.stderr = io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "w"))
     _print_any_name()
     try:
         try:
@@ -360,7 +360,7 @@ def _check_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter of a platform without its plugin
-        asked = jax.config.jax_platforms
+        asked = os.environ.get("JAX_PLATFORMS")
         why = f"JAX_PLATFORMS is {asked!r}; unset it, or install that" if asked else str(error)
         raise ValueError(f"JAX finds no device to compute on: {why}") from error
 

@@ -3,12 +3,12 @@
     python -m checkpoints.measure edits --portraits DIR --out DIR    how well each does its edits
     python -m checkpoints.measure attacks --portraits DIR --out DIR  how well the attack spoils them
 
-``edits`` trains a classifier of its own on the training portraits, with the drawn attributes, and
+edits trains a classifier of its own on the training portraits, with the drawn attributes, and
 counts the edited test portraits in which it finds the attribute; it also writes a picture of every
-edit. ``attacks`` protects the test portraits, cropped to what the generators take as in the paper,
+edit. attacks protects the test portraits, cropped to what the generators take as in the paper,
 each generator alone by PGD and all together by uniform weights, by the default settings, and by
 these in bfloat16; then the whole photos by the default settings. What is measured, in float32, are
-the saved 8-bit files. ``--only`` chooses among these.
+the saved 8-bit files. --only chooses among these.
 """
 
 from __future__ import annotations

@@ -477,7 +477,7 @@ def test_only_copies_of_the_same_size_are_compared(tmp_path, ensemble):
 def test_aligned_photos_are_taken_whole(ensemble, tmp_path):
     source = save_photo(tmp_path / "crop.png", 0, 32, 32)
     canonical = photos.default_canonical_size(ensemble, aligned=True)
-    assert 2 * canonical == photos.default_canonical_size(ensemble)
+    assert 3 * canonical == photos.default_canonical_size(ensemble)
     job = photos.Job(ensemble, tmp_path / "out", Config(steps=1), canonical, aligned=True)
     (outcome,) = run([source], job)
     assert outcome.entry["square"] == {"top": 0, "left": 0, "size": 32}
