@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="How fast this package is, beside PyTorch and by itself.",
-        epilog="benchmarks/README.md says what is measured and how. The same commands are for GPUs, "
-        "but no comparison has been run to its end on one yet.",
+        epilog="benchmarks/README.md says what is measured and how. The same commands are for "
+        "GPUs, but no comparison has been run to its end on one yet.",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_compare(commands)

@@ -97,6 +97,7 @@ def _bars(axes: Any, record: Mapping[str, Any], models: list[str], metric: str, 
             yerr=errors,
             capsize=2,
             color=_COLOURS[number % len(_COLOURS)],
+            hatch=("", "///", "...")[number // len(_COLOURS) % 3],
             error_kw={"linewidth": 0.8},
             label=record["headings"][name],
         )
@@ -111,5 +112,5 @@ def _figure(width: float, height: float) -> Any:
 
 def _png(figure: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DOTS, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=_DOTS, bbox_inches="tight", metadata={"Software": None})
     return file.getvalue()

@@ -228,6 +228,7 @@ def figure4(measured: Measured, study: Study, skipped: Sequence[str] = ()) -> tu
         "losses": {name: rounded(v[: len(shown)]) for name, v in measured.losses.items()},
         "threshold": threshold,
         "configuration": dataclasses.asdict(measured.column.config),
+        "made_with": list(measured.made_with) or None,
         **about(study, skipped),
     }
     return record, draw_sheet(groups, columns, rows)

@@ -108,7 +108,7 @@ def measure(
       progress: called with the number of pieces of that work as they are done.
 
     Raises:
-      PhotoError, RuntimeError: as ``runner.measure_column``.
+      PhotoError: as ``runner.measure_column``.
     """
     if column.method in FITTED:
         begin(f"tuning {column.method}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections import Counter
@@ -126,15 +127,21 @@ def _check(request: Request) -> None:
     if request.batch_size is not None:
         photos.check_positive(batch_size=request.batch_size)
     check_seed(request.seed)
+    for folder in (request.photos, request.tune_photos):
+        if folder is not None and files.real_path(folder) == files.real_path(request.out):
+            what = "its photos and the charts that are written would be mixed"
+            raise PhotoError(request.out, what, "choose another --out")
 
 
 def _study(request: Request, source: Source, listener: Listener) -> tuple[Study, list[str]]:
     """The crops to measure, and which photos were skipped and why."""
     skipped: list[str] = []
+    unusable: set[Path] = set()
 
     def made(error: PhotoError | None) -> None:
         if error is not None:
             skipped.append(str(error))
+            unusable.add(error.path)
         listener.photo(error)
 
     size = photos.default_canonical_size(request.ensemble, aligned=True)
@@ -146,7 +153,8 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
         raise PhotoError(request.photos, "none of its photos can be used", "give another folder")
     if len(crops) < request.images:
         listener.say(f"there are {len(crops)} photos, not {request.images}")
-    tuning = _tuning_crops(request, source, crops, listener)
+    others = [photo for photo in source.photos if photo not in unusable]
+    tuning = _tuning_crops(request, dataclasses.replace(source, photos=others), crops, listener)
     study = Study(
         request.ensemble, tuple(crops), request.out, request.seed, request.steps,
         request.batch_size or batch_for_device(), source.labels, tuple(tuning),
@@ -255,7 +263,7 @@ class _Lab:
         record |= {**tables.about(self._study, self._skipped), "made_with": elsewhere}
         parts = ["# The paper's experiments, measured again", "", "## The paper's claims", ""]
         if len(self._study.crops) < claims.FEWEST:
-            parts += [f"Of fewer than {claims.FEWEST} photos no claim can be judged.", ""]
+            parts += [f"Of fewer than {claims.FEWEST} photos no claim can hold.", ""]
         if elsewhere:
             names = ", ".join(elsewhere)
             parts += [f"Results of other versions or another device: {names}.", ""]

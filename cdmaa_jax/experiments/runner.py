@@ -169,8 +169,7 @@ def measure_column(
       uses_tuning: whether the figures depend on the tuning crops.
 
     Raises:
-      PhotoError: the folder cannot be used, or the disk is full.
-      RuntimeError: a crop could not be protected.
+      PhotoError: the folder cannot be used, the disk is full, or a crop could not be protected.
     """
     folder = column_folder(column, study, uses_tuning)
     about = read_record(folder / ABOUT)
@@ -179,13 +178,17 @@ def measure_column(
     about |= {"identity": identity(column, study, uses_tuning)}
     if facts is not None:
         about |= {"facts": facts}
+    errors: list[str] = []
     for outcome in photos.protect_photos([crop.path for crop in study.crops], job):
-        if outcome.error is not None:
-            raise RuntimeError(outcome.error)
+        if outcome.error is not None:  # what ends the run, a full disk, is raised after it
+            errors.append(outcome.error)
+            continue
         if outcome.status == "done":
             about["seconds"] = spent + time.monotonic() - start
             _write_about(folder, about)
         progress(1)
+    if errors:
+        raise PhotoError(folder, errors[0], "run again")
     return _measured(column, study, job, about)
 
 
@@ -210,6 +213,7 @@ def _job(column: Column, study: Study, folder: Path, attack: Perturb | None) -> 
         batch_size=study.batch,
         same_batches=True,
         attack=attack,
+        force=True,  # the folder is the column's own: what was damaged in it is made again
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cdmaa_jax import photos
 from cdmaa_jax.generators.ensembles import Ensemble
@@ -49,13 +50,14 @@ def find_source(
     Raises:
       PhotoError: the folder or a list cannot be read, holds no picture, or misses attributes.
     """
-    found = files.pictures_in(folder)
+    found = pictures = files.pictures_in(folder)
     notices: list[str] = []
-    partition = partition or celeba.find_list(folder, celeba.PARTITION)
+    if partition is None:
+        partition = _list_of(folder, found, celeba.PARTITION, celeba.read_partition, notices)
     if partition is not None:
         found = _test_photos(folder, found, partition, notices)
     is_celeba = partition is not None or folder.resolve().name == celeba.FOLDER
-    labels = _labels(folder, ensemble, attributes, notices)
+    labels = _labels(folder, pictures, ensemble, attributes, notices)
     return Source(found, aligned or is_celeba, labels, tuple(notices))
 
 
@@ -74,11 +76,38 @@ def _test_photos(
     return chosen
 
 
+def _list_of(
+    folder: Path,
+    found: Sequence[Path],
+    name: str,
+    read: Callable[[Path], Any],
+    notices: list[str],
+) -> Path | None:
+    """One of CelebA's lists near a folder, unless it has none of the photos.
+
+    ``read(path)`` gives what has the photos' names.
+    """
+    path = celeba.find_list(folder, name)
+    if path is None:
+        return None
+    names = read(path)
+    if any(photo.name in names for photo in found):
+        return path
+    notices.append(f"going on without {path}, which has none of the photos")
+    return None
+
+
 def _labels(
-    folder: Path, ensemble: Ensemble, attributes: Path | None, notices: list[str]
+    folder: Path,
+    found: Sequence[Path],
+    ensemble: Ensemble,
+    attributes: Path | None,
+    notices: list[str],
 ) -> LabelTable | None:
     """The labels that were asked for, or those beside the photos where they fit the generators."""
-    path = attributes or celeba.find_list(folder, celeba.ATTRIBUTES)
+    path = attributes or _list_of(
+        folder, found, celeba.ATTRIBUTES, lambda path: read_labels(path).values, notices
+    )
     if path is None:
         return None
     table = read_labels(path)

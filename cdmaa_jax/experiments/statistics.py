@@ -47,7 +47,8 @@ def interval(
     means = draws @ flat / draws.sum(1, keepdims=True)
     tail = 100 * (1 - LEVEL) / 2
     resampled = statistic(means.reshape(len(draws), *values.shape[1:]))
-    return np.percentile(resampled, (tail, 100 - tail), axis=0)
+    # An end at 0 must not be told from it by the rounding of the means.
+    return np.round(np.percentile(resampled, (tail, 100 - tail), axis=0), 12) + 0.0
 
 
 def per_image(losses: Losses, threshold: float = THRESHOLD) -> dict[str, np.ndarray]:

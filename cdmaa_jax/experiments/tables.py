@@ -62,7 +62,13 @@ def build_table(
         "threshold": threshold,
         "seconds": {name: round(one.seconds, 3) for name, one in measured.items()},
         **about(study, skipped),
+        **(_tuning(study) if table.name == "related" else {}),
     }
+
+
+def _tuning(study: Study) -> dict[str, Any]:
+    """What decides the figures of methods that are tuned before they are tested."""
+    return {"tuning": [crop.entry() for crop in study.tuning], "batch_size": study.batch}
 
 
 def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Tables from photos, on disk, with a tiny ensemble and two steps."""
 
 import dataclasses
+import errno
 import json
 from collections import Counter
 
@@ -34,7 +35,7 @@ from cdmaa_jax.experiments.reproduce import (
 )
 from cdmaa_jax.experiments.runner import FEW_STEPS, Study, column_folder, measure_column
 from cdmaa_jax.experiments.sources import find_source
-from cdmaa_jax.experiments.tables import about
+from cdmaa_jax.experiments.tables import _tuning, about
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import PhotoError, read_photo
@@ -487,6 +488,51 @@ def test_a_split_of_other_photos_is_one_error(ensemble, folder, tmp_path):
         find_source(folder, ensemble, partition=path)
 
 
+def test_lists_of_other_photos_that_lie_near_are_passed_over(ensemble, folder):
+    (folder.parent / celeba.PARTITION).write_text("000001.jpg 2\n")
+    (folder.parent / celeba.ATTRIBUTES).write_text("1\nMale Young\n000001.jpg 1 -1\n")
+    source = find_source(folder, ensemble)
+    assert len(source.photos) == 5 and source.labels is None and not source.aligned
+    assert sum("has none of the photos" in notice for notice in source.notices) == 2
+
+
+def test_results_are_not_written_among_the_photos(ensemble, folder, tmp_path):
+    with pytest.raises(PhotoError, match="would be mixed; choose another --out"):
+        run(request_of(folder, ensemble, folder, images=2))
+    request = request_of(folder, ensemble, tmp_path / "out", "related", images=2)
+    with pytest.raises(PhotoError, match="would be mixed"):
+        run(dataclasses.replace(request, tune_photos=tmp_path / "out"))
+    assert len(list(folder.iterdir())) == 5
+
+
+@pytest.mark.parametrize("damage", ["copy", "no report", "bad report"])
+def test_what_was_damaged_in_a_columns_folder_is_made_again(study, damage):
+    column = Column(Config(steps=2))
+    whole = measure_column(column, study)
+    report_path = whole.folder / photos.REPORT
+    if damage == "copy":
+        with open(whole.folder / whole.files[0], "ab") as file:
+            file.write(b"1")
+    elif damage == "no report":
+        report_path.unlink()
+    else:
+        report_path.write_text("{")
+    again = measure_column(column, study)
+    for name, losses in whole.losses.items():
+        np.testing.assert_array_equal(again.losses[name], losses)
+
+
+def test_a_full_disk_is_one_error(study, monkeypatch):
+    def full(*_):
+        error = PhotoError(study.out, "the disk is full", "free some space and run again")
+        error.__cause__ = OSError(errno.ENOSPC, "")
+        raise error
+
+    monkeypatch.setattr(photos.files, "stage", full)
+    with pytest.raises(PhotoError, match="the disk is full; free some space"):
+        measure_column(Column(Config(steps=2)), study)
+
+
 # Figures and related methods
 
 
@@ -553,6 +599,7 @@ def test_photos_to_tune_with_are_none_of_the_tested_ones(ensemble, folder, tmp_p
     study, _ = _study(request, source, Listener(say=said.append))
     assert [crop.file for crop in study.crops] == ["0.png", "1.png"]
     assert [crop.file for crop in study.tuning] == ["2-again.png", "3-again.png"]
+    assert _tuning(study)["tuning"] == [crop.entry() for crop in study.tuning]
     assert not said
     for i in (2, 3):
         (others / f"{i}-again.png").unlink()

@@ -65,3 +65,12 @@ def test_the_threshold_is_the_one_given_and_strict():
     losses = {"a": np.array([[0.02, 0.1, 0.2]])}
     assert per_image(losses, 0.01)["attack_rate"][0, 0] == 1
     assert per_image(losses, 0.1)["attack_rate"][0, 0] == pytest.approx(1 / 3)
+
+
+def test_an_end_at_zero_is_zero():
+    """Means of thirds are off by a rounding, which would put the end on one side of it."""
+    thirds = [1, 1, 2, 0, 2, -1, 1, 0, -1, 1, 0, -1, 0, 2, -1, 2, 2, -1, -1, 2]
+    values, draws = np.array(thirds)[:, None] * (100 / 3), resampling(20, 0)
+    means = draws @ values / 20
+    assert 0 < np.abs(np.percentile(means, 2.5)) < 1e-12
+    assert interval(values, draws)[0] == 0
