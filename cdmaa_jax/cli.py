@@ -210,7 +210,8 @@ def _add_reproduce(commands: Any) -> None:
     reproduce.add_argument(
         "--tune-photos", type=Path, metavar="DIR",
         help="other photos, for the related methods that are tuned before they are tested; "
-        "default: those of --photos that come after the tested ones",
+        "default: those of --photos that come after the tested ones; --attributes must have them, "
+        "too",
     )  # fmt: skip
     reproduce.add_argument("--steps", type=int, default=80, metavar="N", help="T; default: 80")
     reproduce.add_argument(

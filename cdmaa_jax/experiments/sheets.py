@@ -57,7 +57,8 @@ def draw_sheet(groups: Sequence[str], columns: Sequence[str], rows: Sequence[Row
 
 
 def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row, y: int) -> None:
-    for number, line in enumerate(_broken(row.title, _SIDE - _GAP)):
+    lines = _broken(row.title, _SIDE - _GAP)[: _TILE // _LINE]
+    for number, line in enumerate(lines):
         draw.text((_MARGIN, y + number * _LINE), line, _INK, _font(12))
     for k, tile in enumerate(row.tiles):
         canvas.paste(_as_picture(tile.image), (_left(k), y))
@@ -95,14 +96,23 @@ def _write(
 
 
 def _broken(text: str, width: int) -> list[str]:
+    """Lines of a text that are no wider; words that are, as names of files, are broken too."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _font(12).getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+        if lines[-1] and not _fits(longer, width):
+            longer = word
+            lines.append("")
+        while not _fits(longer, width):
+            end = next(n for n in range(len(longer), 0, -1) if _fits(longer[:n], width) or n == 1)
+            lines[-1], longer = longer[:end], longer[end:]
+            lines.append("")
+        lines[-1] = longer
     return lines
+
+
+def _fits(text: str, width: int) -> bool:
+    return _font(12).getlength(text) <= width
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

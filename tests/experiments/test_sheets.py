@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cdmaa_jax.experiments import charts
-from cdmaa_jax.experiments.sheets import _HELD, Row, Tile, draw_sheet
+from cdmaa_jax.experiments.sheets import _HELD, Row, Tile, _broken, _fits, draw_sheet
 
 
 def decode(png):
@@ -50,3 +50,10 @@ def test_lines_and_panels_without_any():
         ("y", "y", "y"),
     )
     assert len(np.unique(decode(png).reshape(-1, 3), axis=0)) > 10
+
+
+def test_names_of_files_are_broken_where_they_are_too_long():
+    title = "a_very_long-photo_name-as-phones-give-them_20261128_134500.png original"
+    lines = _broken(title, 144)
+    assert len(lines) > 2 and all(_fits(line, 144) for line in lines)
+    assert "".join(lines) == title.replace(" ", "")
