@@ -368,6 +368,13 @@ def interruptible():
     signal.signal(signal.SIGINT, previous)
 
 
+def _endless(ensemble, tmp_path):
+    """An attack that would take hours, and the folder it would write into."""
+    out, photo = tmp_path / "out", save_photo(tmp_path / "a.png")
+    options = ("--ensemble", ensemble, "--steps", 10**6, "--no-cache")
+    return out, _process("protect", photo, "--out", out, *options)
+
+
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "status"),
@@ -375,16 +382,12 @@ def interruptible():
     ids=["int", "term", "hup"],
 )
 def test_an_interrupt_ends_at_once_with_nothing_half_written(ensemble, tmp_path, number, status):
-    out = tmp_path / "out"
-    process = _process(
-        "protect", save_photo(tmp_path / "a.png"), "--out", out, "--ensemble", ensemble,
-        "--steps", 10**6, "--no-cache",
-    )  # fmt: skip
+    out, process = _endless(ensemble, tmp_path)
     try:
         assert any("compiling" in line for line in process.stderr)
         time.sleep(0.5)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)  # the attack would take hours
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == status
@@ -395,11 +398,7 @@ def test_an_interrupt_ends_at_once_with_nothing_half_written(ensemble, tmp_path,
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_nobody_can_be_told_of(ensemble, tmp_path):
     """As in ``2>&1 | tee``, which the same Ctrl-C ends first."""
-    out = tmp_path / "out"
-    process = _process(
-        "protect", save_photo(tmp_path / "a.png"), "--out", out, "--ensemble", ensemble,
-        "--steps", 10**6, "--no-cache",
-    )  # fmt: skip
+    out, process = _endless(ensemble, tmp_path)
     try:
         assert any("compiling" in line for line in process.stderr)
         process.stderr.close()

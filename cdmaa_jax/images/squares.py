@@ -50,8 +50,7 @@ def write_back(
     Args:
       photo: uint8 ``[H, W, 3]``.
       square: where the perturbation goes.
-      perturbation: float32 ``[N, N, 3]`` in units of [-1, 1]; brought to the square's size, at
-        which it comes to the same if seen at N pixels.
+      perturbation: float32 ``[N, N, 3]`` in units of [-1, 1]; brought to the square's size.
       epsilon: no channel of the result differs from ``photo`` by more, in units of [-1, 1].
     """
     limit = math.floor(epsilon / GREY_LEVEL + 1e-6)
