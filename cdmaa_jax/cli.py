@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; ``argv`` defaults to the process's arguments. Returns the exit status."""
     if sys.stderr is None:  # as in a process that was started without; nor may a file become it
         sys.stderr = io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "w"))
-    _print_any_name()
+    print_any_name()
     try:
         try:
             args = _parser().parse_args(argv)
@@ -73,7 +73,7 @@ def _print(text: str, end: str = "\n") -> None:
         raise _OutputError(error.strerror) from error
 
 
-def _print_any_name() -> None:
+def print_any_name() -> None:
     """Lets names that the terminal's encoding lacks be printed, escaped, not end the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import os
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cdmaa_jax.cli import print_any_name
 from cdmaa_jax.generators.checkpoint import DTYPES, CheckpointError, Metadata, read_metadata
 from cdmaa_jax.generators.cyclegan import PADDINGS
 from cdmaa_jax.generators.norms import STATISTICS
@@ -29,9 +29,7 @@ EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    print_any_name()
     parser = _parser()
     args = parser.parse_args(argv)
     _check(parser, args)

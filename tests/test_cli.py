@@ -440,11 +440,14 @@ def test_a_device_that_is_not_there_is_one_line(ensemble, tmp_path):
         assert "JAX_PLATFORMS is 'abacus'; unset it" in err and "Traceback" not in err
 
 
-def test_without_a_place_for_messages_nothing_is_wrong():
-    command = [sys.executable, "-m", "cdmaa_jax", "info"]
+def test_without_a_place_for_messages_nothing_is_wrong(ensemble, tmp_path):
+    photo, out = save_photo(tmp_path / "a.png"), tmp_path / "out"
+    arguments = ["protect", photo, "--out", out, "--steps", "1", "--no-cache", "--ensemble"]
+    command = [sys.executable, "-m", "cdmaa_jax", *map(str, [*arguments, ensemble])]
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
-    found = subprocess.run(shell, cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=60)
-    assert found.returncode == 0 and "attgan" in found.stdout
+    found = subprocess.run(shell, cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=120)
+    assert found.returncode == 0 and (out / "a.png").exists()
+    assert "edits spoiled" in found.stdout and "cdmaa:" not in found.stdout
 
 
 def test_the_cache_is_kept_where_it_is_asked_for(tmp_path, monkeypatch, capsys):

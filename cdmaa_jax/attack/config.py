@@ -69,7 +69,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, allowed in choices().items():
-            _check_choice(name, getattr(self, name), allowed)
+            check_choice(name, getattr(self, name), allowed)
         if not _is_integer(self.steps) or self.steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, not {self.steps!r}")
         object.__setattr__(self, "steps", int(self.steps))
@@ -100,7 +100,8 @@ def choices() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError for a value of an option that is none of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 

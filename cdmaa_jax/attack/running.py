@@ -29,7 +29,7 @@ from cdmaa_jax.attack.compilation import (
     default_device,
     graph_options,
 )
-from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.config import Config, check_choice
 from cdmaa_jax.attack.keys import check_implementation, seeded
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.memory import can_overlap, plan_chunks
@@ -295,8 +295,7 @@ def evaluate_losses(
     if len(conditions) != len(models):
         raise ValueError(f"there are conditions for {len(conditions)} of {len(models)} generators")
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
+    check_choice("loss", loss, tuple(LOSSES))
     weights = None if weights is None else jnp.asarray(weights)
     _check_weights(loss, clean, weights)
     keys = jnp.broadcast_to(seeded(seed), (len(clean),))

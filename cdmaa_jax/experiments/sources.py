@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cdmaa_jax import photos
 from cdmaa_jax.generators.ensembles import Ensemble
@@ -52,19 +51,30 @@ def find_source(
     """
     found = pictures = files.pictures_in(folder)
     notices: list[str] = []
-    if partition is None:
-        partition = _list_of(folder, found, celeba.PARTITION, celeba.read_partition, notices)
-    if partition is not None:
-        found = _test_photos(folder, found, partition, notices)
-    is_celeba = partition is not None or folder.resolve().name == celeba.FOLDER
+    path = partition or celeba.find_list(folder, celeba.PARTITION)
+    splits = None if path is None else celeba.read_partition(path)
+    if splits and partition is None and not any(photo.name in splits for photo in found):
+        notices.append(_of_others(path))
+        splits = None
+    if splits is not None:
+        found = _test_photos(folder, found, path, splits, notices)
+    is_celeba = splits is not None or folder.resolve().name == celeba.FOLDER
     labels = _labels(folder, pictures, ensemble, attributes, notices)
     return Source(found, aligned or is_celeba, labels, tuple(notices))
 
 
+def _of_others(path: Path | None) -> str:
+    return f"going on without {path}, which has none of the photos"
+
+
 def _test_photos(
-    folder: Path, found: Sequence[Path], partition: Path, notices: list[str]
+    folder: Path,
+    found: Sequence[Path],
+    partition: Path | None,
+    splits: Mapping[str, int],
+    notices: list[str],
 ) -> list[Path]:
-    chosen, missing = celeba.choose_split(found, celeba.read_partition(partition))
+    chosen, missing = celeba.choose_split(found, splits)
     if not chosen:
         what = f"none of its photos is in the test split of {partition}"
         raise PhotoError(folder, what, "give the folder that the list is of")
@@ -76,27 +86,6 @@ def _test_photos(
     return chosen
 
 
-def _list_of(
-    folder: Path,
-    found: Sequence[Path],
-    name: str,
-    read: Callable[[Path], Any],
-    notices: list[str],
-) -> Path | None:
-    """One of CelebA's lists near a folder, unless it has none of the photos.
-
-    ``read(path)`` gives what has the photos' names.
-    """
-    path = celeba.find_list(folder, name)
-    if path is None:
-        return None
-    names = read(path)
-    if any(photo.name in names for photo in found):
-        return path
-    notices.append(f"going on without {path}, which has none of the photos")
-    return None
-
-
 def _labels(
     folder: Path,
     found: Sequence[Path],
@@ -105,12 +94,13 @@ def _labels(
     notices: list[str],
 ) -> LabelTable | None:
     """The labels that were asked for, or those beside the photos where they fit the generators."""
-    path = attributes or _list_of(
-        folder, found, celeba.ATTRIBUTES, lambda path: read_labels(path).values, notices
-    )
+    path = attributes or celeba.find_list(folder, celeba.ATTRIBUTES)
     if path is None:
         return None
     table = read_labels(path)
+    if attributes is None and not any(table.has(photo) for photo in found):
+        notices.append(_of_others(path))
+        return None
     try:
         photos.check_labels(table, ensemble)
     except PhotoError as error:

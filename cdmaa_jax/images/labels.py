@@ -112,6 +112,10 @@ class LabelTable:
     attributes: tuple[str, ...]
     values: Mapping[str, tuple[int, ...]] = field(repr=False)
 
+    def has(self, file: Path) -> bool:
+        """Whether there are labels of a photo, by its name without folders."""
+        return _composed(file.name) in self.values
+
     def row(self, file: Path) -> tuple[int, ...]:
         """The labels of one photo, found by its name without folders.
 

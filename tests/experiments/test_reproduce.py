@@ -496,6 +496,16 @@ def test_lists_of_other_photos_that_lie_near_are_passed_over(ensemble, folder):
     assert sum("has none of the photos" in notice for notice in source.notices) == 2
 
 
+def test_a_photo_that_cannot_be_used_is_told_of_once(ensemble, folder, tmp_path):
+    """Not again where photos to tune with are looked for."""
+    (folder / "0.png").write_text("no picture")
+    errors = []
+    source = find_source(folder, ensemble)
+    listener = Listener(photo=lambda error: error and errors.append(error))
+    _study(request_of(folder, ensemble, tmp_path / "out", "related", images=2), source, listener)
+    assert [error.path.name for error in errors] == ["0.png"]
+
+
 def test_results_are_not_written_among_the_photos(ensemble, folder, tmp_path):
     with pytest.raises(PhotoError, match="would be mixed; choose another --out"):
         run(request_of(folder, ensemble, folder, images=2))
