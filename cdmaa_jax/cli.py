@@ -339,14 +339,14 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Runs a command; an error that a user can mend is one line."""
-    from cdmaa_jax.images.files import PhotoError
+    from cdmaa_jax.disk import FileError
 
     _quiet()
     try:
         with _use_cache(args):
             _check_devices()
             return args.run(args)
-    except (PhotoError, ValueError, OSError) as error:  # ValueError: options and checkpoints
+    except (FileError, ValueError, OSError) as error:  # ValueError: options and checkpoints
         return _fail(error)
     except Exception as error:
         if not _is_out_of_memory(error):
@@ -367,11 +367,10 @@ def _check_devices() -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from cdmaa_jax import photos
+    from cdmaa_jax import disk, photos
     from cdmaa_jax.attack.config import Config
-    from cdmaa_jax.images import files
 
-    files.make_folder(args.out)
+    disk.make_folder(args.out)
     original, where = args.out / "original.png", args.out / "report.png"
     if where.exists() and not args.force and not _is_of_demo(args.out / photos.REPORT, original):
         raise _in_the_way(where)
@@ -394,7 +393,7 @@ def _demo(args: argparse.Namespace) -> int:
         drawn = photos.draw_picture(
             original, args.out / "protected.png", entry, ensemble, job.config.threshold
         )
-        files.write_whole(where, drawn)
+        disk.write_whole(where, drawn)
     status = _print_result(job, outcomes, args)
     _say(f"look at {where}")
     return status
@@ -404,32 +403,33 @@ def _write_demo_photo(path: Path, force: bool) -> None:
     """The portrait of Eileen Collins that comes with scikit-image (public domain, NASA)."""
     import skimage.data
 
+    from cdmaa_jax import disk
     from cdmaa_jax.images import files
 
     data = files.encode_png(files.Photo(skimage.data.astronaut()))
-    if path.exists() and files.read_bytes(path) == data:
+    if path.exists() and disk.read_bytes(path) == data:
         return
     if path.exists() and not force:
         raise _in_the_way(path)
-    files.write_whole(path, data)
+    disk.write_whole(path, data)
 
 
 def _is_of_demo(path: Path, original: Path) -> bool:
     """Whether a report tells of the demo's photo, so that the picture beside it is ours, too."""
+    from cdmaa_jax.disk import FileError
     from cdmaa_jax.evaluation.report import read_report
-    from cdmaa_jax.images.files import PhotoError
 
     try:
         found = read_report(path)
-    except PhotoError:
+    except FileError:
         return False
     return any(entry["file"] == original.name for entry in (found or {}).get("photos", ()))
 
 
 def _in_the_way(path: Path) -> Exception:
-    from cdmaa_jax.images.files import PhotoError
+    from cdmaa_jax.disk import FileError
 
-    return PhotoError(path, "it exists", "choose another --out, or overwrite with --force")
+    return FileError(path, "it exists", "choose another --out, or overwrite with --force")
 
 
 def _protect(args: argparse.Namespace) -> int:
@@ -479,8 +479,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    from cdmaa_jax.disk import read_bytes
     from cdmaa_jax.experiments.reproduce import Request, reproduce
-    from cdmaa_jax.images.files import read_bytes
 
     what = _RESULTS if "all" in args.what else tuple(dict.fromkeys(args.what))
     names = (
@@ -706,7 +706,7 @@ def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
     import jax
 
     from cdmaa_jax import kept
-    from cdmaa_jax.images.files import PhotoError, make_folder
+    from cdmaa_jax.disk import FileError, make_folder
 
     if args.no_cache or args.run is _info:
         return kept.programs_in(None)
@@ -716,7 +716,7 @@ def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
     except RuntimeError:  # there is no home
         _say(f"compiled programs are not kept: set {CACHE_VARIABLE} to a folder for them")
         return kept.programs_in(None)
-    except PhotoError as error:
+    except FileError as error:
         _say(f"compiled programs are not kept: {error.path}: {error.what}")
         return kept.programs_in(None)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
@@ -775,11 +775,11 @@ def _abandon(interrupt: KeyboardInterrupt) -> NoReturn:
     number = interrupt.number if isinstance(interrupt, _Terminated) else signal.SIGINT
     for other in (signal.SIGINT, *_REQUESTS):  # impatience must not end it before
         signal.signal(other, signal.SIG_IGN)
-    from cdmaa_jax.images import files
+    from cdmaa_jax import disk
 
-    with files.LOCK:
+    with disk.LOCK:
         try:
-            files.discard_unfinished()
+            disk.discard_unfinished()
             sys.stderr.write("\n")
             _fail("interrupted; what is done is kept, run again to go on")
         finally:  # even if nobody can be told any more

@@ -30,8 +30,7 @@ import jax
 import numpy as np
 from jax import export
 
-from cdmaa_jax import processor
-from cdmaa_jax.images import files
+from cdmaa_jax import disk, processor
 
 _LOG = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent
@@ -129,9 +128,9 @@ def _trace(
     exported = export.export(jax.jit(of_leaves))(*leaves)
     data = bytes(exported.serialize())
     try:
-        files.make_folder(path.parent)
-        files.write_whole(path, hashlib.sha256(data).digest() + data)
-    except files.PhotoError as error:
+        disk.make_folder(path.parent)
+        disk.write_whole(path, hashlib.sha256(data).digest() + data)
+    except disk.FileError as error:
         _LOG.warning("a traced program is not kept: %s", error)
     return export.deserialize(bytearray(data))  # as others read it, who then find what XLA makes
 

@@ -22,7 +22,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from cdmaa_jax import disk
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.disk import FileError, Staged, real_path
 from cdmaa_jax.evaluation import picture, report
 from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
 from cdmaa_jax.generators.checkpoint import Metadata
@@ -31,7 +33,7 @@ from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.generators.registry import architecture
 from cdmaa_jax.images import files
 from cdmaa_jax.images.faces import Box
-from cdmaa_jax.images.files import Photo, PhotoError, Staged, read_photo, real_path
+from cdmaa_jax.images.files import Photo, read_photo
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.images.squares import GREY_LEVEL, Look, look, see, write_back
 from cdmaa_jax.protection import check_seed, protect
@@ -59,7 +61,7 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
       out: the folder to write into; what a report in it calls protected is left out of folders.
 
     Raises:
-      PhotoError: a folder holds no picture or cannot be read.
+      FileError: a folder holds no picture or cannot be read.
     """
     made = {real_path(out / name) for name in _recorded_copies(out).values()} if out else set()
     found: dict[Path, Path] = {}
@@ -80,11 +82,11 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
     otherwise files do that have the same name but for the suffix.
 
     Raises:
-      PhotoError: one is missing, or nothing or too much matches.
+      FileError: one is missing, or nothing or too much matches.
     """
     for path in (originals, protected):
         if not path.exists():
-            raise PhotoError(path, "there is no such file or folder", "check the name")
+            raise FileError(path, "there is no such file or folder", "check the name")
     if originals.is_file() and protected.is_file():
         return [(originals, protected)]
     known = _recorded_copies(protected) if protected.is_dir() else {}
@@ -94,7 +96,7 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
         for original in find_photos([originals], protected if protected.is_dir() else None)
     ]
     if all(copy is None for _, copy in pairs):
-        raise PhotoError(protected, f"no name in it matches one in {originals}", "check the names")
+        raise FileError(protected, f"no name in it matches one in {originals}", "check the names")
     return pairs
 
 
@@ -121,12 +123,12 @@ def protect_photos(
       starting: called before the first batch with the number of photos to protect, if any.
 
     Raises:
-      PhotoError: the folder or the report in it cannot be used, or the disk is full.
+      FileError: the folder or the report in it cannot be used, or the disk is full.
       ValueError: the options do not fit each other or the labels.
     """
     _check(job)
-    files.make_folder(job.out)
-    with files.locked(job.out):
+    disk.make_folder(job.out)
+    with disk.locked(job.out):
         yield from _protected(photos, job, starting)
 
 
@@ -179,7 +181,7 @@ def evaluate_photos(
         for original, copy in pairs[first : first + size]:
             try:
                 made.append(_compared(original, copy, ensemble, labels, max_pixels, aligned))
-            except PhotoError as error:
+            except FileError as error:
                 yield Outcome(original, "failed", error=str(error))
         entries = _measured(made, ensemble, labels, size)
         for one, entry in zip(made, entries, strict=True):
@@ -199,7 +201,7 @@ def draw_picture(
       threshold: of L, beyond which an edit counts as spoilt.
 
     Raises:
-      PhotoError: a file cannot be read.
+      FileError: a file cannot be read.
     """
     before, after = read_photo(original).pixels, read_photo(protected).pixels
     square = Box(**entry["square"])
@@ -234,7 +236,7 @@ def _recorded_copies(folder: Path) -> dict[tuple[str | None, str], str]:
     """
     try:
         found = report.read_report(folder / REPORT)
-    except PhotoError:
+    except FileError:
         return {}
     entries = found or {"photos": [], report.EARLIER: []}
     return {
@@ -263,7 +265,7 @@ def _copy_of(
     candidates = [path for path in copies.get(original.stem, []) if not _is_same(path, original)]
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
-        raise PhotoError(original, f"{names} all match it", "evaluate the two files alone")
+        raise FileError(original, f"{names} all match it", "evaluate the two files alone")
     return candidates[0] if candidates else None
 
 
@@ -273,7 +275,7 @@ def _recorded_copy(original: Path, known: Mapping[tuple[str | None, str], str]) 
         return None
     try:
         content = _sha256(original)
-    except PhotoError:  # raised again, and told, when it is measured
+    except FileError:  # raised again, and told, when it is measured
         return None
     return known.get((original.name, content), known.get((None, content)))
 
@@ -283,7 +285,7 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(files.read_bytes(path)).hexdigest()
+    return hashlib.sha256(disk.read_bytes(path)).hexdigest()
 
 
 def _check(job: Job) -> None:
@@ -309,14 +311,14 @@ def check_positive(**numbers: int) -> None:
 
 
 def check_labels(table: LabelTable, ensemble: Ensemble) -> None:
-    """Raises PhotoError where a table lacks attributes that a generator needs."""
+    """Raises FileError where a table lacks attributes that a generator needs."""
     example = {name: np.zeros(1, np.int32) for name in table.attributes}
     for generator in ensemble.generators:
         try:
             generator.conditions(example)
         except ValueError as error:
             what = f"{generator.name} cannot use it: {error}"
-            raise PhotoError(table.path, what, "add them, or leave out --labels") from error
+            raise FileError(table.path, what, "add them, or leave out --labels") from error
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -329,7 +331,7 @@ def _open_ledger(job: Job) -> _Ledger:
     """What the report in the folder tells of, if it was made with the same settings."""
     try:
         found = read_job_report(job)
-    except PhotoError:
+    except FileError:
         if not job.force:
             raise
         found = None
@@ -341,7 +343,7 @@ def _open_ledger(job: Job) -> _Ledger:
         if job.force:
             return _Ledger(earlier=_there(job, [*found[report.EARLIER], *found["photos"]]))
         what = f"it tells of photos made with {_difference(found, job, different[0])}"
-        raise PhotoError(job.out / REPORT, what, "choose another --out, or overwrite with --force")
+        raise FileError(job.out / REPORT, what, "choose another --out, or overwrite with --force")
     return _Ledger(_there(job, report.dated(found)), earlier=_there(job, found[report.EARLIER]))
 
 
@@ -380,7 +382,7 @@ def _planned(photos: Sequence[Path], job: Job, ledger: _Ledger) -> Iterator[_Tas
                 _labels_of(photo, job.labels)
             _check_target(photo, target, sources, job)
             yield _Task(photo, target, _labels_of(photo, job.labels))
-        except PhotoError as error:
+        except FileError as error:
             yield Outcome(photo, "failed", error=str(error))
 
 
@@ -393,16 +395,16 @@ def _identities(path: Path) -> list[Any]:
 
 
 def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> None:
-    if files.is_too_long(target.name):
-        raise PhotoError(photo, "its copy's name would be too long", "shorten its name")
+    if disk.is_too_long(target.name):
+        raise FileError(photo, "its copy's name would be too long", "shorten its name")
     if not sources.isdisjoint(_identities(target)):
-        raise PhotoError(photo, "its protected copy would replace a photo", "choose another --out")
+        raise FileError(photo, "its protected copy would replace a photo", "choose another --out")
     if target.is_dir():
-        raise PhotoError(target, "it is a folder", "choose another --out")
+        raise FileError(target, "it is a folder", "choose another --out")
     if target.exists() and not job.force:
         what = f"it exists and is a copy of another {photo.name} or by other settings, or changed"
         remedy = "rename the photo, choose another --out, or overwrite with --force"
-        raise PhotoError(target, what, remedy)
+        raise FileError(target, what, remedy)
 
 
 def _claims(photos: Sequence[Path], job: Job, ledger: _Ledger) -> dict[Path, Entry]:
@@ -411,7 +413,7 @@ def _claims(photos: Sequence[Path], job: Job, ledger: _Ledger) -> dict[Path, Ent
     unclaimed = list(ledger.entries.values())
     for photo in photos:
         candidates = [entry for entry in unclaimed if entry["file"] == photo.name]
-        with suppress(PhotoError):  # raised again, and told, when it is the photo's turn
+        with suppress(FileError):  # raised again, and told, when it is the photo's turn
             for entry in candidates:
                 if entry["sha256"] == _sha256(photo) and entry["labels"] == _labels_of(
                     photo, job.labels
@@ -452,23 +454,23 @@ def _protect_batch(
     for task in tasks:
         try:
             seen.append(_seen(task, job))
-        except PhotoError as error:
+        except FileError as error:
             yield Outcome(task.source, "failed", error=str(error))
     if not seen:
         return
     made: list[_Made] = []
-    full: PhotoError | None = None
+    full: FileError | None = None
     try:
         for one, perturbation in zip(seen, _perturbations(seen, size, job), strict=True):
             try:
                 made.append(_made(one, perturbation, job))
-            except PhotoError as error:
-                full = error if files.is_of_no_room(error) else full
+            except FileError as error:
+                full = error if disk.is_of_no_room(error) else full
                 yield Outcome(one.task.source, "failed", error=str(error))
         entries = _measured(made, job.ensemble, job.labels, size)
         _record(made, entries, job, ledger)
     finally:
-        files.discard([one.staged for one in made if one.staged is not None])
+        disk.discard([one.staged for one in made if one.staged is not None])
     for done, entry in zip(made, entries, strict=True):
         yield Outcome(done.source, "done", entry)
     if full is not None:  # nor will the others fit
@@ -532,13 +534,13 @@ def _made(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
     source, target = seen.task.source, seen.task.target
     photo = read_photo(source, job.max_pixels)
     if photo.sha256 != seen.sha256:
-        raise PhotoError(source, "it was changed meanwhile", "run again")
-    staged = files.stage(target, _protected_png(photo, seen, perturbation, job))
+        raise FileError(source, "it was changed meanwhile", "run again")
+    staged = disk.stage(target, _protected_png(photo, seen, perturbation, job))
     try:
         saved = read_photo(staged.temporary, job.max_pixels)
         pair = see_pair(photo.pixels, saved.pixels, seen.look, job.ensemble.generators)
     except BaseException:
-        files.discard([staged])
+        disk.discard([staged])
         raise
     entry = report.photo_entry(
         source.name, target.name, photo, saved.sha256, seen.look, pair, seen.task.labels
@@ -560,12 +562,12 @@ def _compared(
     aligned: bool,
 ) -> _Made:
     if copy is None:
-        raise PhotoError(original, "there is no protected copy of it", "protect it first")
+        raise FileError(original, "there is no protected copy of it", "protect it first")
     before, after = read_photo(original, max_pixels), read_photo(copy, max_pixels)
     if before.size != after.size:
         (h, w), (height, width) = before.size, after.size
         what = f"it has {width} x {height} pixels, {original.name} has {w} x {h}"
-        raise PhotoError(copy, what, "only copies of the same size can be compared")
+        raise FileError(copy, what, "only copies of the same size can be compared")
     where = look(before.pixels, aligned)
     pair = see_pair(before.pixels, after.pixels, where, ensemble.generators)
     entry = report.photo_entry(
@@ -600,19 +602,19 @@ def _record(made: Sequence[_Made], entries: Sequence[Entry], job: Job, ledger: _
         ledger.entries[entry["protected"]] = entry
         ledger.earlier.pop(entry["protected"], None)
     written = _stage_report(job, ledger)
-    files.commit([written, *(one.staged for one in made if one.staged is not None)])
+    disk.commit([written, *(one.staged for one in made if one.staged is not None)])
 
 
 def _stage_report(job: Job, ledger: _Ledger) -> Staged:
     told = (ledger.entries.values(), ledger.failed, ledger.earlier.values())
     text = report.to_json(make_report(job, *told))
-    return files.stage(job.out / REPORT, text.encode())
+    return disk.stage(job.out / REPORT, text.encode())
 
 
 def _finish(job: Job, ledger: _Ledger) -> None:
     """Writes which photos failed, where anything was protected at all."""
     if ledger.entries:
-        files.commit([_stage_report(job, ledger)])
+        disk.commit([_stage_report(job, ledger)])
 
 
 def _noted(outcome: Outcome, ledger: _Ledger) -> Outcome:

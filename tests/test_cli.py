@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cdmaa_jax import cli, photos
+from cdmaa_jax import cli, disk, photos
 from cdmaa_jax.attack import config as attack_config
 from cdmaa_jax.generators import ensembles
 from cdmaa_jax.images import files
@@ -226,7 +226,7 @@ def test_output_that_cannot_be_written(protect, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
     status, _, err = protect(tmp_path / "a.png")
     assert status == 1 and "no permission" in err and len(errors(err)) == 1
 
@@ -243,7 +243,7 @@ def test_a_full_disk(protect, tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(disk.os, "fsync", full)
     status, _, err = protect(save_photo(tmp_path / "a.png"))
     assert status == 1 and "the disk is full" in errors(err)[0]
     assert os.listdir(tmp_path / "out") == []
@@ -470,7 +470,7 @@ def test_a_cache_folder_that_cannot_be_written_into(tmp_path, monkeypatch, capsy
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setenv(cli.CACHE_VARIABLE, os.fspath(tmp_path))
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("it is used all the same"))
     cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
     assert capsys.readouterr().err == (

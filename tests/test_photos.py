@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdmaa_jax import photos
+from cdmaa_jax import disk, photos
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.evaluation.measure import see_pair
 from cdmaa_jax.generators.ensembles import load_ensemble
-from cdmaa_jax.images import files
 from cdmaa_jax.images.faces import Box
-from cdmaa_jax.images.files import PhotoError, read_photo
+from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import read_labels
 from cdmaa_jax.images.squares import Look, look, write_back
 from cdmaa_jax.types import Result
@@ -141,10 +141,10 @@ def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
     source = save_photo(tmp_path / "a.png")
     run([source], job)
     other = dataclasses.replace(job, config=Config(steps=3))
-    with pytest.raises(PhotoError, match="steps 2, not 3"):
+    with pytest.raises(FileError, match="steps 2, not 3"):
         run([source], other)
     for change in ({"seed": 5}, {"canonical_size": 24}):
-        with pytest.raises(PhotoError, match=r"another (seed|canonical size)"):
+        with pytest.raises(FileError, match=r"another (seed|canonical size)"):
             run([source], dataclasses.replace(job, **change))
     assert statuses(run([source], dataclasses.replace(other, force=True))) == ["done"]
     assert read_report(job)["config"]["steps"] == 3
@@ -184,7 +184,7 @@ def test_files_of_others_are_not_overwritten(job, tmp_path):
     (outcome,) = run([source], job)
     assert outcome.status == "failed" and (job.out / "a.png").read_bytes() == b"mine"
     (job.out / "report.json").write_text("mine")
-    with pytest.raises(PhotoError, match="no report of this program"):
+    with pytest.raises(FileError, match="no report of this program"):
         run([source], job)
     assert statuses(run([source], dataclasses.replace(job, force=True))) == ["done"]
 
@@ -242,7 +242,7 @@ def test_labels_are_used_and_recorded(job, tmp_path):
 
 def test_labels_that_do_not_fit(job, tmp_path):
     (tmp_path / "labels.csv").write_text("file,Bald\na.png,1\n")
-    with pytest.raises(PhotoError, match="stargan cannot use it: the labels lack Male, Young"):
+    with pytest.raises(FileError, match="stargan cannot use it: the labels lack Male, Young"):
         run([], dataclasses.replace(job, labels=read_labels(tmp_path / "labels.csv")))
 
 
@@ -271,9 +271,9 @@ def test_a_full_disk_leaves_only_whole_files(job, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(disk.os, "fsync", fsync)
     seen = []
-    with pytest.raises(PhotoError, match="disk is full"):
+    with pytest.raises(FileError, match="disk is full"):
         for outcome in photos.protect_photos(sources, job):
             seen.append(outcome.status)
     assert seen == ["done", "done", "failed", "failed"]  # of the last two nothing is attacked
@@ -341,7 +341,7 @@ def test_find_photos(tmp_path):
     save_photo(tmp_path / "in" / "sub" / "c.png")
     assert photos.find_photos([tmp_path / "in", a]) == [a, b]
     assert photos.find_photos([b, tmp_path / "in"], out=tmp_path / "in") == [b, a]
-    with pytest.raises(PhotoError, match="no picture in this folder"):
+    with pytest.raises(FileError, match="no picture in this folder"):
         (tmp_path / "empty").mkdir()
         photos.find_photos([tmp_path / "empty"])
 
@@ -360,12 +360,12 @@ def test_match_photos(tmp_path, job):
     assert photos.match_photos(a, copy) == [(a, copy)]
     assert photos.match_photos(x, y) == [(a, copy), (b, None)]
     shutil.copy(copy, y / "a.webp")
-    with pytest.raises(PhotoError, match="all match it"):
+    with pytest.raises(FileError, match="all match it"):
         photos.match_photos(x, y)
-    with pytest.raises(PhotoError, match="no such file"):
+    with pytest.raises(FileError, match="no such file"):
         photos.match_photos(x, tmp_path / "z")
     save_photo(tmp_path / "w" / "other.png")
-    with pytest.raises(PhotoError, match="no name in it matches"):
+    with pytest.raises(FileError, match="no name in it matches"):
         photos.match_photos(x, tmp_path / "w")
 
 
@@ -433,7 +433,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, job):
     sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(3)]
     first = photos.protect_photos(sources, dataclasses.replace(job, batch_size=1))
     next(first)
-    with pytest.raises(PhotoError, match="another run is writing"):
+    with pytest.raises(FileError, match="another run is writing"):
         run(sources, job)
     assert statuses(first) == ["done", "done"]
     assert statuses(run(sources, job)) == ["skipped"] * 3
@@ -455,7 +455,7 @@ def test_a_damaged_report_is_told_of(tmp_path, job, damage):
     report = read_report(job)
     damage(report)
     (job.out / "report.json").write_text(json.dumps(report))
-    with pytest.raises(PhotoError, match="it is damaged"):
+    with pytest.raises(FileError, match="it is damaged"):
         run([source], job)
     assert photos.match_photos(source.parent, job.out)  # by names
 
@@ -532,7 +532,7 @@ def test_settings_that_change_the_copy_need_another_folder(job, tmp_path, change
     monkeypatch.setattr(photos, "protect", instant_protect)
     source = save_photo(tmp_path / "a.png")
     run([source], job)
-    with pytest.raises(PhotoError, match="another"):
+    with pytest.raises(FileError, match="another"):
         run([source], dataclasses.replace(job, **change))
 
 

@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from cdmaa_jax.disk import FileError, read_bytes
 from cdmaa_jax.evaluation.measure import Pair
 from cdmaa_jax.evaluation.metrics import attack_rate, avg_l
 from cdmaa_jax.generators.ensembles import Ensemble
-from cdmaa_jax.images.files import Photo, PhotoError, read_bytes
+from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
 
 FORMAT = "cdmaa-jax report"
@@ -223,7 +224,7 @@ def read_report(path: Path) -> dict[str, Any] | None:
     """A report that was written before; None where there is no file.
 
     Raises:
-      PhotoError: the file is something else.
+      FileError: the file is something else.
     """
     if not path.exists():
         return None
@@ -232,14 +233,14 @@ def read_report(path: Path) -> dict[str, Any] | None:
     except ValueError:
         report = None
     if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise PhotoError(path, "it exists and is no report of this program", _NOT_OURS)
+        raise FileError(path, "it exists and is no report of this program", _NOT_OURS)
     if report.get("format_version") != FORMAT_VERSION:
-        raise PhotoError(path, "another version of this program wrote it", _NOT_OURS)
+        raise FileError(path, "another version of this program wrote it", _NOT_OURS)
     photos = report.get("photos")
     earlier = report.setdefault(EARLIER, [])
     whole = isinstance(photos, list) and all(map(_is_entry, photos))
     if not whole or not isinstance(earlier, list) or not all(map(_is_trace, earlier)):
-        raise PhotoError(path, "it is damaged", _NOT_OURS)
+        raise FileError(path, "it is damaged", _NOT_OURS)
     return report
 
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.images import files
-from cdmaa_jax.images.files import Photo, PhotoError
+from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.images.squares import GREY_LEVEL, look, see
 
@@ -65,7 +67,7 @@ def make_crops(
     size: int,
     aligned: bool = False,
     labels: LabelTable | None = None,
-    made: Callable[[PhotoError | None], None] = lambda error: None,
+    made: Callable[[FileError | None], None] = lambda error: None,
     without: Collection[str] = (),
 ) -> list[Crop]:
     """The crops of the first ``count`` photos that can be used; those made before are kept.
@@ -81,9 +83,9 @@ def make_crops(
       without: SHA-256 of photos that are passed over.
 
     Raises:
-      PhotoError: the folder cannot be written into.
+      FileError: the folder cannot be written into.
     """
-    files.make_folder(folder)
+    disk.make_folder(folder)
     known = _read_index(folder, size, aligned)
     crops: list[Crop] = []
     for photo in photos:
@@ -92,7 +94,7 @@ def make_crops(
         try:
             row = _labels_of(photo, labels)
             crop = _crop(photo, folder, size, aligned, known)
-        except PhotoError as error:
+        except FileError as error:
             if error.path == folder or error.path.parent == folder:
                 raise
             made(error)
@@ -118,14 +120,14 @@ def _labels_of(photo: Path, labels: LabelTable | None) -> tuple[int, ...] | None
         return None
     try:
         return labels.row(photo)
-    except PhotoError as error:
-        raise PhotoError(photo, error.what, "add one, or leave out --attributes") from error
+    except FileError as error:
+        raise FileError(photo, error.what, "add one, or leave out --attributes") from error
 
 
 def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop]) -> Crop:
     """The crop of a photo, named by the photo's content too."""
-    sha256 = hashlib.sha256(files.read_bytes(photo)).hexdigest()
-    name = files.file_name(photo.stem, f"-{sha256[:12]}.png")
+    sha256 = hashlib.sha256(disk.read_bytes(photo)).hexdigest()
+    name = disk.file_name(photo.stem, f"-{sha256[:12]}.png")
     before = known.get(name)
     if before is not None and before.sha256 == sha256 and _is_whole(before):
         return dataclasses.replace(before, file=photo.name)
@@ -133,15 +135,15 @@ def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[st
     where = look(pixels, aligned)
     levels = np.rint((see(pixels, where.square, size) + 1) / GREY_LEVEL)
     data = files.encode_png(Photo(np.clip(levels, 0, 255).astype(np.uint8)))
-    files.write_whole(folder / name, data)
+    disk.write_whole(folder / name, data)
     face = None if aligned else where.face is not None
     return Crop(photo.name, sha256, folder / name, hashlib.sha256(data).hexdigest(), face)
 
 
 def _is_whole(crop: Crop) -> bool:
     try:
-        return hashlib.sha256(files.read_bytes(crop.path)).hexdigest() == crop.crop_sha256
-    except PhotoError:
+        return hashlib.sha256(disk.read_bytes(crop.path)).hexdigest() == crop.crop_sha256
+    except FileError:
         return False
 
 
@@ -164,4 +166,4 @@ def _write_index(
     everything = {**known, **{crop.path.name: crop for crop in crops}}
     entries = {name: crop.entry() for name, crop in everything.items()}
     text = json.dumps({"settings": _settings(size, aligned), "crops": entries}, indent=1)
-    files.write_whole(folder / INDEX, text.encode())
+    disk.write_whole(folder / INDEX, text.encode())

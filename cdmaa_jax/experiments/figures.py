@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cdmaa_jax import disk
 from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.evaluation.picture import readable
 from cdmaa_jax.experiments import charts, runner
@@ -132,7 +133,7 @@ def _trace(
     """
     path = _saved(column, study)
     if path.is_file():
-        saved = np.load(io.BytesIO(files.read_bytes(path)))
+        saved = np.load(io.BytesIO(disk.read_bytes(path)))
         progress(len(_batches(study)))
         trace = Trace(saved["gram"], saved["along"], saved["along_sign"])
         unknown = json.dumps(dict.fromkeys(report.made_with()))
@@ -146,8 +147,8 @@ def _trace(
     facts: dict[str, Any] = {"seconds": seconds, "made_with": json.dumps(made_with)}
     file = io.BytesIO()
     np.savez(file, gram=trace.gram, along=trace.along, along_sign=trace.along_sign, **facts)
-    files.make_folder(path.parent)
-    files.write_whole(path, file.getvalue())
+    disk.make_folder(path.parent)
+    disk.write_whole(path, file.getvalue())
     return trace, seconds, made_with
 
 

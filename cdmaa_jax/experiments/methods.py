@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cdmaa_jax import photos, protection
+from cdmaa_jax import disk, photos, protection
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.numbers import structure_of
 from cdmaa_jax.attack.pieces import gradients_by
@@ -19,7 +19,6 @@ from cdmaa_jax.experiments.columns import STEPS, Column, Table
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.forecast import Work, cost
 from cdmaa_jax.experiments.runner import Measured, Study, measure_column
-from cdmaa_jax.images import files
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.squares import look, see
 from cdmaa_jax.photos import Job, Perturb
@@ -108,7 +107,7 @@ def measure(
       progress: called with the number of pieces of that work as they are done.
 
     Raises:
-      PhotoError: as ``runner.measure_column``.
+      FileError: as ``runner.measure_column``.
     """
     if column.method in FITTED:
         begin(f"tuning {column.method}")
@@ -210,7 +209,7 @@ def _attacked(
 
 def _universal(column: Column, study: Study) -> Perturb:
     folder = runner.column_folder(column, study, uses_tuning=True)
-    perturbation = np.load(io.BytesIO(files.read_bytes(folder / PERTURBATION)))
+    perturbation = np.load(io.BytesIO(disk.read_bytes(folder / PERTURBATION)))
 
     def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
         return np.asarray(apply_universal(images, perturbation, job.config.epsilon))
@@ -230,7 +229,7 @@ def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
     if _is_fitted(column, study):
         tell(total, total)
         return runner.read_facts(folder)
-    files.make_folder(folder)
+    disk.make_folder(folder)
     start = time.monotonic()
     fit = _fit_weights if column.method == SEARCHED else _fit_perturbation
     facts = {
@@ -276,7 +275,7 @@ def _fit_perturbation(
     file = io.BytesIO()
     np.save(file, np.asarray(found.perturbation, np.float32))
     folder = runner.column_folder(column, study, uses_tuning=True)
-    files.write_whole(folder / PERTURBATION, file.getvalue())
+    disk.write_whole(folder / PERTURBATION, file.getvalue())
     return {"photos": len(crops)}
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cdmaa_jax.images import files
-from cdmaa_jax.images.files import PhotoError
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def read_record(path: Path) -> dict[str, Any]:
     So whatever it told of is made again.
     """
     try:
-        found = json.loads(files.read_bytes(path))
-    except (PhotoError, ValueError):
+        found = json.loads(disk.read_bytes(path))
+    except (FileError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

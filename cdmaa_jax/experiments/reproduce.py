@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdmaa_jax import photos
+from cdmaa_jax import disk, photos
 from cdmaa_jax.attack import apart
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import charts, claims, figures, methods, tables
 from cdmaa_jax.experiments.ahead import working_ahead
@@ -24,7 +25,6 @@ from cdmaa_jax.experiments.runner import Measured, Study, batch_for_device, few_
 from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
-from cdmaa_jax.images.files import PhotoError
 from cdmaa_jax.protection import check_seed
 from cdmaa_jax.tracing import once
 
@@ -85,7 +85,7 @@ class Listener:
     """
 
     say: Callable[[str], None] = lambda text: None
-    photo: Callable[[PhotoError | None], None] = lambda error: None
+    photo: Callable[[FileError | None], None] = lambda error: None
     plan: Callable[[list[Work]], None] = lambda works: None
     begin: Callable[[str], None] = lambda name: None
     progress: Callable[[int], None] = lambda count: None
@@ -95,13 +95,13 @@ def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]
     """Measures what is asked for; gives each result's Markdown file and its text as it is written.
 
     Raises:
-      PhotoError: a folder or file cannot be used.
+      FileError: a folder or file cannot be used.
       ValueError: there is no usable photo, or an option does not fit.
     """
     _check(request)
     charts.check()
-    files.make_folder(request.out)
-    with files.locked(request.out):
+    disk.make_folder(request.out)
+    with disk.locked(request.out):
         yield from _reproduced(request, listener)
 
 
@@ -128,9 +128,9 @@ def _check(request: Request) -> None:
         photos.check_positive(batch_size=request.batch_size)
     check_seed(request.seed)
     for folder in (request.photos, request.tune_photos):
-        if folder is not None and files.real_path(folder) == files.real_path(request.out):
+        if folder is not None and disk.real_path(folder) == disk.real_path(request.out):
             what = "its photos and the charts that are written would be mixed"
-            raise PhotoError(request.out, what, "choose another --out")
+            raise FileError(request.out, what, "choose another --out")
 
 
 def _study(request: Request, source: Source, listener: Listener) -> tuple[Study, list[str]]:
@@ -138,7 +138,7 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
     skipped: list[str] = []
     unusable: set[Path] = set()
 
-    def made(error: PhotoError | None) -> None:
+    def made(error: FileError | None) -> None:
         if error is not None:
             skipped.append(str(error))
             unusable.add(error.path)
@@ -150,7 +150,7 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
         made,
     )  # fmt: skip
     if not crops:
-        raise PhotoError(request.photos, "none of its photos can be used", "give another folder")
+        raise FileError(request.photos, "none of its photos can be used", "give another folder")
     if len(crops) < request.images:
         listener.say(f"there are {len(crops)} photos, not {request.images}")
     others = [photo for photo in source.photos if photo not in unusable]
@@ -181,7 +181,7 @@ def _tuning_crops(
     )  # fmt: skip
     if not found and request.tune_photos is not None:
         what = "none of its photos can be tuned with: they are tested ones, or cannot be used"
-        raise PhotoError(request.tune_photos, what, "give another folder")
+        raise FileError(request.tune_photos, what, "give another folder")
     if not found:
         listener.say(
             "there are no photos beside the tested ones to tune methods with: they are tuned on "
@@ -270,7 +270,7 @@ class _Lab:
         text = "\n".join([*parts, claims.to_markdown(found)])
         for name in records:
             path = self._request.out / f"{name}.md"
-            text += "\n" + files.read_bytes(path).decode() if path.is_file() else ""
+            text += "\n" + disk.read_bytes(path).decode() if path.is_file() else ""
         write_result(self._request.out, RESULTS, record, {".md": text.encode()})
         return text
 
@@ -368,5 +368,5 @@ def write_result(
 ) -> None:
     """Writes a result's JSON and its other files, all of them whole, the JSON last."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    staged = [files.stage(out / f"{name}{suffix}", data) for suffix, data in others.items()]
-    files.commit([*staged, files.stage(out / f"{name}.json", text.encode())])
+    staged = [disk.stage(out / f"{name}{suffix}", data) for suffix, data in others.items()]
+    disk.commit([*staged, disk.stage(out / f"{name}.json", text.encode())])

@@ -17,14 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from cdmaa_jax import photos
+from cdmaa_jax import disk, photos
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments.columns import STEPS, Column, options
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.generators.ensembles import Ensemble
-from cdmaa_jax.images import files
-from cdmaa_jax.images.files import PhotoError
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.photos import Job, Perturb
 
@@ -169,7 +168,7 @@ def measure_column(
       uses_tuning: whether the figures depend on the tuning crops.
 
     Raises:
-      PhotoError: the folder cannot be used, the disk is full, or a crop could not be protected.
+      FileError: the folder cannot be used, the disk is full, or a crop could not be protected.
     """
     folder = column_folder(column, study, uses_tuning)
     about = read_record(folder / ABOUT)
@@ -188,7 +187,7 @@ def measure_column(
             _write_about(folder, about)
         progress(1)
     if errors:
-        raise PhotoError(folder, errors[0], "run again")
+        raise FileError(folder, errors[0], "run again")
     return _measured(column, study, job, about)
 
 
@@ -196,7 +195,7 @@ def count_done(column: Column, study: Study, uses_tuning: bool = False) -> int:
     """How many of a column's crops are done, by its report."""
     try:
         found = report.read_report(column_folder(column, study, uses_tuning) / photos.REPORT)
-    except PhotoError:
+    except FileError:
         return 0
     return len(found["photos"]) if found else 0
 
@@ -264,4 +263,4 @@ def write_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _write_about(folder: Path, about: dict[str, Any]) -> None:
-    files.write_whole(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+    disk.write_whole(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdmaa_jax import photos
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import celeba, files
-from cdmaa_jax.images.files import PhotoError
 from cdmaa_jax.images.labels import LabelTable, read_labels
 
 
@@ -47,7 +47,7 @@ def find_source(
       aligned: whether the photos are aligned; CelebA's are.
 
     Raises:
-      PhotoError: the folder or a list cannot be read, holds no picture, or misses attributes.
+      FileError: the folder or a list cannot be read, holds no picture, or misses attributes.
     """
     found = pictures = files.pictures_in(folder)
     notices: list[str] = []
@@ -77,7 +77,7 @@ def _test_photos(
     chosen, missing = celeba.choose_split(found, splits)
     if not chosen:
         what = f"none of its photos is in the test split of {partition}"
-        raise PhotoError(folder, what, "give the folder that the list is of")
+        raise FileError(folder, what, "give the folder that the list is of")
     notices.append(f"{len(chosen)} photos are of the test split of {partition}")
     if missing:
         notices.append(
@@ -103,9 +103,9 @@ def _labels(
         return None
     try:
         photos.check_labels(table, ensemble)
-    except PhotoError as error:
+    except FileError as error:
         if attributes is not None:
-            raise PhotoError(path, error.what, "add them, or leave out --attributes") from error
+            raise FileError(path, error.what, "add them, or leave out --attributes") from error
         notices.append(f"going on without labels: {path}: {error.what}")
         return None
     notices.append(f"labels are those of {path}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cdmaa_jax.images.files import PhotoError, read_bytes
+from cdmaa_jax.disk import FileError, read_bytes
 
 FOLDER = "img_align_celeba"
 ATTRIBUTES = "list_attr_celeba.txt"
@@ -37,12 +37,12 @@ def read_partition(path: Path) -> dict[str, int]:
     """The split of each photo: file name to 0 (training), 1 (validation) or 2 (test).
 
     Raises:
-      PhotoError: the file cannot be read or is something else; the message names the line.
+      FileError: the file cannot be read or is something else; the message names the line.
     """
     try:
         lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise PhotoError(path, "it is not a text file", _REMEDY) from None
+        raise FileError(path, "it is not a text file", _REMEDY) from None
     splits: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         words = line.split()
@@ -50,10 +50,10 @@ def read_partition(path: Path) -> dict[str, int]:
             continue
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
             what = f"line {number} is not a file name and 0, 1 or 2"
-            raise PhotoError(path, what, _REMEDY)
+            raise FileError(path, what, _REMEDY)
         splits[words[0]] = int(words[1])
     if not splits:
-        raise PhotoError(path, "it is empty", _REMEDY)
+        raise FileError(path, "it is empty", _REMEDY)
     return splits
 
 

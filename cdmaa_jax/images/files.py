@@ -1,4 +1,4 @@
-"""Photos on disk: read in any size and mode, written as PNG whole or not at all.
+"""Photo files: decoded whatever their size and mode, and encoded as PNG.
 
 A photo in memory is uint8, ``[H, W, 3]``, RGB, upright. Metadata such as EXIF and the place where a
 photo was taken are not kept; its colour profile and its transparency are.
@@ -6,23 +6,20 @@ photo was taken are not kept; its colour profile and its transparency are.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
-import os
 import re
-import tempfile
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+
+from cdmaa_jax.disk import LOCK, TO_READ, FileError, read_bytes, translated
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
@@ -68,38 +65,6 @@ _LARGEST_TEXT = 64 * 2**20
 """Bytes of a PNG's colour profile or text, unpacked; printers' profiles have a few millions."""
 _GAMMA = 1 / 2.2
 """What the PNG format means by sRGB where a file names a gamma."""
-_LONGEST_NAME = 255
-"""Bytes of a file's name that file systems take."""
-_LOCK_FILE = ".cdmaa.lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk is read-only",
-    errno.EACCES: "no permission",
-    errno.EPERM: "no permission",
-    errno.ENOENT: "there is no such file or folder",
-    errno.ENOTDIR: "a part of its path is a file, not a folder",
-    errno.EISDIR: "it is a folder",
-    errno.ENAMETOOLONG: "its name is too long",
-    errno.ELOOP: "it is a link that leads back to itself",
-}
-_TO_READ = "check its name and its permissions"
-_TO_WRITE = "choose another --out"
-_TO_MAKE_ROOM = "free some space and run again"
-
-LOCK = threading.RLock()
-"""Held while files appear or disappear: whoever holds it may end the process."""
-_UNFINISHED: set[Path] = set()
-
-
-class PhotoError(Exception):
-    """A file cannot be read or written: the file, what is wrong, and what to do about it."""
-
-    def __init__(self, path: str | os.PathLike[str], what: str, remedy: str):
-        super().__init__(f"{os.fspath(path)}: {what}; {remedy}")
-        self.path, self.what, self.remedy = Path(path), what, remedy
 
 
 @dataclass(frozen=True)
@@ -135,7 +100,7 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
       max_pixels: larger photos are refused before they are decoded.
 
     Raises:
-      PhotoError: the file is missing, damaged, no photo, too large or too small.
+      FileError: the file is missing, damaged, no photo, too large or too small.
     """
     data = read_bytes(path)
     if path.suffix.lower() in _RAW:
@@ -153,9 +118,9 @@ def pictures_in(folder: Path) -> list[Path]:
     Links that lead nowhere are among them: reading them says so.
 
     Raises:
-      PhotoError: there are none, or the folder cannot be read.
+      FileError: there are none, or the folder cannot be read.
     """
-    with _translated(folder, _TO_READ):
+    with translated(folder, TO_READ):
         inside = sorted(folder.iterdir())
     pictures = [
         path
@@ -164,7 +129,7 @@ def pictures_in(folder: Path) -> list[Path]:
     ]
     if not pictures:
         what = "there is no picture in this folder (its subfolders are not searched)"
-        raise PhotoError(folder, what, "give one with JPEG, PNG or WebP files")
+        raise FileError(folder, what, "give one with JPEG, PNG or WebP files")
     return pictures
 
 
@@ -178,158 +143,10 @@ def encode_png(photo: Photo) -> bytes:
     return file.getvalue()
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-      PhotoError: it cannot be read.
-    """
-    with _translated(path, _TO_READ):
-        return path.read_bytes()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; replaces one that is there.
-
-    Raises:
-      PhotoError: the folder is missing or not writable, or the disk is full.
-    """
-    commit([stage(path, data)])
-
-
-def make_folder(path: Path) -> None:
-    """Makes a folder to write into, and those above it.
-
-    Raises:
-      PhotoError: it cannot be made, is a file, or cannot be written into.
-    """
-    with _translated(path, _TO_WRITE):
-        if path.exists() and not path.is_dir():
-            raise PhotoError(path, "it is a file, not a folder", _TO_WRITE)
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for the same from writing into a folder meanwhile.
-
-    Where the file system knows no locks, there is none.
-
-    Raises:
-      PhotoError: another has it.
-    """
-    path = folder / _LOCK_FILE
-    lock = FileLock(path, blocking=False)
-    with _translated(folder, _TO_WRITE):
-        try:
-            lock.acquire()
-            while not path.exists():  # another has removed it between our opening and locking it
-                lock.release()
-                lock.acquire()
-            _UNFINISHED.add(path)
-        except Timeout:
-            what = "another run is writing into this folder"
-            raise PhotoError(folder, what, "wait for it, or choose another --out") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            path.unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            discard([Staged(path, path)])
-            lock.release()
-
-
-def real_path(path: Path) -> Path:
-    """The file that a path leads to, by all links; of a link that leads to itself, the path."""
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # RuntimeError: before Python 3.13
-        return path.absolute()
-
-
-def file_name(stem: str, ending: str) -> str:
-    """``stem`` and ``ending`` as a file's name, the stem cut where that would be too long."""
-    while stem and is_too_long(stem + ending):
-        stem = stem[:-1]
-    return stem + ending
-
-
-def is_of_no_room(error: PhotoError) -> bool:
-    """Whether it is one of a disk that takes no more."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _NO_ROOM
-
-
-def is_too_long(name: str) -> bool:
-    """Whether no file can have a name, so long is it."""
-    return len(os.fsencode(name)) > _LONGEST_NAME
-
-
-def stage(path: Path, data: bytes) -> Staged:
-    """Writes ``data`` beside ``path`` and to the disk, for ``commit`` to put in its place.
-
-    Raises:
-      PhotoError: it cannot be written; nothing is left behind.
-    """
-    with _translated(path, _TO_WRITE), LOCK:
-        if is_too_long(path.name):  # before a long work, not as it is put in its place
-            raise OSError(errno.ENAMETOOLONG, "")
-        descriptor, name = tempfile.mkstemp(".part", f".{path.stem[:40]}-", path.parent)
-        staged = Staged(Path(name), path)
-        _UNFINISHED.add(staged.temporary)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(OSError):  # not the owner of what is on a share: its mode is the share's
-                os.chmod(name, 0o666 & ~_umask())
-        except BaseException:
-            discard([staged])
-            raise
-    return staged
-
-
-def commit(files: Sequence[Staged]) -> None:
-    """Puts staged files in their places, in order; all or, on an error, those before it.
-
-    Raises:
-      PhotoError: a place is taken by a folder, or the folder is gone.
-    """
-    with LOCK:
-        try:
-            for staged in files:
-                with _translated(staged.path, _TO_WRITE):
-                    os.replace(staged.temporary, staged.path)
-                _UNFINISHED.discard(staged.temporary)
-        except BaseException:
-            discard(files)
-            raise
-
-
-def discard(files: Sequence[Staged]) -> None:
-    """Removes staged files that were not put in their places."""
-    with LOCK:
-        for staged in files:
-            with suppress(OSError):
-                staged.temporary.unlink(missing_ok=True)
-            _UNFINISHED.discard(staged.temporary)
-
-
-def discard_unfinished() -> None:
-    """Removes every staged file of this process; for whoever ends it, holding ``LOCK``."""
-    discard([Staged(path, path) for path in list(_UNFINISHED)])
-
-
 def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list[str]]:
     """An upright image of mode RGB or RGBA whose ``info`` has the profile of its pixels, if any."""
     notes: list[str] = []
-    with _translated(path, _TO_READ), _unlimited(), warnings.catch_warnings():
+    with translated(path, TO_READ), _unlimited(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's advice to programmers is not for users
         image = _open(path, data)
         if image.format == "TIFF" and _VERSION_OF_DNG in _tags(image):
@@ -348,7 +165,7 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
 
 def _open(path: Path, data: bytes) -> Image.Image:
     if not data:
-        raise PhotoError(path, "the file is empty", "copy it again")
+        raise FileError(path, "the file is empty", "copy it again")
     try:
         Image.init()
         return Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
@@ -358,28 +175,28 @@ def _open(path: Path, data: bytes) -> Image.Image:
         raise _damage(path, error) from error
 
 
-def _raw(path: Path) -> PhotoError:
-    return PhotoError(path, "a camera's raw files are not supported", "export it as JPEG or PNG")
+def _raw(path: Path) -> FileError:
+    return FileError(path, "a camera's raw files are not supported", "export it as JPEG or PNG")
 
 
-def _unidentified(path: Path, data: bytes) -> PhotoError:
+def _unidentified(path: Path, data: bytes) -> FileError:
     if data.startswith(_SIGNATURES):
-        return PhotoError(path, "its beginning is damaged", "copy it again")
+        return FileError(path, "its beginning is damaged", "copy it again")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
-        return PhotoError(path, "HEIC is not supported", "export it as JPEG or PNG")
+        return FileError(path, "HEIC is not supported", "export it as JPEG or PNG")
     known = "JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF"
-    return PhotoError(path, "it is no picture, whatever its name says", f"give a file of {known}")
+    return FileError(path, "it is no picture, whatever its name says", f"give a file of {known}")
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise PhotoError(
+        raise FileError(
             path,
             f"{width} x {height} pixels are more than the limit of {max_pixels:,}",
             "shrink it, or raise the limit with --max-pixels if you trust the file",
         )
     if min(width, height) < MIN_SIDE:
-        raise PhotoError(
+        raise FileError(
             path,
             f"{width} x {height} pixels are too few to hold a face",
             f"give a picture of at least {MIN_SIDE} pixels a side",
@@ -433,7 +250,7 @@ def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode in _GREY_16:
         image = _grey_8(path, image)
     if image.mode == "F":
-        raise PhotoError(path, "its pixels are floating-point numbers", "save it with 8 bits first")
+        raise FileError(path, "its pixels are floating-point numbers", "save it with 8 bits first")
     if image.mode in _TO_SRGB:
         return _to_srgb(image, profile, notes)
     rgb = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -452,7 +269,7 @@ def _grey_8(path: Path, image: Image.Image) -> Image.Image:
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
         what = "its pixels have 32 bits, or levels below 0"
-        raise PhotoError(path, what, "save it with 8 or 16 bits first")
+        raise FileError(path, what, "save it with 8 or 16 bits first")
     largest, key = 65535, image.info.get("transparency")
     if image.format == "TIFF":
         largest = 2 ** min(16, *_tags(image).get(_BITS_PER_SAMPLE, (16,))) - 1
@@ -505,12 +322,6 @@ def _space(profile: bytes) -> bytes:
     return profile[16:20] if len(profile) >= 128 and profile[36:40] == b"acsp" else b""
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 @contextmanager
 def _unlimited() -> Iterator[None]:
     """Pillow's own limit on pixels is off, ``_check_size`` is the limit; that on text is higher."""
@@ -528,36 +339,13 @@ def _unlimited() -> Iterator[None]:
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (PhotoError, MemoryError):
+    except (FileError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise _damage(path, error) from error
 
 
-def _damage(path: Path, error: Exception) -> PhotoError:
+def _damage(path: Path, error: Exception) -> FileError:
     reason = " ".join(str(error).split()) or type(error).__name__
     what = "it is cut short" if "truncated" in reason else f"it is damaged ({reason})"
-    return PhotoError(path, what, "copy it again")
-
-
-@contextmanager
-def _translated(path: Path, remedy: str) -> Iterator[None]:
-    """An error of the system as a ``PhotoError``."""
-    try:
-        yield
-    except PhotoError:
-        raise
-    except MemoryError as error:
-        raise PhotoError(path, "it does not fit into memory", "shrink it") from error
-    except OSError as error:
-        what = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise PhotoError(path, what, _TO_MAKE_ROOM if full else remedy) from error
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A whole file that waits beside its place."""
-
-    temporary: Path
-    path: Path
+    return FileError(path, what, "copy it again")

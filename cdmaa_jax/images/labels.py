@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdmaa_jax.images.files import PhotoError, read_bytes
+from cdmaa_jax.disk import FileError, read_bytes
 from cdmaa_jax.types import Labels
 
 _VALUES = {"1": 1, "0": 0, "-1": 0, "1.0": 1, "0.0": 0, "-1.0": 0, "true": 1, "false": 0}
@@ -29,12 +29,12 @@ def read_labels(path: Path) -> LabelTable:
         name and its labels for each image.
 
     Raises:
-      PhotoError: the file cannot be read or is neither; the message names the line.
+      FileError: the file cannot be read or is neither; the message names the line.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise PhotoError(path, "it is not a text file", _REMEDY) from None
+        raise FileError(path, "it is not a text file", _REMEDY) from None
     lines = text.splitlines()
     if lines and _COUNT.fullmatch(lines[0].strip()):
         return _read_celeba(path, lines)
@@ -45,7 +45,7 @@ def _read_celeba(path: Path, lines: Sequence[str]) -> LabelTable:
     attributes = lines[1].split() if len(lines) > 1 else []
     rows = [(number, line.split()) for number, line in enumerate(lines[2:], 3) if line.strip()]
     if len(rows) != int(lines[0]):
-        raise PhotoError(path, f"line 1 says {int(lines[0])} images, {len(rows)} follow", _REMEDY)
+        raise FileError(path, f"line 1 says {int(lines[0])} images, {len(rows)} follow", _REMEDY)
     return _table(path, attributes, rows)
 
 
@@ -54,15 +54,15 @@ def _read_csv(path: Path, text: str) -> LabelTable:
     try:
         lines = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise PhotoError(path, f"line {reader.line_num}: {error}", _REMEDY) from None
+        raise FileError(path, f"line {reader.line_num}: {error}", _REMEDY) from None
     header = [name.strip() for name in lines[0][1]] if lines else []
     if "file" not in header:
-        raise PhotoError(path, "its first line has no column named 'file'", _REMEDY)
+        raise FileError(path, "its first line has no column named 'file'", _REMEDY)
     at = header.index("file")
     rows = [(number, row) for number, row in lines[1:] if any(cell.strip() for cell in row)]
     for number, row in rows:
         if len(row) <= at:
-            raise PhotoError(path, f"line {number} ends before its column 'file'", _REMEDY)
+            raise FileError(path, f"line {number} ends before its column 'file'", _REMEDY)
         row.insert(0, row.pop(at))
     return _table(path, [name for name in header if name != "file"], rows)
 
@@ -72,15 +72,15 @@ def _table(
 ) -> LabelTable:
     """A table of rows (line number, [file, label, ...])."""
     if not attributes or not all(attributes) or len(set(attributes)) != len(attributes):
-        raise PhotoError(path, "the attributes' names are missing or not unique", _REMEDY)
+        raise FileError(path, "the attributes' names are missing or not unique", _REMEDY)
     values: dict[str, tuple[int, ...]] = {}
     for number, (file, *labels) in rows:
         name = _composed(file.strip().replace("\\", "/").rsplit("/", 1)[-1])
         if len(labels) != len(attributes):
             what = f"line {number} has {len(labels)} labels for {len(attributes)} attributes"
-            raise PhotoError(path, what, _REMEDY)
+            raise FileError(path, what, _REMEDY)
         if name in values:
-            raise PhotoError(path, f"line {number} gives {name} a second time", _REMEDY)
+            raise FileError(path, f"line {number} gives {name} a second time", _REMEDY)
         values[name] = tuple(_value(path, number, label) for label in labels)
     return LabelTable(path, tuple(attributes), values)
 
@@ -90,7 +90,7 @@ def _value(path: Path, number: int, label: str) -> int:
         return _VALUES[label.strip().lower()]
     except KeyError:
         what = f"line {number} has the label {label.strip()!r}; a label is 0, 1 or -1"
-        raise PhotoError(path, what, _REMEDY) from None
+        raise FileError(path, what, _REMEDY) from None
 
 
 def _composed(name: str) -> str:
@@ -120,11 +120,11 @@ class LabelTable:
         """The labels of one photo, found by its name without folders.
 
         Raises:
-          PhotoError: there are none.
+          FileError: there are none.
         """
         name = _composed(file.name)
         if name not in self.values:
-            raise PhotoError(
+            raise FileError(
                 file, f"{self.path} has no line for it", "add one, or leave out --labels"
             )
         return self.values[name]
@@ -133,7 +133,7 @@ class LabelTable:
         """The labels of B photos: attribute name to an int array ``[B]`` of 0 and 1.
 
         Raises:
-          PhotoError: a photo has none.
+          FileError: a photo has none.
         """
         rows = np.array([self.row(file) for file in files], np.int32)
         rows = rows.reshape(len(files), len(self.attributes))

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import picture, report
 from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images.faces import Box
-from cdmaa_jax.images.files import Photo, PhotoError
+from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
 from tests.tiny import astronaut, save_ensemble
 
@@ -92,7 +93,7 @@ def test_settings_name_the_weights(ensemble):
 def test_foreign_reports_are_refused(tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(PhotoError, match="no report of this program"):
+    with pytest.raises(FileError, match="no report of this program"):
         report.read_report(path)
 
 
@@ -100,7 +101,7 @@ def test_reports_of_another_version_and_none(tmp_path):
     path = tmp_path / "report.json"
     assert report.read_report(path) is None
     path.write_text(report.to_json({"format": report.FORMAT, "format_version": 99}))
-    with pytest.raises(PhotoError, match="another version"):
+    with pytest.raises(FileError, match="another version"):
         report.read_report(path)
 
 

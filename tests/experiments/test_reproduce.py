@@ -13,6 +13,7 @@ from PIL import Image
 from cdmaa_jax import photos
 from cdmaa_jax.attack import apart, compilation
 from cdmaa_jax.attack.config import Config
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.experiments import figures, methods, paper
 from cdmaa_jax.experiments.columns import Column, options, paper_tables
@@ -38,7 +39,7 @@ from cdmaa_jax.experiments.sources import find_source
 from cdmaa_jax.experiments.tables import _tuning, about
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
-from cdmaa_jax.images.files import PhotoError, read_photo
+from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.search import Trial, WeightSearch
 from cdmaa_jax.universal import Universal
@@ -415,7 +416,7 @@ def test_bad_photos_are_said_and_others_take_their_place(ensemble, folder, tmp_p
 def test_without_a_usable_photo_there_is_one_error(ensemble, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_text("no photo")
-    with pytest.raises(PhotoError, match="none of its photos"):
+    with pytest.raises(FileError, match="none of its photos"):
         run(request_of(tmp_path / "in", ensemble, tmp_path / "out"))
 
 
@@ -477,14 +478,14 @@ def test_labels_that_do_not_fit_are_left_out_unless_asked_for(celeba_folder, ens
     source = find_source(celeba_folder, ensemble)
     assert source.labels is None
     assert any("without labels" in notice for notice in source.notices)
-    with pytest.raises(PhotoError, match="leave out --attributes"):
+    with pytest.raises(FileError, match="leave out --attributes"):
         find_source(celeba_folder, ensemble, attributes=path)
 
 
 def test_a_split_of_other_photos_is_one_error(ensemble, folder, tmp_path):
     path = tmp_path / celeba.PARTITION
     path.write_text("000001.jpg 2\n")
-    with pytest.raises(PhotoError, match="none of its photos is in the test split"):
+    with pytest.raises(FileError, match="none of its photos is in the test split"):
         find_source(folder, ensemble, partition=path)
 
 
@@ -507,10 +508,10 @@ def test_a_photo_that_cannot_be_used_is_told_of_once(ensemble, folder, tmp_path)
 
 
 def test_results_are_not_written_among_the_photos(ensemble, folder, tmp_path):
-    with pytest.raises(PhotoError, match="would be mixed; choose another --out"):
+    with pytest.raises(FileError, match="would be mixed; choose another --out"):
         run(request_of(folder, ensemble, folder, images=2))
     request = request_of(folder, ensemble, tmp_path / "out", "related", images=2)
-    with pytest.raises(PhotoError, match="would be mixed"):
+    with pytest.raises(FileError, match="would be mixed"):
         run(dataclasses.replace(request, tune_photos=tmp_path / "out"))
     assert len(list(folder.iterdir())) == 5
 
@@ -534,12 +535,12 @@ def test_what_was_damaged_in_a_columns_folder_is_made_again(study, damage):
 
 def test_a_full_disk_is_one_error(study, monkeypatch):
     def full(*_):
-        error = PhotoError(study.out, "the disk is full", "free some space and run again")
+        error = FileError(study.out, "the disk is full", "free some space and run again")
         error.__cause__ = OSError(errno.ENOSPC, "")
         raise error
 
-    monkeypatch.setattr(photos.files, "stage", full)
-    with pytest.raises(PhotoError, match="the disk is full; free some space"):
+    monkeypatch.setattr(photos.disk, "stage", full)
+    with pytest.raises(FileError, match="the disk is full; free some space"):
         measure_column(Column(Config(steps=2)), study)
 
 
@@ -613,7 +614,7 @@ def test_photos_to_tune_with_are_none_of_the_tested_ones(ensemble, folder, tmp_p
     assert not said
     for i in (2, 3):
         (others / f"{i}-again.png").unlink()
-    with pytest.raises(PhotoError, match="none of its photos can be tuned with"):
+    with pytest.raises(FileError, match="none of its photos can be tuned with"):
         _study(request, source, Listener())
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.images import celeba
-from cdmaa_jax.images.files import PhotoError
 
 
 def write(path, text):
@@ -26,14 +26,14 @@ def test_the_split_is_read_whatever_the_white_space(tmp_path):
 )
 def test_a_list_that_is_no_split_is_refused(tmp_path, text, what):
     path = write(tmp_path / "list.txt", text)
-    with pytest.raises(PhotoError, match=what) as error:
+    with pytest.raises(FileError, match=what) as error:
         celeba.read_partition(path)
     assert "list.txt" in str(error.value)
 
 
 def test_a_split_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PhotoError, match="not a text file"):
+    with pytest.raises(FileError, match="not a text file"):
         celeba.read_partition(tmp_path / "list.txt")
 
 

@@ -1,8 +1,6 @@
 """Photos on disk: awkward pictures in, whole files out."""
 
-import errno
 import io
-import os
 import struct
 import zlib
 
@@ -12,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.images import files
-from cdmaa_jax.images.files import Photo, PhotoError, read_photo
+from cdmaa_jax.images.files import Photo, read_photo
 
 
 def picture(mode="RGB", height=20, width=30, seed=0):
@@ -331,57 +331,11 @@ def test_pictures_that_cannot_be_read_are_not_passed_over(tmp_path):
     (tmp_path / "notes.txt").write_bytes(b"")
     found = files.pictures_in(tmp_path)
     assert [path.name for path in found] == ["a.HEIC", "b.jfif", "c.jpe", "d.png", "e.png"]
-    with pytest.raises(PhotoError, match="no such file"):
+    with pytest.raises(FileError, match="no such file"):
         read_photo(tmp_path / "d.png")
-    with pytest.raises(PhotoError, match="leads back to itself"):
+    with pytest.raises(FileError, match="leads back to itself"):
         read_photo(tmp_path / "e.png")
-    assert files.real_path(tmp_path / "e.png") == tmp_path / "e.png"
-
-
-@pytest.mark.parametrize("letter", ["x", "ß", "写"])
-def test_names_are_cut_to_what_file_systems_take(tmp_path, letter):
-    name = files.file_name(letter * 300, "-1.png")
-    assert name.endswith(letter + "-1.png")
-    files.write_whole(tmp_path / name, b"")
-    assert files.is_too_long(letter + name) and files.file_name("a", ".png") == "a.png"
-    with pytest.raises(PhotoError, match="name is too long"):
-        files.stage(tmp_path / (letter + name), b"")
-    assert os.listdir(tmp_path) == [name]
-
-
-def test_a_folder_is_one_run_s_at_a_time(tmp_path):
-    with files.locked(tmp_path):
-        with pytest.raises(PhotoError, match="another run"), files.locked(tmp_path):
-            pass
-        assert len(os.listdir(tmp_path)) == 1
-    assert os.listdir(tmp_path) == []
-    with pytest.raises(ZeroDivisionError), files.locked(tmp_path):
-        raise ZeroDivisionError
-    with files.locked(tmp_path):
-        files.discard_unfinished()
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch, number):
-    fcntl = pytest.importorskip("fcntl")
-
-    def no_locks(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with files.locked(tmp_path):
-        files.write_whole(tmp_path / "a", b"")
-    assert os.listdir(tmp_path) == ["a"]
-
-
-def test_a_lock_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
-    def full(lock):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.FileLock, "acquire", full)
-    with pytest.raises(PhotoError, match="the disk is full"), files.locked(tmp_path):
-        pass
+    assert disk.real_path(tmp_path / "e.png") == tmp_path / "e.png"
 
 
 def test_animation_is_its_first_frame(tmp_path):
@@ -424,7 +378,7 @@ def test_a_preview_in_a_raw_file_is_not_taken_for_the_photo(tmp_path):
     saved(tmp_path, picture("RGB"), "b.tiff").rename(tmp_path / "b.NEF")
     (tmp_path / "c.cr3").write_bytes(b"\0\0\0\x18ftypcrx ")
     for path in files.pictures_in(tmp_path):
-        with pytest.raises(PhotoError, match="raw files are not supported; export it as JPEG"):
+        with pytest.raises(FileError, match="raw files are not supported; export it as JPEG"):
             read_photo(path)
     assert len(files.pictures_in(tmp_path)) == 3
 
@@ -456,14 +410,14 @@ def _truncated(path):
 def test_one_clear_line(tmp_path, make, what):
     path = tmp_path / "a.jpg"
     make(path)
-    with pytest.raises(PhotoError, match=what) as caught:
+    with pytest.raises(FileError, match=what) as caught:
         read_photo(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 def test_the_limit_can_be_raised(tmp_path):
     path = saved(tmp_path, picture(height=50, width=50))
-    with pytest.raises(PhotoError, match="--max-pixels"):
+    with pytest.raises(FileError, match="--max-pixels"):
         read_photo(path, max_pixels=2499)
     read_photo(path, max_pixels=2500)
 
@@ -481,7 +435,7 @@ def test_damage_is_a_photo_error_or_a_photo(tmp_path_factory, seed, kind):
     path.write_bytes(data[: random.integers(1, len(data) + 1)])
     try:
         assert read_photo(path).pixels.dtype == np.uint8
-    except PhotoError as error:
+    except FileError as error:
         assert "\n" not in str(error)
 
 
@@ -497,79 +451,12 @@ def test_written_photos_read_back_the_same(tmp_path_factory, mode, height, width
         kind = "TIFF"
     folder = tmp_path_factory.mktemp("roundtrip")
     photo = read_photo(saved(folder, picture(mode, height, width), "a", format=kind))
-    files.write_whole(folder / "b.png", files.encode_png(photo))
+    disk.write_whole(folder / "b.png", files.encode_png(photo))
     again = read_photo(folder / "b.png")
     np.testing.assert_array_equal(again.pixels, photo.pixels)
     assert (again.alpha is None) == (photo.alpha is None)
     if photo.alpha is not None:
         np.testing.assert_array_equal(again.alpha, photo.alpha)
-
-
-def fail_with(monkeypatch, name, number):
-    def refuse(*args):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(files.os, name, refuse)
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize(
-    ("number", "what"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only")]
-)
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, call, number, what):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
-    fail_with(monkeypatch, call, number)
-    with pytest.raises(PhotoError, match=what):
-        files.write_whole(path, b"new")
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.png"]
-
-
-def test_staged_files_appear_together_or_not_at_all(tmp_path):
-    staged = [files.stage(tmp_path / name, name.encode()) for name in ("a", "b")]
-    assert not (tmp_path / "a").exists() and staged[0].temporary.read_bytes() == b"a"
-    files.commit(staged)
-    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
-    files.stage(tmp_path / "c", b"c")
-    files.discard_unfinished()
-    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
-
-
-def test_a_share_whose_modes_cannot_be_changed_is_written_to(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(files.os, "chmod", refuse)
-    files.write_whole(tmp_path / "a", b"x")
-    assert (tmp_path / "a").read_bytes() == b"x" and os.listdir(tmp_path) == ["a"]
-
-
-def test_written_files_follow_the_umask(tmp_path):
-    old = os.umask(0o027)
-    try:
-        files.write_whole(tmp_path / "a", b"")
-    finally:
-        os.umask(old)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
-
-
-def test_folders(tmp_path):
-    files.make_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(PhotoError, match="a file, not a folder"):
-        files.make_folder(tmp_path / "file")
-    with pytest.raises(PhotoError, match="a file, not a folder"):
-        files.make_folder(tmp_path / "file" / "b")
-
-
-def test_a_folder_that_cannot_be_written_into(tmp_path, monkeypatch):
-    def refuse(**_):
-        raise PermissionError(errno.EACCES, "no")
-
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(PhotoError, match="no permission"):
-        files.make_folder(tmp_path)
 
 
 def test_photo_size():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdmaa_jax.images.files import PhotoError
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.images.labels import read_labels
 
 CELEBA = "2\nBald Male Young \n000001.jpg -1  1 -1\n000002.jpg  1 -1  1\n"
@@ -56,14 +56,14 @@ def test_csv(tmp_path, absent):
     ],
 )
 def test_clear_errors(tmp_path, text, what):
-    with pytest.raises(PhotoError, match=what):
+    with pytest.raises(FileError, match=what):
         read_labels(write(tmp_path, text))
 
 
 def test_binary_and_missing_files(tmp_path):
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     for name, what in (("b", "not a text file"), ("c", "no such file")):
-        with pytest.raises(PhotoError, match=what):
+        with pytest.raises(FileError, match=what):
             read_labels(tmp_path / name)
 
 
@@ -75,5 +75,5 @@ def test_accents_are_the_same_however_they_are_written(tmp_path, written, named)
 
 def test_a_photo_without_labels(tmp_path):
     table = read_labels(write(tmp_path, CELEBA))
-    with pytest.raises(PhotoError, match="has no line for it"):
+    with pytest.raises(FileError, match="has no line for it"):
         table.labels([Path("z.jpg")])

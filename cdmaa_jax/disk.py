@@ -1,0 +1,225 @@
+"""Files are read, and written whole or not at all, with errors for people."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+TO_READ = "check its name and its permissions"
+"""What to do about a file that cannot be read."""
+_TO_WRITE = "choose another --out"
+_TO_MAKE_ROOM = "free some space and run again"
+_LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take."""
+_LOCK_FILE = ".cdmaa.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.ENOENT: "there is no such file or folder",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "its name is too long",
+    errno.ELOOP: "it is a link that leads back to itself",
+}
+
+LOCK = threading.RLock()
+"""Held while files appear or disappear: whoever holds it may end the process."""
+_UNFINISHED: set[Path] = set()
+
+
+class FileError(Exception):
+    """A file cannot be read or written: the file, what is wrong, and what to do about it."""
+
+    def __init__(self, path: str | os.PathLike[str], what: str, remedy: str):
+        super().__init__(f"{os.fspath(path)}: {what}; {remedy}")
+        self.path, self.what, self.remedy = Path(path), what, remedy
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A whole file that waits beside its place."""
+
+    temporary: Path
+    path: Path
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+      FileError: it cannot be read.
+    """
+    with translated(path, TO_READ):
+        return path.read_bytes()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; replaces one that is there.
+
+    Raises:
+      FileError: the folder is missing or not writable, or the disk is full.
+    """
+    commit([stage(path, data)])
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder to write into, and those above it.
+
+    Raises:
+      FileError: it cannot be made, is a file, or cannot be written into.
+    """
+    with translated(path, _TO_WRITE):
+        if path.exists() and not path.is_dir():
+            raise FileError(path, "it is a file, not a folder", _TO_WRITE)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same from writing into a folder meanwhile.
+
+    Where the file system knows no locks, there is none.
+
+    Raises:
+      FileError: another has it.
+    """
+    path = folder / _LOCK_FILE
+    lock = FileLock(path, blocking=False)
+    with translated(folder, _TO_WRITE):
+        try:
+            lock.acquire()
+            while not path.exists():  # another has removed it between our opening and locking it
+                lock.release()
+                lock.acquire()
+            _UNFINISHED.add(path)
+        except Timeout:
+            what = "another run is writing into this folder"
+            raise FileError(folder, what, "wait for it, or choose another --out") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            discard([Staged(path, path)])
+            lock.release()
+
+
+def real_path(path: Path) -> Path:
+    """The file that a path leads to, by all links; of a link that leads to itself, the path."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: before Python 3.13
+        return path.absolute()
+
+
+def file_name(stem: str, ending: str) -> str:
+    """``stem`` and ``ending`` as a file's name, the stem cut where that would be too long."""
+    while stem and is_too_long(stem + ending):
+        stem = stem[:-1]
+    return stem + ending
+
+
+def is_of_no_room(error: FileError) -> bool:
+    """Whether it is one of a disk that takes no more."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _NO_ROOM
+
+
+def is_too_long(name: str) -> bool:
+    """Whether no file can have a name, so long is it."""
+    return len(os.fsencode(name)) > _LONGEST_NAME
+
+
+def stage(path: Path, data: bytes) -> Staged:
+    """Writes ``data`` beside ``path`` and to the disk, for ``commit`` to put in its place.
+
+    Raises:
+      FileError: it cannot be written; nothing is left behind.
+    """
+    with translated(path, _TO_WRITE), LOCK:
+        if is_too_long(path.name):  # before a long work, not as it is put in its place
+            raise OSError(errno.ENAMETOOLONG, "")
+        descriptor, name = tempfile.mkstemp(".part", f".{path.stem[:40]}-", path.parent)
+        staged = Staged(Path(name), path)
+        _UNFINISHED.add(staged.temporary)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(OSError):  # not the owner of what is on a share: its mode is the share's
+                os.chmod(name, 0o666 & ~_umask())
+        except BaseException:
+            discard([staged])
+            raise
+    return staged
+
+
+def commit(files: Sequence[Staged]) -> None:
+    """Puts staged files in their places, in order; all or, on an error, those before it.
+
+    Raises:
+      FileError: a place is taken by a folder, or the folder is gone.
+    """
+    with LOCK:
+        try:
+            for staged in files:
+                with translated(staged.path, _TO_WRITE):
+                    os.replace(staged.temporary, staged.path)
+                _UNFINISHED.discard(staged.temporary)
+        except BaseException:
+            discard(files)
+            raise
+
+
+def discard(files: Sequence[Staged]) -> None:
+    """Removes staged files that were not put in their places."""
+    with LOCK:
+        for staged in files:
+            with suppress(OSError):
+                staged.temporary.unlink(missing_ok=True)
+            _UNFINISHED.discard(staged.temporary)
+
+
+def discard_unfinished() -> None:
+    """Removes every staged file of this process; for whoever ends it, holding ``LOCK``."""
+    discard([Staged(path, path) for path in list(_UNFINISHED)])
+
+
+@contextmanager
+def translated(path: Path, remedy: str) -> Iterator[None]:
+    """An error of the system as a ``FileError``."""
+    try:
+        yield
+    except FileError:
+        raise
+    except MemoryError as error:
+        raise FileError(path, "it does not fit into memory", "shrink it") from error
+    except OSError as error:
+        what = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise FileError(path, what, _TO_MAKE_ROOM if full else remedy) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

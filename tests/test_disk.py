@@ -1,0 +1,122 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+
+import pytest
+
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError
+
+
+@pytest.mark.parametrize("letter", ["x", "ß", "写"])
+def test_names_are_cut_to_what_file_systems_take(tmp_path, letter):
+    name = disk.file_name(letter * 300, "-1.png")
+    assert name.endswith(letter + "-1.png")
+    disk.write_whole(tmp_path / name, b"")
+    assert disk.is_too_long(letter + name) and disk.file_name("a", ".png") == "a.png"
+    with pytest.raises(FileError, match="name is too long"):
+        disk.stage(tmp_path / (letter + name), b"")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_folder_is_one_run_s_at_a_time(tmp_path):
+    with disk.locked(tmp_path):
+        with pytest.raises(FileError, match="another run"), disk.locked(tmp_path):
+            pass
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(ZeroDivisionError), disk.locked(tmp_path):
+        raise ZeroDivisionError
+    with disk.locked(tmp_path):
+        disk.discard_unfinished()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with disk.locked(tmp_path):
+        disk.write_whole(tmp_path / "a", b"")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_lock_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
+    def full(lock):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk.FileLock, "acquire", full)
+    with pytest.raises(FileError, match="the disk is full"), disk.locked(tmp_path):
+        pass
+
+
+def fail_with(monkeypatch, name, number):
+    def refuse(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(disk.os, name, refuse)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "what"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only")]
+)
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, call, number, what):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    fail_with(monkeypatch, call, number)
+    with pytest.raises(FileError, match=what):
+        disk.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.png"]
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path):
+    staged = [disk.stage(tmp_path / name, name.encode()) for name in ("a", "b")]
+    assert not (tmp_path / "a").exists() and staged[0].temporary.read_bytes() == b"a"
+    disk.commit(staged)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    disk.stage(tmp_path / "c", b"c")
+    disk.discard_unfinished()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_share_whose_modes_cannot_be_changed_is_written_to(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(disk.os, "chmod", refuse)
+    disk.write_whole(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x" and os.listdir(tmp_path) == ["a"]
+
+
+def test_written_files_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        disk.write_whole(tmp_path / "a", b"")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_folders(tmp_path):
+    disk.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileError, match="a file, not a folder"):
+        disk.make_folder(tmp_path / "file")
+    with pytest.raises(FileError, match="a file, not a folder"):
+        disk.make_folder(tmp_path / "file" / "b")
+
+
+def test_a_folder_that_cannot_be_written_into(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(FileError, match="no permission"):
+        disk.make_folder(tmp_path)
