@@ -2,13 +2,15 @@
 
     python -m checkpoints.measure edits --portraits DIR --out DIR    how well each does its edits
     python -m checkpoints.measure attacks --portraits DIR --out DIR  how well the attack spoils them
+    python -m checkpoints.measure posted --portraits DIR --out DIR   what JPEG leaves of that
 
 edits trains a classifier of its own on the training portraits, with the drawn attributes, and
 counts the edited test portraits in which it finds the attribute; it also writes a picture of every
 edit. attacks protects the test portraits, cropped to what the generators take as in the paper,
 each generator alone by PGD and all together by uniform weights, by the default settings, and by
 these in bfloat16; then the whole photos by the default settings. What is measured, in float32, are
-the saved 8-bit files. --only chooses among these.
+the saved 8-bit files. --only chooses among these. posted protects the whole photos, as they are and
+enlarged, and measures the copies again as JPEG files of several qualities (Pillow's, 4:2:0).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +31,10 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from cdmaa_jax import cli
+from cdmaa_jax.evaluation.metrics import attack_rate
 from cdmaa_jax.generators.checkpoint import load_generator
+from cdmaa_jax.generators.ensembles import Ensemble, load_ensemble
+from cdmaa_jax.photos import evaluate_photos
 from cdmaa_jax.types import Generator
 from checkpoints.discriminators import Critic
 from checkpoints.portraits import Portraits, load
@@ -39,6 +45,7 @@ NAMES = ("stargan", "attgan", "stgan", "ugatit")
 COMIC = "Comic"
 WHOLE = "together, default, whole photos"
 STEPS, BATCH = 1500, 48
+SCALES, QUALITIES = (1, 2, 4), (95, 85, 75, 60)
 
 
 class Faces(NamedTuple):
@@ -219,6 +226,75 @@ def measure_attacks(
     return {"portraits": len(photos), "seed": seed, "rows": rows}
 
 
+def measure_posted(
+    photos: list[Path], ensemble: Path, out: Path, seed: int, options: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What compression leaves of protected photos: the mean over the models of their attack_rate.
+
+    Raises:
+      RuntimeError: a photo could not be protected.
+    """
+    paths = [str(ensemble / name) for name in NAMES]
+    members, rows = load_ensemble(paths), []
+    for scale in SCALES:
+        folder = out / f"posted{scale}"
+        large, safe = folder / "original", folder / "protected"
+        originals = [enlarge(photo, scale, large) for photo in photos]
+        arguments = ["protect", str(large), "--out", str(safe), "--seed", str(seed), *options]
+        if cli.main([*arguments, "--ensemble", *paths]):
+            raise RuntimeError(f"{scale}: not every photo could be protected, see above")
+        saved = [safe / photo.name for photo in originals]
+        entries = measured(originals, saved, members)
+        rates = {"png": mean_rate(entries)}
+        for quality in QUALITIES:
+            posted = [compress(path, quality, folder / f"q{quality}") for path in saved]
+            rates[f"q{quality}"] = mean_rate(measured(originals, posted, members))
+        square = float(np.median([entry["square"]["size"] for entry in entries]))
+        rows.append({"scale": scale, "square": square, "attack_rate": rates})
+    return {"portraits": len(photos), "seed": seed, "rows": rows}
+
+
+def enlarge(photo: Path, scale: int, folder: Path) -> Path:
+    """A photo, its sides ``scale`` times as long, as a PNG file in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{photo.stem}.png"
+    image = Image.open(photo).convert("RGB")
+    size = (image.width * scale, image.height * scale)
+    image.resize(size, Image.Resampling.LANCZOS).save(path)
+    return path
+
+
+def compress(photo: Path, quality: int, folder: Path) -> Path:
+    """A photo as a JPEG file in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{photo.stem}.jpg"
+    Image.open(photo).save(path, quality=quality)
+    return path
+
+
+def measured(
+    originals: Sequence[Path], copies: Sequence[Path], ensemble: Ensemble
+) -> list[dict[str, Any]]:
+    """What a report tells of copies."""
+    outcomes = evaluate_photos(list(zip(originals, copies, strict=True)), ensemble)
+    return [outcome.entry for outcome in outcomes if outcome.entry is not None]
+
+
+def mean_rate(entries: list[dict[str, Any]]) -> float:
+    """The mean over the models of the attack_rate of copies."""
+    losses = [[list(e["models"][name].values()) for e in entries] for name in entries[0]["models"]]
+    return float(np.mean([attack_rate(np.array(each)) for each in losses]))
+
+
+def print_posted(result: dict[str, Any]) -> None:
+    """A Markdown table of ``measure_posted``."""
+    print("| side of the face square | PNG | " + " | ".join(f"JPEG {q}" for q in QUALITIES) + " |")
+    print("|---|" + "---|" * (1 + len(QUALITIES)))
+    for row in result["rows"]:
+        cells = [f"{100 * value:.0f} %" for value in row["attack_rate"].values()]
+        print(f"| {row['square']:.0f} px | " + " | ".join(cells) + " |")
+
+
 def print_attacks(result: dict[str, Any]) -> None:
     """A Markdown table of ``measure_attacks``."""
     print("| attack | " + " | ".join(NAMES) + " | mean |")
@@ -253,7 +329,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("edits", "attacks"))
+    parser.add_argument("what", choices=("edits", "attacks", "posted"))
     parser.add_argument("--portraits", type=Path, required=True, help="folder with portraits.csv")
     parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")
     parser.add_argument("--ensemble", type=Path, default=ENSEMBLE, help="default: the bundled one")
@@ -267,18 +343,20 @@ def main() -> None:
     args = parser.parse_args()
     portraits = load(args.portraits, SIZE, cache=args.cache)
     args.out.mkdir(parents=True, exist_ok=True)
+    chosen = np.flatnonzero(portraits.test)[: args.images]
+    photos = [args.portraits / "photos" / portraits.files[i] for i in chosen]
     if args.what == "edits":
         result = measure_edits(portraits, args.ensemble, args.seed)
         picture_of_edits(portraits, args.ensemble).save(args.out / "edits.png")
-        (args.out / "edits.json").write_text(json.dumps(result, indent=1) + "\n")
         print_edits(result)
-    else:
-        files = [file for file, test in zip(portraits.files, portraits.test, strict=True) if test]
-        photos = [args.portraits / "photos" / file for file in files[: args.images]]
+    elif args.what == "attacks":
         crops = save_crops(portraits, args.out / "crops", args.images)
         result = measure_attacks(crops, photos, args.ensemble, args.out, args.seed, args.only)
-        (args.out / "attacks.json").write_text(json.dumps(result, indent=1) + "\n")
         print_attacks(result)
+    else:
+        result = measure_posted(photos, args.ensemble, args.out, args.seed)
+        print_posted(result)
+    (args.out / f"{args.what}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
