@@ -12,7 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks import work
 from cdmaa_jax.attack import Config
-from cdmaa_jax.attack.algorithm import attack_batch
+from cdmaa_jax.attack.algorithm import Plan, attack_batch
 from cdmaa_jax.attack.compilation import graph_options
 from cdmaa_jax.attack.memory import footprint
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
@@ -71,9 +71,9 @@ def compile_attack(models: Sequence[Generator], batch: Batch) -> dict[str, Any]:
         (tuple(models), batch, keys, numbers),
     )
     chunks = (len(batch.images),) * len(models)
-    static = ("config", "chunks", "platform")
-    program = jax.jit(attack_batch, static_argnames=static)
-    lowered = program.lower(structure_of(config), *arguments, chunks=chunks, platform="gpu")
+    program = jax.jit(attack_batch, static_argnames=("config", "plan"))
+    plan = Plan(chunks, platform="gpu")
+    lowered = program.lower(structure_of(config), *arguments, plan=plan)
     compiled = lowered.compile(compiler_options=graph_options(overlap=False) | _OPTIONS)
     memory = compiled.memory_analysis()
     return {

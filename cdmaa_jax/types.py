@@ -1,7 +1,8 @@
 """The records that flow through the package; no logic.
 
 Stated once, for every module: images are NHWC, RGB, in [-1, 1]; a *domain* is one edit of one
-generator, given to it as a condition vector; arrays may be NumPy's or JAX's.
+generator, given to it as a condition vector; a *model*, as the paper calls it, is a ``Generator``;
+arrays may be NumPy's or JAX's.
 """
 
 from __future__ import annotations
@@ -74,14 +75,14 @@ class Batch:
       images: [B,H,W,3], the clean canonical images.
       conditions: one array [B,K_j,n_j] (or [1,K_j,n_j]) for each of the J models.
       mask: [B], False where an image is padding.
-      weights: [B,H,W], how much each pixel counts in a loss that weighs them, of any scale; None
-        for the loss's own choice.
+      pixel_weights: [B,H,W], how much each pixel counts in a loss that weighs them, of any scale;
+        None for the loss's own choice.
     """
 
     images: jax.Array
     conditions: tuple[jax.Array, ...]
     mask: jax.Array
-    weights: jax.Array | None = None
+    pixel_weights: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -18,7 +18,7 @@ import numpy as np
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, compilation, run
-from cdmaa_jax.attack.algorithm import Carried, Info, begin, box
+from cdmaa_jax.attack.algorithm import Carried, Info, Plan, begin, box
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.running import step_program
@@ -33,6 +33,7 @@ from cdmaa_jax.protection import (
     make_batch,
     padding_mask,
 )
+from cdmaa_jax.tracing import is_once
 from cdmaa_jax.types import Array, Batch, Generator, Labels
 
 _begin = jax.jit(begin, static_argnames="config")
@@ -111,8 +112,8 @@ def prepare_universal(
         return
     batch = fit.batch_of(fit.deck()[0])
     carried = jax.eval_shape(functools.partial(begin, fit.structure), *fit.start_of(batch))
-    program, arguments, options = _step_of(fit, batch, carried)
-    compilation.prepare(program, *arguments, **options)
+    program, arguments, plan = _step_of(fit, batch, carried)
+    compilation.prepare(program, *arguments, plan=plan)
 
 
 def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarray:
@@ -224,8 +225,8 @@ def _fit_in_turn(fit: _Fit, progress: Callable[[int, int], None] | None) -> Univ
     told, deck = [], fit.deck()
     carried = _begin(fit.structure, *fit.start_of(fit.batch_of(deck[0])))
     for done, rows in enumerate(deck, start=1):
-        program, arguments, options = _step_of(fit, fit.batch_of(rows), carried)
-        carried, info = compilation.call(program, *arguments, **options)
+        program, arguments, plan = _step_of(fit, fit.batch_of(rows), carried)
+        carried, info = compilation.call(program, *arguments, plan=plan)
         told.append(jax.device_get(info))
         if progress is not None:
             progress(done, len(deck))
@@ -235,12 +236,12 @@ def _fit_in_turn(fit: _Fit, progress: Callable[[int, int], None] | None) -> Univ
 
 def _step_of(
     fit: _Fit, batch: Batch, carried: Carried
-) -> tuple[Callable[..., tuple[Carried, Info]], tuple[Any, ...], dict[str, Any]]:
-    """The program of a step, what it is called with, and that by name."""
+) -> tuple[Callable[..., tuple[Carried, Info]], tuple[Any, ...], Plan]:
+    """The program of a step, and what it is called with."""
     device = compilation.default_device()
     chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
     arguments = (fit.structure, *fit.start_of(batch), carried)
-    return step_program(device.platform), arguments, {"chunks": chunks}
+    return step_program(device.platform), arguments, Plan(chunks, computed_once=is_once())
 
 
 def _deck(key: Array, count: int, size: int, steps: int) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ from jax.extend.core import Literal, jaxprs_in_params
 
 from cdmaa_jax import hoisting
 from cdmaa_jax.attack import Config
-from cdmaa_jax.attack.algorithm import attack_batch
+from cdmaa_jax.attack.algorithm import Plan, attack_batch
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.running import program_for
 from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
@@ -171,7 +171,7 @@ def attack_of(arch):
 def test_an_attack_for_a_gpu_is_the_same_with_nothing_constant_in_its_loop(arch, x64):
     arguments = attack_of(arch)
     whole = functools.partial(attack_batch, Config(steps=3, start="uniform"))
-    split = functools.partial(whole, platform="gpu")
+    split = functools.partial(whole, plan=Plan(platform="gpu"))
     found, wanted = (jax.jit(attack)(*arguments) for attack in (split, whole))
     np.testing.assert_allclose(found.losses, wanted.losses, rtol=1e-8)
     np.testing.assert_allclose(found.images, wanted.images, atol=1e-8)
@@ -193,6 +193,7 @@ def test_devices_share_such_an_attack():
     numbers = numbers_of(config, batch.images.dtype, 2)
     arguments = (structure_of(config), mesh, ensemble, batch, keys, numbers)
     found, wanted = (
-        program_for("cpu", True)(*arguments, chunks=(2, 2), platform=p) for p in ("gpu", None)
+        program_for("cpu", True)(*arguments, plan=Plan((2, 2), platform=platform))
+        for platform in ("gpu", None)
     )
     np.testing.assert_allclose(found.images, wanted.images, atol=1e-6)

@@ -41,11 +41,10 @@ class State(NamedTuple):
       images: x_t, [B,H,W,3].
       time: t.
       keys: [B], of the views that are random; each step derives its own.
-      references: of each model what the loss observes for the clean images, [B,K,...]; never
-        change.
+      references: of each model what the loss observes for the clean images, [B,K,...]; zeros until
+        the first turn of the loop of ``attack_batch`` fills them, then constant.
       update: the state of the update rule.
-      weights: of each model those of the pixels [B,h,w], None unless the loss weighs them; never
-        change.
+      pixel_weights: of each model, [B,h,w], None unless the loss weighs pixels; constant.
       perturbation: δ, [1,H,W,3], where all images share one; None otherwise.
     """
 
@@ -54,7 +53,7 @@ class State(NamedTuple):
     keys: Array
     references: tuple[Array, ...]
     update: optax.OptState
-    weights: tuple[Array | None, ...]
+    pixel_weights: tuple[Array | None, ...]
     perturbation: Array | None
 
 
@@ -90,6 +89,26 @@ class Attack(NamedTuple):
     finish: Callable[..., State]
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How an attack is computed; its result does not depend on it, but for rounding.
+
+    A static argument of every program that computes attacks.
+
+    Attributes:
+      chunks: how many images each generator takes at once; all of them if None.
+      overlap: whether the generators need not take turns, which takes the memory of all of them.
+      computed_once: whether fast compilation is preferred to fast execution.
+      platform: the platform for which everything that is the same in all steps is computed before
+        them (see ``hoisting``); None leaves that to XLA, which does it on CPUs alone.
+    """
+
+    chunks: tuple[int, ...] | None = None
+    overlap: bool = False
+    computed_once: bool = False
+    platform: str | None = None
+
+
 class _Problem(NamedTuple):
     config: Config  # of its numbers only ``steps`` is read
     numbers: Numbers
@@ -97,8 +116,12 @@ class _Problem(NamedTuple):
     batch: Batch
     perturbation: Perturbation
     rule: optax.GradientTransformationExtraArgs
-    chunks: Sequence[int | None]
-    overlap: bool
+    plan: Plan
+
+    @property
+    def chunks(self) -> Sequence[int | None]:
+        """How many images each generator takes at once."""
+        return self.plan.chunks or (None,) * len(self.ensemble)
 
 
 def build(
@@ -107,24 +130,25 @@ def build(
     batch: Batch,
     numbers: Numbers | None = None,
     axis: str | None = None,
-    chunks: Sequence[int] | None = None,
-    overlap: bool = False,
+    plan: Plan = Plan(),
 ) -> Attack:
     """The attack on a batch; its functions are pure, to be called under ``jit``.
 
     Generators see the images as they are, or through their own ``view``, whatever their
     ``image_size``: ``protection.fit_views`` gives those views that need one to resize.
 
-    ``numbers`` stand for those of the configuration, where they are arguments of a program. Under
-    ``shard_map`` the ``axis`` names the devices that share the batch. ``chunks`` are how many
-    images each generator takes at once, all if None. If they may ``overlap``, generators need not
-    take turns, which takes the memory of all. Of no generators it is an attack whose steps are
-    given evaluations.
+    Args:
+      config: the options.
+      ensemble: the generators; with none, the steps must be given evaluations.
+      batch: the clean images and the condition vectors of each generator.
+      numbers: used in place of the configuration's, where they are arguments of a program.
+      axis: under ``shard_map``, the axis of the devices that share the batch.
+      plan: how the steps are computed; of it the functions read ``chunks`` and ``overlap``.
 
     Raises:
       ValueError: the batch has conditions for more or fewer generators.
     """
-    problem = _pose(config, ensemble, batch, numbers, axis, chunks, overlap)
+    problem = _pose(config, ensemble, batch, numbers, axis, plan)
     bind = functools.partial
     return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
 
@@ -135,8 +159,7 @@ def _pose(
     batch: Batch,
     numbers: Numbers | None,
     axis: str | None,
-    chunks: Sequence[int] | None,
-    overlap: bool,
+    plan: Plan,
 ) -> _Problem:
     ensemble = (ensemble,) if isinstance(ensemble, Generator) else ensemble
     if ensemble:
@@ -144,10 +167,9 @@ def _pose(
     config, batch = config.resolve(), fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
-    moved = PERTURBATIONS[config.perturbation](batch, numbers.radius, axis)
-    rule = make_update(config, numbers, moved.lower, moved.upper)
-    each = [None] * len(ensemble) if chunks is None else chunks
-    return _Problem(config, numbers, ensemble, batch, moved, rule, each, overlap)
+    perturbation = PERTURBATIONS[config.perturbation](batch, numbers.radius, axis)
+    rule = make_update(config, numbers, perturbation.lower, perturbation.upper)
+    return _Problem(config, numbers, ensemble, batch, perturbation, rule, plan)
 
 
 def check_conditions(ensemble: Sequence[Generator], batch: Batch) -> None:
@@ -159,28 +181,28 @@ def check_conditions(ensemble: Sequence[Generator], batch: Batch) -> None:
 
 
 def _init(
-    problem: _Problem, keys: Array, carried: Carried | None = None, look: bool = True
+    problem: _Problem, keys: Array, carried: Carried | None = None, observes: bool = True
 ) -> State:
-    """The state at the start; without a ``look`` at the clean images its references are zeros."""
+    """The state at the start; if it observes nothing, its references are zeros."""
     batch, clean = problem.batch, problem.batch.images
     keys = jnp.broadcast_to(keys, (len(clean),))
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
-    see = observe if look else _blank
+    see = observe if observes else _blank
     observed = [
-        see(problem.config.loss, chunk, model, clean, conditions, view_keys, batch.weights)
+        see(problem.config.loss, chunk, model, clean, conditions, view_keys, batch.pixel_weights)
         for model, conditions, chunk in rows
     ]
     noise = start_noise(problem.numbers.start, start_keys, clean)
-    moved = problem.perturbation.project(problem.perturbation.start(noise))
+    start = problem.perturbation.project(problem.perturbation.start(noise))
     if carried is None:
-        carried = Carried(moved, jnp.zeros((), jnp.int32), problem.rule.init(moved))
+        carried = Carried(start, jnp.zeros((), jnp.int32), problem.rule.init(start))
     return State(
         time=carried.time,
         keys=view_keys,
         references=tuple(references for references, _ in observed),
         update=carried.update,
-        weights=tuple(weights for _, weights in observed),
+        pixel_weights=tuple(weights for _, weights in observed),
         **_placed(problem, carried.perturbation),
     )
 
@@ -192,34 +214,35 @@ def observe(
     images: Array,
     conditions: Array,
     keys: Array,
-    weights: Array | None,
+    pixel_weights: Array | None,
 ) -> tuple[Array, Array | None]:
-    """What a loss observes of a model for images, and the weights of pixels: of ``make_target``."""
+    """The references and pixel weights that ``make_target`` gives for images."""
 
     def observe_part(part: tuple[Any, ...]) -> tuple[Array, Array | None]:
         target = make_target(loss, model, *part)
-        return target.references, target.weights
+        return target.references, target.pixel_weights
 
-    return in_chunks(observe_part, chunk, (images, conditions, keys, weights))
+    return in_chunks(observe_part, chunk, (images, conditions, keys, pixel_weights))
 
 
 def _blank(
     loss: str, chunk: int | None, model: Generator, *seen: Any
 ) -> tuple[Array, Array | None]:
-    """What ``observe`` returns for the same, but zeros for what is observed."""
+    """``observe`` with zeros in place of the references."""
     shape, _ = jax.eval_shape(functools.partial(observe, loss, chunk), model, *seen)
-    images, _, keys, weights = seen
-    return jnp.zeros(shape.shape, shape.dtype), weigh(loss, model, images, keys, weights)
+    images, _, keys, pixel_weights = seen
+    return jnp.zeros(shape.shape, shape.dtype), weigh(loss, model, images, keys, pixel_weights)
 
 
-def _placed(problem: _Problem, moved: Array) -> dict[str, Any]:
-    """The fields of a state that tell of what is moved."""
+def _placed(problem: _Problem, iterate: Array) -> dict[str, Any]:
+    """The fields of a state that an iterate determines."""
     shared = problem.config.perturbation == "universal"
-    images = problem.perturbation.place(moved)
-    return {"images": images, "perturbation": moved if shared else None}
+    images = problem.perturbation.place(iterate)
+    return {"images": images, "perturbation": iterate if shared else None}
 
 
-def _moved(state: State) -> Array:
+def _iterate(state: State) -> Array:
+    """What the update rule optimizes: x_t, or the perturbation that all images share."""
     return state.images if state.perturbation is None else state.perturbation
 
 
@@ -233,26 +256,27 @@ def _step(
     stacked = jnp.stack(gradients, axis=1)
     weights = weights_of(numbers, stacked, state.time)
     direction, value = combine(weights, stacked), pool(objective(numbers.threshold, models))
-    moved = _moved(state)
-    change, update = problem.rule.update(direction, state.update, moved, value=value)
-    moved = problem.perturbation.project(optax.apply_updates(moved, change))
+    iterate = _iterate(state)
+    change, update = problem.rule.update(direction, state.update, iterate, value=value)
+    iterate = problem.perturbation.project(optax.apply_updates(iterate, change))
     losses = jnp.stack([model.loss for model in models], axis=1)
     info = Info(losses, jnp.broadcast_to(weights, losses.shape))
-    state = state._replace(time=state.time + 1, update=update, **_placed(problem, moved))
+    state = state._replace(time=state.time + 1, update=update, **_placed(problem, iterate))
     return state, info
 
 
-def _turn(problem: _Problem, state: State) -> tuple[State, Info]:
-    """A step; but at time -1 a look at the clean images, which gives the references.
+def _observe_or_step(problem: _Problem, state: State) -> tuple[State, Info]:
+    """A step; at time -1, instead, evaluates the clean images and keeps the references.
 
-    So these take no program of their own, which would be a tenth of all that there is to compile.
+    Computing the references in the loop avoids a second copy of the generators in the program,
+    which would be a tenth of what there is to compile.
     """
-    looks = state.time < 0
-    models = _evaluate(problem, state, looks)
-    moved, info = _step(problem, state, models)
-    observed = tuple(model.observed for model in models if model.observed is not None)
-    looked = state._replace(time=moved.time, references=observed)
-    return jax.tree.map(functools.partial(jnp.where, looks), looked, moved), info
+    observes = state.time < 0
+    models = _evaluate(problem, state, observes)
+    stepped, info = _step(problem, state, models)
+    references = tuple(model.observed for model in models if model.observed is not None)
+    observed = state._replace(time=stepped.time, references=references)
+    return jax.tree.map(functools.partial(jnp.where, observes), observed, stepped), info
 
 
 def regularized(numbers: Numbers, gradient: Array, loss: Array) -> Array:
@@ -276,26 +300,26 @@ def _finish(problem: _Problem, state: State, models: Sequence[Evaluation] | None
         models = _evaluate(problem, state)
     value = objective(problem.numbers.threshold, models)
     better = problem.perturbation.pool(value) > state.update.best_value
-    best = jnp.where(per_image(better), _moved(state), state.update.best)
+    best = jnp.where(per_image(better), _iterate(state), state.update.best)
     return state._replace(**_placed(problem, best))
 
 
-def _evaluate(problem: _Problem, state: State, looks: Array | None = None) -> list[Evaluation]:
+def _evaluate(problem: _Problem, state: State, clean: Array | None = None) -> list[Evaluation]:
     """Every model at the current images, through this step's draw of the random views.
 
-    Or at the clean images, through the draw for them, if it ``looks`` at those.
+    Where ``clean``, a bool array [], is true: at the clean images, through the draw for those.
     """
     config, images, evaluations = problem.config, state.images, []
     strategy = functools.partial(DOMAIN_STRATEGIES[config.across_domains], config.loss)
-    turn = state.time * problem.numbers.domain_stride
+    domain = state.time * problem.numbers.domain_stride
     keys = keys_at(state.keys, state.time)
-    if looks is not None:
-        images = jnp.where(looks, problem.batch.images, images)
-        keys = jnp.where(looks, state.keys, keys)
-    rows = zip(problem.batch.conditions, state.references, state.weights, strict=True)
+    if clean is not None:
+        images = jnp.where(clean, problem.batch.images, images)
+        keys = jnp.where(clean, state.keys, keys)
+    rows = zip(problem.batch.conditions, state.references, state.pixel_weights, strict=True)
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
-        evaluations.append(evaluate(strategy, chunk, model, images, keys, turn, *row))
-        if not problem.overlap:
+        evaluations.append(evaluate(strategy, chunk, model, images, keys, domain, *row))
+        if not problem.plan.overlap:
             images = after(evaluations[-1].gradient, images)
     return evaluations
 
@@ -311,14 +335,14 @@ def evaluate(
     model: Generator,
     images: Array,
     keys: Array,
-    turn: Array,
+    domain: Array,
     *target: Any,
 ) -> T:
-    """A model at images, by ``strategy(target, images, keys, turn)``, so many images at a time."""
+    """``strategy(target, images, keys, domain)`` of a model, ``chunk`` images at a time."""
 
     def evaluate_part(part: tuple[Any, ...]) -> T:
         images, keys, *rest = part
-        return strategy(Target(model, *rest), images, keys, turn)
+        return strategy(Target(model, *rest), images, keys, domain)
 
     return in_chunks(evaluate_part, chunk, (images, keys, *target))
 
@@ -361,32 +385,30 @@ def attack_batch(
     batch: Batch,
     keys: Array,
     numbers: Numbers | None = None,
+    *,
     axis: str | None = None,
-    chunks: tuple[int, ...] | None = None,
-    computed_once: bool = False,
-    overlap: bool = False,
-    platform: str | None = None,
+    plan: Plan = Plan(),
 ) -> Result:
     """``run`` without its checks and its compilation: a pure function, to trace.
 
-    If it is ``computed_once``, all of it is rather quick to compile than to compute. Where a
-    ``platform`` is given, what does not depend on a step is computed before them: see ``hoisting``.
+    It returns what ``init``, T times ``step``, and ``finish`` of ``build`` return. But the loop
+    makes the clean references too, in a turn before the steps, and judges APGD's last images in a
+    turn after them: the generators are then in the program once, not three times.
     """
-    problem = _pose(config, ensemble, batch, numbers, axis, chunks, overlap)
+    problem = _pose(config, ensemble, batch, numbers, axis, plan)
     steps = problem.config.steps
-    judged = problem.config.update == "apgd"  # by one more step, after which the best is known
-    with once(computed_once):
-        if config.across_domains == "uniform":  # which observes all that the references are of
-            start = _init(problem, keys, look=False)._replace(time=jnp.full((), -1, jnp.int32))
-            move, looks = _turn, 1
+    judged = int(problem.config.update == "apgd")
+    with once(plan.computed_once):
+        if config.across_domains == "uniform":  # evaluates all domains, as the references need
+            start = _init(problem, keys, observes=False)._replace(time=jnp.full((), -1, jnp.int32))
+            turn, first = _observe_or_step, 1
         else:
             with once():
                 start = _init(problem, keys)
-            move, looks = _step, 0
-        turns = looks + steps + judged
-        step = functools.partial(move, problem)
-        state, info = hoisting.scan(step, start, turns, platform)
-        info = jax.tree.map(lambda each: each[looks : looks + steps], info)
+            turn, first = _step, 0
+        turns = first + steps + judged
+        state, info = hoisting.scan(functools.partial(turn, problem), start, turns, plan.platform)
+        info = jax.tree.map(lambda each: each[first : first + steps], info)
         if judged:
             state = state._replace(**_placed(problem, state.update.best))
     shared = None if state.perturbation is None else state.perturbation[0]
@@ -400,12 +422,11 @@ def advance(
     keys: Array,
     numbers: Numbers,
     carried: Carried,
-    chunks: tuple[int, ...] | None = None,
-    computed_once: bool = False,
+    plan: Plan = Plan(),
 ) -> tuple[Carried, Info]:
     """One step of a universal perturbation on the next images: a pure function, to trace."""
-    attack = build(config, ensemble, batch, numbers, chunks=chunks)
-    with once(computed_once):
+    attack = build(config, ensemble, batch, numbers, plan=plan)
+    with once(plan.computed_once):
         state, info = attack.step(attack.init(keys, carried))
     return _carry(state), info
 
@@ -422,7 +443,7 @@ def begin(
 
 
 def _carry(state: State) -> Carried:
-    return Carried(_moved(state), state.time, state.update)
+    return Carried(_iterate(state), state.time, state.update)
 
 
 def fit(batch: Batch) -> Batch:

@@ -134,7 +134,9 @@ def domains_of(
 ) -> list[tuple[Array, Array]]:
     """Of each model the gradients of its domains, [B,K,H,W,3], and their losses, [B,K]."""
     sizes = _sizes(chunks, len(state.images))
-    rows = zip(ensemble, sizes, batch.conditions, state.references, state.weights, strict=True)
+    rows = zip(
+        ensemble, sizes, batch.conditions, state.references, state.pixel_weights, strict=True
+    )
     where, loss = (state.images, state.keys, state.time), _weighted(loss)
     found = []
     for model, chunk, conditions, *rest in rows:
@@ -213,21 +215,23 @@ class _Pieces:
         )
         pairs = zip(self.ensemble, references, strict=True)
         weights = tuple(self._weights(*pair, view_keys) for pair in pairs)
-        return state._replace(references=references, weights=weights)
+        return state._replace(references=references, pixel_weights=weights)
 
     def _weights(self, model: Generator, references: Array, keys: Array) -> Array | None:
         """Of the pixels, for ``_weighted``: those of the loss, or equal ones."""
         loss, batch = self.config.loss, self.batch
         if _weighs(loss):
-            return self.call(weigh, (loss,), model, batch.images, keys, batch.weights)
+            return self.call(weigh, (loss,), model, batch.images, keys, batch.pixel_weights)
         if not _weighs(_weighted(loss)):
             return None
         count, _, height, width, _ = references.shape
         return jnp.ones((count, height, width), batch.images.dtype)
 
     def step(self, state: State, models: Sequence[Evaluation] | None = None) -> tuple[State, Info]:
-        moved, info = self._call_combining(_step, state, models)
-        return moved._replace(references=state.references, weights=state.weights), info
+        stepped, info = self._call_combining(_step, state, models)
+        return stepped._replace(
+            references=state.references, pixel_weights=state.pixel_weights
+        ), info
 
     def finish(self, state: State, models: Sequence[Evaluation] | None = None) -> State:
         if self.config.update != "apgd":  # which alone looks at the last images
@@ -245,7 +249,7 @@ class _Pieces:
 
     def _call_shared(self, piece: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a piece that knows nothing of the models but their number."""
-        batch = dataclasses.replace(self.batch, conditions=(), weights=None)
+        batch = dataclasses.replace(self.batch, conditions=(), pixel_weights=None)
         return self.call(piece, (self._rest,), batch, self.numbers, *arguments)
 
     @property
@@ -256,10 +260,8 @@ class _Pieces:
         return Config(steps=steps, update=config.update, perturbation=config.perturbation)
 
     def _evaluations(self, state: State) -> list[Evaluation]:
-        rows = zip(
-            self.ensemble, self.chunks, self.batch.conditions, state.references, state.weights,
-            strict=True,
-        )  # fmt: skip
+        constants = self.batch.conditions, state.references, state.pixel_weights
+        rows = zip(self.ensemble, self.chunks, *constants, strict=True)
         return [self._evaluate(state, *row) for row in rows]
 
     def _evaluate(
@@ -278,7 +280,7 @@ class _Pieces:
 
 def without_references(state: State) -> State:
     """A state without what only the models' evaluations read."""
-    return state._replace(references=(), weights=())
+    return state._replace(references=(), pixel_weights=())
 
 
 def _observe(
@@ -341,7 +343,7 @@ def _each_domain(
     time: Array,
     *target: Any,
 ) -> tuple[Array, Array]:
-    def gradients(target: Target, images: Array, keys: Array, turn: Array) -> tuple[Array, Array]:
+    def gradients(target: Target, images: Array, keys: Array, domain: Array) -> tuple[Array, Array]:
         return each_domain(loss, target, images, keys)
 
     keys = algorithm.keys_at(keys, time)

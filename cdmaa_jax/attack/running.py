@@ -18,6 +18,7 @@ from cdmaa_jax.attack.algorithm import (
     Attack,
     Carried,
     Info,
+    Plan,
     advance,
     attack_batch,
     check_conditions,
@@ -71,17 +72,17 @@ def run(
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if _is_traced(task):
-        return attack_batch(*_arguments_in(task), **_options_of(task))
+        return attack_batch(task.config, *task.arguments, plan=task.plan)
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
         return pieces.run(attack, again, task.keys, task.config.steps)
     if (program := _kept_program(task, devices)) is not None:
-        return Result(*compilation.call(program, *jax.tree.leaves(_arguments_of(task))))
-    program, arguments, options = _program_of(task, devices)
+        return Result(*compilation.call(program, *jax.tree.leaves(task.arguments)))
+    program, arguments = _program_of(task, devices)
     if task.device.platform != "gpu":
-        return compilation.call(program, *arguments, **options)
-    graph = program_for("gpu", devices is not None, task.overlap, graph=True)
-    return compilation.call_as_graph(graph, program, *arguments, **options)
+        return compilation.call(program, *arguments, plan=task.plan)
+    graph = program_for("gpu", devices is not None, task.plan.overlap, graph=True)
+    return compilation.call_as_graph(graph, program, *arguments, plan=task.plan)
 
 
 def prepare(
@@ -107,10 +108,10 @@ def prepare(
         pieces.prepare(_in_pieces(task, pieces.only_compile), task.keys)
         return
     if (program := _kept_program(task, devices)) is not None:
-        compilation.prepare(program, *jax.tree.leaves(_arguments_of(task)))
+        compilation.prepare(program, *jax.tree.leaves(task.arguments))
         return
-    program, arguments, options = _program_of(task, devices)
-    compilation.prepare(program, *arguments, **options)
+    program, arguments = _program_of(task, devices)
+    compilation.prepare(program, *arguments, plan=task.plan)
 
 
 class _Task(NamedTuple):
@@ -119,9 +120,13 @@ class _Task(NamedTuple):
     batch: Batch
     keys: Array
     numbers: Numbers
-    chunks: tuple[int, ...]
-    overlap: bool
+    plan: Plan
     device: jax.Device
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Everything that consists of arrays, in the order of ``attack_batch``."""
+        return self.models, self.batch, self.keys, self.numbers
 
 
 def _task_of(
@@ -135,7 +140,7 @@ def _task_of(
     """An attack, checked."""
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
-    _check_weights(config.loss, batch.images, batch.weights)
+    _check_weights(config.loss, batch.images, batch.pixel_weights)
     check_implementation(key)
     batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
@@ -144,7 +149,9 @@ def _task_of(
     share = _share(batch, 1 if devices is None else len(devices))
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
-    return _Task(config, models, batch, keys, numbers, chunks, overlap, device)
+    platform = None if device.platform == "cpu" else device.platform  # XLA does it for CPUs
+    plan = Plan(chunks, overlap, is_once(), platform)
+    return _Task(config, models, batch, keys, numbers, plan, device)
 
 
 def _is_traced(tree: Any) -> bool:
@@ -163,64 +170,33 @@ def _can_overlap(
 
 
 def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
-    return pieces.build(task.config, task.models, task.batch, task.numbers, task.chunks, call)
+    chunks = task.plan.chunks or ()
+    return pieces.build(task.config, task.models, task.batch, task.numbers, chunks, call)
 
 
 def _kept_program(task: _Task, devices: Sequence[Any] | None) -> Any:
     """The program of an attack as ``kept`` has it; None where it has none."""
     if devices is not None:
         return None
-    static = (task.config, task.chunks, is_once(), task.overlap)
     options = compiler_options(task.device.platform)
-    return kept.program(_attack_kept, static, _arguments_of(task), options)
+    return kept.program(_attack_kept, (task.config, task.plan), task.arguments, options)
 
 
-def _arguments_of(task: _Task) -> tuple[Any, ...]:
-    """What of an attack are arrays."""
-    return task.models, task.batch, task.keys, task.numbers
-
-
-def _attack_kept(
-    config: Config,
-    chunks: tuple[int, ...],
-    computed_once: bool,
-    overlap: bool,
-    models: tuple[Generator, ...],
-    batch: Batch,
-    keys: Array,
-    numbers: Numbers,
-) -> Result:
-    return attack_batch(config, models, batch, keys, numbers, None, chunks, computed_once, overlap)
+def _attack_kept(config: Config, plan: Plan, *arguments: Any) -> Result:
+    return attack_batch(config, *arguments, plan=plan)
 
 
 def _program_of(
     task: _Task, devices: Sequence[Any] | None
-) -> tuple[Callable[..., Result], tuple[Any, ...], dict[str, Any]]:
-    """The program of an attack, what it is called with, and that by name."""
-    config, models, batch, keys, numbers = _arguments_in(task)
-    program, options = program_for(task.device.platform, devices is not None), _options_of(task)
+) -> tuple[Callable[..., Result], tuple[Any, ...]]:
+    """The program of an attack, and what it is called with beside the plan."""
+    program = program_for(task.device.platform, devices is not None)
     if devices is None:
-        return program, (config, models, batch, keys, numbers), options
-    mesh = Mesh(np.asarray(devices), ("batch",))
+        return program, (task.config, *task.arguments)
+    mesh, (models, batch, keys, numbers) = Mesh(np.asarray(devices), ("batch",)), task.arguments
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return program, (config, mesh, models, batch, keys, numbers), options
-
-
-def _arguments_in(task: _Task) -> tuple[Any, ...]:
-    """The configuration of an attack and what of it are arrays, for ``attack_batch``."""
-    return task.config, *_arguments_of(task)
-
-
-def _options_of(task: _Task) -> dict[str, Any]:
-    """What ``attack_batch`` is told by name."""
-    platform = task.device.platform
-    return {
-        "chunks": task.chunks,
-        "computed_once": is_once(),
-        "overlap": task.overlap,
-        "platform": None if platform == "cpu" else platform,  # XLA does it for CPUs
-    }
+    return program, (task.config, mesh, models, batch, keys, numbers)
 
 
 def _run_sharded(
@@ -230,21 +206,10 @@ def _run_sharded(
     batch: Batch,
     keys: Array,
     numbers: Numbers,
-    chunks: tuple[int, ...],
-    computed_once: bool = False,
-    overlap: bool = False,
-    platform: str | None = None,
+    plan: Plan,
 ) -> Result:
     """Each device attacks its own images, and only a universal perturbation's means meet."""
-    attack_share = functools.partial(
-        attack_batch,
-        config,
-        axis="batch",
-        chunks=chunks,
-        computed_once=computed_once,
-        overlap=overlap,
-        platform=platform,
-    )
+    attack_share = functools.partial(attack_batch, config, axis="batch", plan=plan)
     attack = jax.shard_map(
         attack_share,
         mesh=mesh,
@@ -262,7 +227,7 @@ def evaluate_losses(
     conditions: Sequence[Any],
     *,
     loss: str = "mse",
-    weights: Any = None,
+    pixel_weights: Any = None,
     seed: int = 0,
 ) -> list[Array]:
     """L of every model, image and domain, equation (29), in one compiled program.
@@ -275,7 +240,7 @@ def evaluate_losses(
       adversarial: [B,H,W,3], the protected images.
       conditions: [B,K_j,n_j] or [1,K_j,n_j] for each generator.
       loss: a name in ``LOSSES``.
-      weights: [B,H,W], of the pixels, for a loss that weighs them; its own choice if None.
+      pixel_weights: [B,H,W], for a loss that weighs pixels; its own choice if None.
       seed: of the views that are random; both images are seen through the same draw.
 
     Returns:
@@ -296,10 +261,11 @@ def evaluate_losses(
         raise ValueError(f"there are conditions for {len(conditions)} of {len(models)} generators")
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
     check_choice("loss", loss, tuple(LOSSES))
-    weights = None if weights is None else jnp.asarray(weights)
-    _check_weights(loss, clean, weights)
+    if pixel_weights is not None:
+        pixel_weights = jnp.asarray(pixel_weights)
+    _check_weights(loss, clean, pixel_weights)
     keys = jnp.broadcast_to(seeded(seed), (len(clean),))
-    arguments = (loss, models, clean, adversarial, fitted, keys, weights)
+    arguments = (loss, models, clean, adversarial, fitted, keys, pixel_weights)
     if _is_traced(arguments):
         return _losses(*arguments)
     if pieces.is_apart():
@@ -320,11 +286,11 @@ def _losses(
     adversarial: Array,
     conditions: tuple[Array, ...],
     keys: Array,
-    weights: Array | None,
+    pixel_weights: Array | None,
 ) -> list[Array]:
     with once():
         targets = [
-            make_target(loss, model, clean, c, keys, weights)
+            make_target(loss, model, clean, c, keys, pixel_weights)
             for model, c in zip(models, conditions, strict=True)
         ]
         return [domain_losses(loss, target, adversarial, keys) for target in targets]
@@ -344,22 +310,17 @@ def program_for(
 def _program_for(platform: str, sharded: bool, overlap: bool, graph: bool) -> Callable[..., Result]:
     options = graph_options(overlap) if graph else compiler_options(platform)
     if sharded:
-        static = ("config", "mesh", "chunks", "computed_once", "overlap", "platform")
+        static = ("config", "mesh", "plan")
         return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
-    static = ("config", "axis", "chunks", "computed_once", "overlap", "platform")
+    static = ("config", "axis", "plan")
     return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
 
 
-def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
-    """``advance``, compiled for a platform; for a few runs within ``once``."""
-    return _step_program(platform, is_once())
-
-
 @cached
-def _step_program(platform: str, computed_once: bool) -> Callable[..., tuple[Carried, Info]]:
-    step = functools.partial(advance, computed_once=computed_once)
-    static, options = ("config", "chunks"), compiler_options(platform)
-    return jax.jit(step, static_argnames=static, compiler_options=options)
+def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
+    """``advance``, compiled for a platform; the configuration and the plan are static."""
+    options = compiler_options(platform)
+    return jax.jit(advance, static_argnames=("config", "plan"), compiler_options=options)
 
 
 def _share(batch: Batch, devices: int) -> Batch:
@@ -386,13 +347,13 @@ def _check_batch(
         )
 
 
-def _check_weights(loss: str, images: Array, weights: Array | None) -> None:
-    if weights is None:
+def _check_weights(loss: str, images: Array, pixel_weights: Array | None) -> None:
+    if pixel_weights is None:
         return
     if not LOSSES[loss].weighs_pixels:
         raise ValueError(f"the loss {loss} takes no weights of pixels; face-weighted does")
-    if weights.shape != images.shape[:3]:
+    if pixel_weights.shape != images.shape[:3]:
         raise ValueError(
             f"weights of pixels must be [B,H,W], {list(images.shape[:3])}, "
-            f"not {list(weights.shape)}"
+            f"not {list(pixel_weights.shape)}"
         )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cdmaa_jax.attack.losses import LOSSES, face_map, outputs, unit_largest, unit_mean
+from cdmaa_jax.attack.losses import LOSSES, face_map, unit_largest, unit_mean
 from cdmaa_jax.types import Array, Generator
 
 
@@ -20,13 +20,13 @@ class Target(NamedTuple):
       conditions: [B,K,n], the condition vector of each domain.
       references: [B,K,...], what the loss observes of it for the clean images: with most losses
         its outputs [B,K,h,w,3].
-      weights: [B,h,w], of the pixels, for a loss that weighs them.
+      pixel_weights: [B,h,w], for a loss that weighs pixels.
     """
 
     generator: Generator
     conditions: Array
     references: Array
-    weights: Array | None = None
+    pixel_weights: Array | None = None
 
 
 def see(generator: Generator, images: Array, keys: Array) -> Array:
@@ -41,26 +41,22 @@ def see(generator: Generator, images: Array, keys: Array) -> Array:
     return jax.vmap(lambda image, key: view(image[None], key)[0])(images, keys)
 
 
-def edit(generator: Generator, images: Array, conditions: Array, keys: Array) -> Array:
-    """A generator's outputs [B,K,h,w,3] for images [B,H,W,3] in domains [B,K,n]."""
-    return outputs(generator, see(generator, images, keys), conditions).astype(images.dtype)
-
-
 def make_target(
     loss: str,
     generator: Generator,
     clean: Array,
     conditions: Array,
     keys: Array,
-    weights: Array | None = None,
+    pixel_weights: Array | None = None,
 ) -> Target:
-    """A model and what it is compared with: what is observed of it for clean images [B,H,W,3].
+    """A model and its references, for clean images [B,H,W,3].
 
-    ``weights`` [B,H,W] are of the images' pixels, for a loss that weighs them; the face of an
-    aligned crop if None.
+    ``pixel_weights`` [B,H,W] are for a loss that weighs pixels; the face of an aligned crop if
+    None.
     """
     references = observe(loss, generator, clean, conditions, keys)
-    return Target(generator, conditions, references, weigh(loss, generator, clean, keys, weights))
+    seen = weigh(loss, generator, clean, keys, pixel_weights)
+    return Target(generator, conditions, references, seen)
 
 
 def observe(
@@ -72,17 +68,17 @@ def observe(
 
 
 def weigh(
-    loss: str, generator: Generator, clean: Array, keys: Array, weights: Array | None
+    loss: str, generator: Generator, clean: Array, keys: Array, pixel_weights: Array | None
 ) -> Array | None:
     """The weights of the pixels that a generator sees, [B,h,w]; None for a loss without any.
 
-    ``weights`` [B,H,W] are as for ``make_target``.
+    ``pixel_weights`` [B,H,W] are as for ``make_target``.
     """
     if not LOSSES[loss].weighs_pixels:
         return None
-    if weights is None:
-        weights = jnp.broadcast_to(face_map(*clean.shape[1:3]), clean.shape[:3])
-    return see_weights(generator, weights.astype(clean.dtype), keys)
+    if pixel_weights is None:
+        pixel_weights = jnp.broadcast_to(face_map(*clean.shape[1:3]), clean.shape[:3])
+    return see_weights(generator, pixel_weights.astype(clean.dtype), keys)
 
 
 def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:
@@ -108,7 +104,7 @@ def domain_losses(loss: str, target: Target, images: Array, keys: Array) -> Arra
 
 def compare(loss: str, target: Target, observed: Array) -> Array:
     """L of every domain, [B,K], from what is observed of it."""
-    return LOSSES[loss].distance(observed, target.references, target.weights)
+    return LOSSES[loss].distance(observed, target.references, target.pixel_weights)
 
 
 def as_tuple(ensemble: Generator | Sequence[Generator]) -> tuple[Generator, ...]:

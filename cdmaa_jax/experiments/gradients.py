@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from cdmaa_jax.attack import compilation, pieces
-from cdmaa_jax.attack.algorithm import Attack, State, after, build, evaluate, keys_at
+from cdmaa_jax.attack.algorithm import Attack, Plan, State, after, build, evaluate, keys_at
 from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import Evaluation, each_domain
@@ -229,7 +229,7 @@ def _trace(
     chunks: tuple[int, ...],
     computed_once: bool,
 ) -> tuple[Array, ...]:
-    attack = build(config, models, batch, chunks=chunks)
+    attack = build(config, models, batch, plan=Plan(chunks))
 
     def step(state: State, _: None) -> tuple[State, tuple[Array, ...]]:
         return _record(config, attack, state, _of_domains(config, models, batch, state, chunks))
@@ -258,8 +258,8 @@ def _trace_in_pieces(
     for _ in range(config.steps):
         of_domains = pieces.domains_of(config.loss, models, batch, state, chunks, call)
         before = pieces.without_references(state)
-        after, recorded = call(_record_apart, (one,), bare, before, of_domains)
-        state = after._replace(references=state.references, weights=state.weights)
+        stepped, recorded = call(_record_apart, (one,), bare, before, of_domains)
+        state = stepped._replace(references=state.references, pixel_weights=state.pixel_weights)
         told.append(recorded)
     return list(zip(*told, strict=True))
 
@@ -282,7 +282,7 @@ def _record(
     regularize = REGULARIZATIONS[config.regularization]
     evaluations = [Evaluation(loss.mean(1), g.mean(1), loss) for g, loss in of_domains]
     each = jnp.concatenate([gradients for gradients, _ in of_domains], axis=1)
-    after, info = attack.step(state, evaluations)
+    stepped, info = attack.step(state, evaluations)
     of_models = jnp.stack([model.gradient for model in evaluations], axis=1)
     regular = jax.vmap(regularize, in_axes=(1, 1, None), out_axes=1)(
         of_models, info.losses, config.zeta
@@ -291,7 +291,7 @@ def _record(
     along = [(way * scaled).sum((2, 3, 4)) for way in (direction, jnp.sign(direction))]
     flat = _scaled(each).reshape(*each.shape[:2], -1)
     gram = jnp.einsum("bmd,bnd->bmn", flat, flat, precision=lax.Precision.HIGHEST)
-    return after, (gram, *along)
+    return stepped, (gram, *along)
 
 
 def _of_domains(
@@ -303,11 +303,11 @@ def _of_domains(
 ) -> list[tuple[Array, Array]]:
     """Of each model the gradients of its domains' losses, [B,K,H,W,3], and those, [B,K]."""
 
-    def strategy(target: Target, images: Array, keys: Array, turn: Array) -> tuple[Array, Array]:
+    def strategy(target: Target, images: Array, keys: Array, domain: Array) -> tuple[Array, Array]:
         return each_domain(config.loss, target, images, keys)
 
     keys, images, found = keys_at(state.keys, state.time), state.images, []
-    rows = zip(models, chunks, batch.conditions, state.references, state.weights, strict=True)
+    rows = zip(models, chunks, batch.conditions, state.references, state.pixel_weights, strict=True)
     for model, chunk, *target in rows:
         found.append(evaluate(strategy, chunk, model, images, keys, state.time, *target))
         images = after(found[-1][0].mean(1), images)  # models take turns in the memory

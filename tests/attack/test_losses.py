@@ -29,7 +29,7 @@ def encoding(seed=0, **changes):
 
 
 def with_weights(batch, weights):
-    return dataclasses.replace(batch, weights=jnp.asarray(weights, jnp.float32))
+    return dataclasses.replace(batch, pixel_weights=jnp.asarray(weights, jnp.float32))
 
 
 # Weights of pixels
@@ -89,7 +89,7 @@ def test_pixels_of_weight_zero_do_not_count():
         other,
         conditions,
         loss="face-weighted",
-        weights=weights.astype(np.float32),
+        pixel_weights=weights.astype(np.float32),
     )
     np.testing.assert_array_equal(loss, np.zeros((1, 3)))
     result = protect(images, ensemble, Config(steps=2, loss="face-weighted"), face_weights=weights)
@@ -233,7 +233,7 @@ def test_losses_are_of_the_weights_and_the_draws_given(pieces):
     weights[:, :2] = 1
     with apart(pieces):
         (own,) = evaluate_losses(
-            toy(0), clean, clean / 2, conditions, loss="face-weighted", weights=weights
+            toy(0), clean, clean / 2, conditions, loss="face-weighted", pixel_weights=weights
         )
         (face,) = evaluate_losses(toy(0), clean, clean / 2, conditions, loss="face-weighted")
         assert not np.allclose(own, face, rtol=1e-2)

@@ -95,7 +95,7 @@ def test_a_few_images_at_a_time(ensemble, strategy):
 def test_weights_of_pixels_are_seen(ensemble):
     config, batch = Config(steps=2, loss="face-weighted"), toy_batch(photos(2), ensemble)
     weights = jnp.zeros(batch.images.shape[:3]).at[:, 2:4].set(1)
-    batch = dataclasses.replace(batch, weights=weights)
+    batch = dataclasses.replace(batch, pixel_weights=weights)
     assert_alike(run_apart(config, ensemble, batch, KEY), quick_run(config, ensemble, batch, KEY))
 
 

@@ -11,11 +11,11 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
-from cdmaa_jax.attack.algorithm import attack_batch
+from cdmaa_jax.attack.algorithm import Plan, attack_batch
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.running import program_for
-from cdmaa_jax.attack.targets import Target, edit
+from cdmaa_jax.attack.targets import Target, observe
 from cdmaa_jax.generators import attgan, stargan
 from cdmaa_jax.generators.registry import graph_of, init_params, make_generator
 from cdmaa_jax.tracing import once
@@ -131,7 +131,8 @@ def test_what_is_run_once_has_a_program_of_its_own(x64):
 
     def points(computed_once):
         """Products of as many matrices as a tile of Winograd's has points."""
-        whole = functools.partial(attack_batch, Config(steps=3), computed_once=computed_once)
+        plan = Plan(computed_once=computed_once)
+        whole = functools.partial(attack_batch, Config(steps=3), plan=plan)
         keys = jax.random.split(key, 1)
         text = jax.jit(whole).lower((generator,), batch, keys).as_text()
         return len(re.findall(r"dot_general .*batching_dims = \[0\] x \[0\].*<16x", text))
@@ -147,7 +148,7 @@ def test_encoder_is_computed_once_for_all_domains():
 
     def outputs(domains):
         conditions = target.conditions[:, :domains]
-        return functools.partial(edit, target.generator, conditions=conditions, keys=key)
+        return functools.partial(observe, "mse", target.generator, conditions=conditions, keys=key)
 
     for transform in (lambda f: f, backward):
         encoding = flops(transform(encoder), x)
@@ -208,7 +209,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"loss must be one of mse, .*, not 'psnr'"):
         evaluate_losses(*arguments, loss="psnr")
     with pytest.raises(ValueError, match="the loss mse takes no weights of pixels"):
-        evaluate_losses(*arguments, weights=np.ones((2, 4, 4)))
+        evaluate_losses(*arguments, pixel_weights=np.ones((2, 4, 4)))
     with pytest.raises(ValueError, match="conditions for 2 generators, not 1"):
         build(Config(), ensemble[0], batch)
     for key in (0, jax.random.PRNGKey(0)):
@@ -261,4 +262,4 @@ def sharded_text(config, ensemble, batch, key, devices):
     batch, keys = jax.device_put((batch, keys), split)
     program = program_for("cpu", True)
     arguments = (structure_of(config), mesh, ensemble, batch, keys, numbers)
-    return program.lower(*arguments, chunks=(2, 2, 2)).compile().as_text()
+    return program.lower(*arguments, plan=Plan((2, 2, 2))).compile().as_text()
