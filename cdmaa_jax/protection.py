@@ -134,7 +134,7 @@ def _attacks(
     devices: Sequence[Any] | None,
 ) -> Iterator[tuple[tuple[Generator, ...], Batch, Array]]:
     """The models, and one batch after the other with its keys."""
-    _check_perturbation(config)
+    _check_config(config)
     clean = checked_images(images)
     count, height, width, _ = clean.shape
     models = fit_views(ensemble, height, width)
@@ -200,7 +200,7 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
     return np.broadcast_to(vectors, (count, *vectors.shape[1:]))
 
 
-def _check_perturbation(config: Config) -> None:
+def _check_config(config: Config) -> None:
     if not isinstance(config, Config):
         raise ValueError(f"the options of an attack are a Config, not {type(config).__name__}")
     if config.perturbation != "image":

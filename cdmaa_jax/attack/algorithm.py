@@ -27,11 +27,11 @@ from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
 from cdmaa_jax.attack.targets import Target, fit_conditions, make_target, weigh
 from cdmaa_jax.attack.updates import ApgdState, make_update
+from cdmaa_jax.scheduling import later
 from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
 T = TypeVar("T")
-_BELOW = -2.0  # less than any pixel
 
 
 class State(NamedTuple):
@@ -320,7 +320,8 @@ def _evaluate(problem: _Problem, state: State, clean: Array | None = None) -> li
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
         evaluations.append(evaluate(strategy, chunk, model, images, keys, domain, *row))
         if not problem.plan.overlap:
-            images = after(evaluations[-1].gradient, images)
+            # Models take turns: memory of one's gradient is free before the next begins.
+            images = later(images, evaluations[-1].gradient)
     return evaluations
 
 
@@ -345,15 +346,6 @@ def evaluate(
         return strategy(Target(model, *rest), images, keys, domain)
 
     return in_chunks(evaluate_part, chunk, (images, keys, *target))
-
-
-def after(gradient: Array, images: Array) -> Array:
-    """The images, but computed after a gradient of their shape, whatever its values.
-
-    So the models take turns, and what one keeps for its gradient is freed before the next begins.
-    Nothing weaker lasts until XLA orders a program, which then might hold all of it at once.
-    """
-    return jnp.maximum(images, jnp.where(gradient < _BELOW, gradient, _BELOW))
 
 
 def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from cdmaa_jax.attack import compilation, pieces
-from cdmaa_jax.attack.algorithm import Attack, Plan, State, after, build, evaluate, keys_at
+from cdmaa_jax.attack.algorithm import Attack, Plan, State, build, evaluate, keys_at
 from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import Evaluation, each_domain
@@ -33,6 +33,7 @@ from cdmaa_jax.attack.regularization import REGULARIZATIONS
 from cdmaa_jax.attack.targets import Target
 from cdmaa_jax.experiments.statistics import interval, resampling, rounded
 from cdmaa_jax.protection import make_batch
+from cdmaa_jax.scheduling import later
 from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator
 
@@ -310,7 +311,7 @@ def _of_domains(
     rows = zip(models, chunks, batch.conditions, state.references, state.pixel_weights, strict=True)
     for model, chunk, *target in rows:
         found.append(evaluate(strategy, chunk, model, images, keys, state.time, *target))
-        images = after(found[-1][0].mean(1), images)  # models take turns in the memory
+        images = later(images, found[-1][0].mean(1))  # models take turns in the memory
     return found
 
 

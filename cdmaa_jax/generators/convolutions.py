@@ -29,6 +29,7 @@ from jax.interpreters import ad, batching, mlir
 
 from cdmaa_jax import hoisting, processor
 from cdmaa_jax.generators import winograd
+from cdmaa_jax.scheduling import materialize
 from cdmaa_jax.tracing import is_once
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -309,7 +310,7 @@ def _depth_to_space(rows: Any) -> jax.Array:
 
 def _columns(x: Any) -> jax.Array:
     """The 4×4 patches, two pixels apart, of x [B,2h+2,2w+2,L]: [B,h,w,16L]."""
-    x, (height, width) = winograd.materialize(x), (n - 3 for n in x.shape[1:3])
+    x, (height, width) = materialize(x), (n - 3 for n in x.shape[1:3])
     taps = [x[:, i : i + height : 2, j : j + width : 2] for i in range(4) for j in range(4)]
     return jnp.concatenate(taps, axis=-1)
 

@@ -21,7 +21,7 @@ from jax import lax
 
 from cdmaa_jax.generators.convolutions import gather, scatter
 from cdmaa_jax.generators.sharing import meet
-from cdmaa_jax.generators.winograd import later, materialize
+from cdmaa_jax.scheduling import later, materialize
 
 EPSILON = 1e-5
 
@@ -215,13 +215,20 @@ def per_channel(v: Any) -> jax.Array:
 class Conv(nnx.Module):
     """``torch.nn.Conv2d`` with a square kernel and zero padding.
 
-    ``planes`` of the input's last channels are label planes, given as vectors to ``__call__``. What
-    they come to is slower to read than to make, on a CPU, and there made anew in each step. An
-    input that is joined from several is given as a tuple: of those that the labels do not reach,
-    the share is then computed once for all domains.
+    The last ``planes`` channels of the input are constant label planes, which ``__call__`` takes as
+    vectors [B,planes]. An input that is a concatenation may be given as a tuple of its parts: what
+    the parts that no label reaches contribute is then computed once for all domains.
+
+    On a CPU the contribution of the planes is recomputed in every step of an attack, which is
+    faster than to read it back from memory.
+
+    Raises:
+      ValueError: there are planes and the stride is not 1.
     """
 
     def __init__(self, inputs, outputs, size, stride=1, padding=0, *, bias=False, planes=0, rngs):
+        if planes and stride != 1:
+            raise ValueError(f"label planes take a stride of 1, not {stride}")
         fan_in = (inputs + planes) * size * size
         self.kernel = _uniform(rngs, (size, size, inputs + planes, outputs), fan_in)
         self.bias = _uniform(rngs, (outputs,), fan_in) if bias else None
@@ -230,9 +237,10 @@ class Conv(nnx.Module):
     def __call__(self, x, c=None):
         kernel, parts = self.kernel[...], x if isinstance(x, tuple) else (x,)
         if self.planes:
-            middle = lax.stop_gradient(x)[0, x.shape[1] // 2, x.shape[2] // 2, 0]
+            height, width = parts[0].shape[1:3]
+            middle = lax.stop_gradient(parts[0])[0, height // 2, width // 2, 0]
             c = lax.platform_dependent(c, middle, cpu=later, default=_first)
-            labels = planes_conv2d(c, kernel[:, :, -self.planes :], x.shape[1:3], self.padding)
+            labels = planes_conv2d(c, kernel[:, :, -self.planes :], (height, width), self.padding)
             kernel = kernel[:, :, : -self.planes]
         shares = jnp.split(kernel, _joints(parts), axis=2)
         pairs = zip(parts, shares, strict=True)

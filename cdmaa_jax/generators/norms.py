@@ -55,4 +55,5 @@ class PerImageBatchNorm(layers.BatchNorm):
     The running statistics are kept, for the way back to PyTorch, and not used.
     """
 
-    __call__ = layers.InstanceNorm.__call__
+    def __call__(self, x):
+        return layers.instance_norm(x, self.scale[...], self.bias[...])

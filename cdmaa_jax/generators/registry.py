@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -19,13 +18,13 @@ from cdmaa_jax.types import Array, Generator, Labels, Params
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One architecture: its configuration, its module and its domains."""
+    """One architecture: its configuration, its module and ``conditions(config, labels)``."""
 
     name: str
     title: str
     config: type
     module: Callable[..., nnx.Module]
-    source: ModuleType
+    conditions: Callable[[Any, Labels | None], np.ndarray]
 
     def domains(self, config: Any) -> tuple[str, ...]:
         """Names of the K edits."""
@@ -35,12 +34,14 @@ class Architecture:
 ARCHITECTURES = {
     entry.name: entry
     for entry in (
-        Architecture("stargan", "StarGAN", stargan.Config, stargan.StarGAN, stargan),
-        Architecture("attgan", "AttGAN", attgan.Config, attgan.AttGAN, attgan),
-        Architecture("stgan", "STGAN", stgan.Config, stgan.STGAN, stgan),
-        Architecture("ugatit", "U-GAT-IT", ugatit.Config, ugatit.UGATIT, ugatit),
-        Architecture("cyclegan", "CycleGAN", cyclegan.Config, cyclegan.CycleGAN, cyclegan),
-        Architecture("pix2pix", "pix2pix", pix2pix.Config, pix2pix.Pix2Pix, pix2pix),
+        Architecture("stargan", "StarGAN", stargan.Config, stargan.StarGAN, stargan.conditions),
+        Architecture("attgan", "AttGAN", attgan.Config, attgan.AttGAN, attgan.conditions),
+        Architecture("stgan", "STGAN", stgan.Config, stgan.STGAN, stgan.conditions),
+        Architecture("ugatit", "U-GAT-IT", ugatit.Config, ugatit.UGATIT, ugatit.conditions),
+        Architecture(
+            "cyclegan", "CycleGAN", cyclegan.Config, cyclegan.CycleGAN, cyclegan.conditions
+        ),
+        Architecture("pix2pix", "pix2pix", pix2pix.Config, pix2pix.Pix2Pix, pix2pix.conditions),
     )
 }
 
@@ -82,11 +83,11 @@ class _Latent:
 
 @dataclasses.dataclass(frozen=True)
 class _Conditions:
-    source: str
+    arch: str
     config: Any
 
     def __call__(self, labels: Labels | None) -> np.ndarray:
-        return ARCHITECTURES[self.source].source.conditions(self.config, labels)
+        return ARCHITECTURES[self.arch].conditions(self.config, labels)
 
 
 def init_params(arch: str, config: Any, seed: int = 0) -> Params:

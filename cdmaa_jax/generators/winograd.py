@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from cdmaa_jax import processor
+from cdmaa_jax.scheduling import later
 
 
 def _rational(*points: str) -> tuple[Fraction, ...]:
@@ -336,23 +337,3 @@ def shift(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
     widths = [(0, 0, 0)] * x.ndim
     widths[axis] = (before, after, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
-
-
-def materialize(x: Any, number: Any = None) -> jax.Array:
-    """x, which XLA's CPU backend would otherwise compute anew for each use.
-
-    What takes a division it computes once: x by a one that it does not know to be one, since it is
-    made of x, or of whether a number is positive; what is expensive to make x of is then fused.
-    """
-    value = x if number is None else (number > 0).astype(x.dtype)
-    return x / jnp.minimum(1 + value**2, 1)
-
-
-def later(x: Any, after: Any) -> jax.Array:
-    """x, and what is made of it, after the number ``after``.
-
-    What depends on parameters alone XLA would make before a loop and keep in memory, for all layers
-    at once. This is tied to the number by a value.
-    """
-    least = jnp.finfo(after.dtype).min
-    return jnp.maximum(x, jnp.where(after < least, after, least))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cdmaa_jax import processor, tracing
 from cdmaa_jax.generators import convolutions, winograd
+from cdmaa_jax.scheduling import later, materialize
 
 few = settings(max_examples=10, deadline=None)
 SHAPES = [  # height, width, large and small channels, taps, stride, padding
@@ -247,12 +248,12 @@ def test_what_is_materialized_does_not_change(dtype):
     with jax.enable_x64(True):
         limits = np.finfo(dtype)
         x = np.array([0, -0.0, 1e-3, -7, limits.max, limits.tiny, np.inf, -np.inf, np.nan], dtype)
-        found = jax.jit(winograd.materialize)(x)
+        found = jax.jit(materialize)(x)
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, x)
         for number in x:  # of another image perhaps, whose NaN must not spread
-            np.testing.assert_array_equal(jax.jit(winograd.materialize)(x, number), x)
-            np.testing.assert_array_equal(jax.jit(winograd.later)(x[:-3], number), x[:-3])
+            np.testing.assert_array_equal(jax.jit(materialize)(x, number), x)
+            np.testing.assert_array_equal(jax.jit(later)(x[:-3], number), x[:-3])
 
 
 def test_small_images_are_blocks_if_there_are_many():

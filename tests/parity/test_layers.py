@@ -152,6 +152,13 @@ def test_planes_are_joined_channels(layer):
         x, c = normal(0, (2, 6, 5, 3), (2, 2))
         want = joined(join_planes(jnp.asarray(x), jnp.asarray(c)))
         np.testing.assert_allclose(split(x, c), want, atol=1e-12)
+        parts = (x[..., :1], x[..., 1:])
+        np.testing.assert_allclose(split(parts, c), want, atol=1e-12)
+
+
+def test_label_planes_take_no_stride():
+    with pytest.raises(ValueError, match="stride of 1, not 2"):
+        layers.Conv(3, 4, 3, 2, 1, planes=2, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (4, 2, 1), (3, 2, 1)])

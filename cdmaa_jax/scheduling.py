@@ -1,0 +1,40 @@
+"""Values that tell XLA when to compute something.
+
+``lax.optimization_barrier`` is too weak for that. XLA moves a barrier out of a loop together with
+its operands, and removes all barriers before it fuses operations and orders them: they only keep
+apart what would be simplified together. Here the value itself is made to depend on what has to come
+first. It stays the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def later(x: Any, after: Any) -> jax.Array:
+    """x, available only once ``after`` has been computed.
+
+    If ``after`` changes in every turn of a loop, what is made of x is computed in the loop, rather
+    than before it and kept in memory. If it is the last result of a large computation, the memory
+    of that computation is free before what is made of x takes its own.
+
+    Args:
+      x: an array.
+      after: an array of the same type that broadcasts against x, of any values.
+    """
+    least = jnp.finfo(after.dtype).min
+    return jnp.maximum(x, jnp.where(after < least, after, least))
+
+
+def materialize(x: Any, number: Any = None) -> jax.Array:
+    """x, computed once on a CPU, not again for each of its uses.
+
+    XLA's CPU backend duplicates cheap operations into their users, but not a division. x is divided
+    by a one that XLA cannot tell to be one, since it is computed from x itself or, where making x
+    twice would be expensive, from ``number``, a positive scalar.
+    """
+    value = x if number is None else (number > 0).astype(x.dtype)
+    return x / jnp.minimum(1 + value**2, 1)
