@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import importlib
 import json
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks import cold, compare, footprint, kernels, program, report, scale, work
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError, cores
+from cdmaa_jax import disk
 
 QUICK = {"quick": True, "rounds": 5, "long": 3, "seconds": 460.0}
 
@@ -21,12 +25,24 @@ QUICK = {"quick": True, "rounds": 5, "long": 3, "seconds": 460.0}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark; 0 if it was measured, 1 with one line that says why if it was not."""
     options = parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, end)
     try:
+        check_places(options)
         options.run(options, progress())
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def end(number: int, frame: Any) -> NoReturn:
+    """Ends the process for a signal, but not before temporary folders are removed."""
+    sys.exit(128 + number)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -180,8 +196,8 @@ def add_work(command: argparse.ArgumentParser, precision: bool = True) -> None:
 def run_compare(options: argparse.Namespace, say: Say) -> None:
     """Compares, prints the tables and writes the file."""
     check_threads(options.threads)
-    found = compare.compare(compare_options(options), say)
-    write_json(options.json, found)
+    keep = functools.partial(write_json, options.json)
+    found = compare.compare(compare_options(options), say, keep)
     print(report.text(found))
 
 
@@ -189,27 +205,29 @@ def run_compile(options: argparse.Namespace, say: Say) -> None:
     """Compiles twice, prints the times and writes the file."""
     check_threads(options.threads)
     found = cold.measure(compare_options(options), say)
-    write_json(options.json, found)
     print(cold.text(found))
+    write_json(options.json, found)
 
 
 def run_memory(options: argparse.Namespace, say: Say) -> None:
     """Runs a step in a fresh process, prints its memory and writes the file."""
     check_threads(options.threads)
     found = footprint.measure(compare_options(options), options.chunk, say)
-    write_json(options.json, found)
     print(footprint.text(found))
+    write_json(options.json, found)
 
 
 def run_scale(options: argparse.Namespace, say: Say) -> None:
     """Measures, prints the explanation, draws the curves and writes the file."""
     check_threads(options.threads)
+    if options.batch != 1:
+        raise BenchmarkError("scale varies the batch itself; leave --batch out")
     draw = plots().draw_growth if options.png else None
     found = scale.measure(compare_options(options), say, options.axes)
-    write_json(options.json, found)
     print(scale.text(found))
+    write_json(options.json, found)
     if draw:
-        draw(found, options.png)
+        picture(draw, found, options.png)
 
 
 def run_kernels(options: argparse.Namespace, say: Say) -> None:
@@ -227,8 +245,9 @@ def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say) -> N
     check_threads(options.threads)
     precisions, options.precision = options.precision, "float32"
     found = benchmark.measure(compare_options(options), precisions, say)
-    write_json(options.json, found)
+    found["settings"]["precision"] = precisions
     print(benchmark.text(found))
+    write_json(options.json, found)
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:
@@ -236,12 +255,20 @@ def run_plot(options: argparse.Namespace, say: Say) -> None:
     found = [read_json(path) for path in options.files]
     kinds = {one.get("benchmark") for one in found}
     if kinds == {"compare"}:
-        plots().draw_comparisons(found, options.out)
+        picture(plots().draw_comparisons, found, options.out)
     elif kinds == {"scale"}:
-        plots().draw_growth(scale.join(found), options.out)
+        picture(plots().draw_growth, scale.join(found), options.out)
     else:
         raise BenchmarkError("plot takes files of compare, or files of scale")
     say(f"{options.out} written")
+
+
+def picture(draw: Callable[[Any, Path], None], found: Any, path: Path) -> None:
+    """Draws and writes a picture."""
+    try:
+        draw(found, path)
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path}: not written, {error}") from error
 
 
 def plots() -> Any:
@@ -255,13 +282,19 @@ def plots() -> Any:
 def read_json(path: Path) -> Any:
     """What a benchmark wrote."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{path}: not a file that a benchmark wrote ({error})") from error
+    wanted = {"compare": "cases", "scale": "axes"}
+    kind = found.get("benchmark") if isinstance(found, dict) else None
+    if kind is None or (kind in wanted and not found.get(wanted[kind])):
+        raise BenchmarkError(f"{path}: not a file that a benchmark wrote")
+    return found
 
 
 def compare_options(options: argparse.Namespace) -> Options:
     """The comparison that the arguments ask for."""
+    check_changes(options)
     given = vars(options)
     quick = QUICK if given.get("quick") else {}
     chosen = {"rounds": given["rounds"]} if given.get("rounds") else {}
@@ -285,6 +318,30 @@ def gather(changes: Sequence[tuple[str, str, int]]) -> dict[str, dict[str, int]]
     for arch, field, value in changes:
         found.setdefault(arch, {})[field] = value
     return found
+
+
+def check_changes(options: argparse.Namespace) -> None:
+    """Refuses changes of generators that are not attacked, and of fields that there are not."""
+    if not options.set:
+        return
+    from cdmaa_jax.generators.registry import architecture  # JAX, which this process does without
+
+    for arch, field, _ in options.set:
+        if options.ensemble or arch not in options.models:
+            raise BenchmarkError(f"--set {arch}.{field}: {arch} is not among the generators")
+        known = [each.name for each in dataclasses.fields(architecture(arch).config)]
+        if field not in known:
+            raise BenchmarkError(f"--set {arch}.{field}: {arch} has {', '.join(known)}")
+
+
+def check_places(options: argparse.Namespace) -> None:
+    """Refuses files that could not be written after all has been measured."""
+    for name in ("json", "png", "out"):
+        path = getattr(options, name, None)
+        if path is not None and not path.parent.is_dir():
+            raise BenchmarkError(f"{path}: there is no folder {path.parent}")
+        if path is not None and path.is_dir():
+            raise BenchmarkError(f"{path}: it is a folder; give a file")
 
 
 def change(text: str) -> tuple[str, str, int]:
@@ -314,9 +371,9 @@ def write_json(path: Path | None, found: Any) -> None:
     if path is None:
         return
     try:
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BenchmarkError(f"{path}: not written, {error.strerror}") from error
+        disk.write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+    except disk.FileError as error:
+        raise BenchmarkError(f"{path}: not written, {error.what}") from error
 
 
 def progress() -> Say:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import flops, work
@@ -14,8 +14,12 @@ from benchmarks.session import Options, Say, Session, open_session, settings_of
 from benchmarks.statistics import Samples, images_per_second, summary
 
 
-def compare(options: Options, say: Say) -> dict[str, Any]:
+def compare(
+    options: Options, say: Say, keep: Callable[[Any], None] = lambda report: None
+) -> dict[str, Any]:
     """Everything that ``python -m benchmarks compare`` reports, for JSON.
+
+    ``keep(report)`` is called after every case, with the cases so far.
 
     Raises:
       BenchmarkError: a side fails, or the sides do not do the same work.
@@ -25,15 +29,25 @@ def compare(options: Options, say: Say) -> dict[str, Any]:
         contextlib.ExitStack() as stack,
     ):
         session = open_session(options, folder, stack, say)
-        peak = measure_peak(session)
-        cases = [compare_models(session, names, peak) for names in groups(session)]
+        peak, cases, report = measure_peak(session), [], {}
+        for names in groups(session):
+            cases.append(compare_models(session, names, peak))
+            report = report_of(session, peak, cases)
+            keep(report)
+    return report
+
+
+def report_of(
+    session: Session, peak: Mapping[str, float], cases: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The report of some cases; the first one's ratios are the comparison's."""
     report = {
         "benchmark": "compare",
         "settings": settings_of(session.options, session.work),
         "machine": machine(),
         "versions": session.facts,
         "matmul_flops_per_second": peak,
-        "cases": cases,
+        "cases": list(cases),
     }
     return report | {key: cases[0][key] for key in ("ratio_vs_eager", "ratio_vs_compile")}
 
@@ -114,8 +128,8 @@ def row(session: Session, samples: Samples, counted: Mapping[str, int], peak: fl
 def extra(runs: Runs, name: str, memory: Mapping[str, Any]) -> dict[str, Any]:
     """What is measured once: the time of the first run beyond that of later ones, and memory."""
     compiled = name == "ours" or name.startswith("compile")
-    (steps, seconds), samples = runs.first[name], runs.samples[name]
-    beyond = max(0.0, seconds - samples.start() - steps * samples.step())
+    (attacks, steps, seconds), samples = runs.first[name], runs.samples[name]
+    beyond = max(0.0, seconds - attacks * samples.start() - steps * samples.step())
     return {
         "compile_seconds": beyond if compiled else None,
         "memory": memory.get(name),

@@ -11,7 +11,15 @@ _OPERATION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)(.
 _NAME = re.compile(r"%([\w.\-]+)")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
-_NO_KERNELS = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "copy-done"}
+_NO_KERNELS = {
+    "parameter",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "constant",
+    "copy-done",
+    "while",
+}
 
 
 class Kernel(NamedTuple):

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from benchmarks.report import digits
 from benchmarks.statistics import fit
 
 COLOURS = {"ours": "#0072b2", "eager": "#9a9a9a", "compile": "#e69f00"}
@@ -44,6 +45,8 @@ def draw_comparison(axis: Any, report: Mapping[str, Any]) -> None:
         rows = [fastest(case, kind) for case in cases]
         places = [place + (i - 1) * width for place in range(len(cases))]
         known = [(x, row) for x, row in zip(places, rows, strict=True) if row]
+        if not known:
+            continue
         heights = [row["median"] for _, row in known]
         spread = [
             [row["median"] - row["min"] for _, row in known],
@@ -53,12 +56,12 @@ def draw_comparison(axis: Any, report: Mapping[str, Any]) -> None:
             [x for x, _ in known],
             heights,
             width,
-            yerr=spread if known else None,
+            yerr=spread,
             color=COLOURS[kind],
             label=LABELS[kind],
             error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
         )
-        axis.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=2)
+        axis.bar_label(bars, [digits(height) for height in heights], fontsize=7, padding=2)
     axis.set_xticks(range(len(cases)), [name_of(case) for case in cases], fontsize=8)
     axis.set_ylabel(STEP, fontsize=8)
     axis.set_title(title(report), fontsize=9)
@@ -83,7 +86,7 @@ def title(report: Mapping[str, Any]) -> str:
     s, m = report["settings"], report["machine"]
     threads, device = report["versions"]["torch"]["threads"], report["versions"]["ours"]
     where = (
-        device["device"] if device["platform"] != "cpu" else f"{m['processor']}, {threads} cores"
+        f"{m['processor']}, {threads} cores" if device["platform"] == "cpu" else device["device"]
     )
     return f"{s['size']} px, batch {s['batch']}, {s['precision']}; {where}"
 
@@ -114,7 +117,10 @@ def growth_title(report: Mapping[str, Any]) -> str:
     """What was attacked, and where."""
     s = report["settings"]
     names = " + ".join(model["name"] for model in s["generators"])
-    return f"{names}; {s['size']} px, batch 1, {s['precision']}; {report['machine']['processor']}"
+    device = report["versions"]["ours"]
+    on_cpu = device["platform"] == "cpu"
+    where = report["machine"]["processor"] if on_cpu else device["device"]
+    return f"{names}; {s['size']} px, batch 1, {s['precision']}; {where}"
 
 
 def tidy(axis: Any) -> None:

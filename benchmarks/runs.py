@@ -26,7 +26,7 @@ class Runs:
         self._session, self._names = session, names
         self._deadline = time.monotonic() + session.options.seconds
         self.samples: dict[str, Samples] = {}
-        self.first: dict[str, tuple[int, float]] = {}  # steps and seconds
+        self.first: dict[str, tuple[int, int, float]] = {}  # attacks, steps in all, and seconds
         self.stages: dict[str, float] = {}
         self.agreement: dict[str, list[float]] = {}
         self.left_out: dict[str, str] = {}
@@ -38,7 +38,8 @@ class Runs:
         other = f", and for {options.short}" if by_lengths(self._session) else ""
         say(f"  ours: compiling for {options.long} steps{other}")
         reply = self._ours(options.long)
-        self.first["ours"] = options.long * reply["attacks"], reply["seconds"]
+        attacks = reply["attacks"]
+        self.first["ours"] = attacks, options.long * attacks, reply["seconds"]
         self.stages = reply["stages"]
         self.cold_memory = self._session.ours("memory")
         if by_lengths(self._session):
@@ -100,7 +101,7 @@ class Runs:
             session.say(f"  PyTorch, {name}: left out, {error}")
             self.left_out[name] = str(error)
             return
-        self.first[name] = steps, reply["init"] + reply["steps"]
+        self.first[name] = 1, steps, reply["init"] + reply["steps"]
         self._compiling = time.monotonic() - begin
         self.agreement[name] = differences(ours["losses"][:steps], reply["losses"])
         check(name, self.agreement[name], session.options.precision)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.report import digits
 from benchmarks.session import (
     LENGTHS_ON_GPU,
     Options,
@@ -64,7 +65,7 @@ def axes(size: int, models: Sequence[Mapping[str, Any]], names: Sequence[str] = 
 def _sizes(size: int) -> tuple[int, ...]:
     """Around a size, those that halve five times, as the encoders do."""
     around = (size // 2, size, 3 * size // 2, 2 * size)
-    return tuple(each for each in around if each % 32 == 0)
+    return tuple(each for each in around if each % 32 == 0 or each == size)
 
 
 def _doubling(most: int) -> tuple[int, ...]:
@@ -81,14 +82,12 @@ def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)
         settings = settings_of(options, prepared)
+        varied = axes_with_points(prepared.size, settings["generators"], names, say)
         with open_ours(options) as worker:
             versions = set_up(worker, options, folder)
             on_cpu = versions["platform"] == "cpu"
             lengths = LENGTHS if on_cpu else tuple(LENGTHS_ON_GPU.values())
-            found = {
-                axis.name: along(axis, worker, settings, say, lengths)
-                for axis in axes(prepared.size, settings["generators"], names)
-            }
+            found = {axis.name: along(axis, worker, settings, say, lengths) for axis in varied}
     return {
         "benchmark": "scale",
         "settings": settings,
@@ -96,6 +95,24 @@ def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str
         "versions": {"ours": versions},
         "axes": found,
     }
+
+
+def axes_with_points(
+    size: int, generators: Sequence[Mapping[str, Any]], names: Sequence[str], say: Say
+) -> list[Axis]:
+    """The axes that have more than one point; says which have not.
+
+    Raises:
+      BenchmarkError: none has.
+    """
+    found = axes(size, generators, names)
+    varied = [axis for axis in found if len(axis.values) > 1]
+    for axis in found:
+        if axis not in varied:
+            say(f"{axis.label}: left out, there is no more than one of these")
+    if not varied:
+        raise BenchmarkError("there is nothing to vary: give other --axes or generators")
+    return varied
 
 
 def join(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -106,7 +123,7 @@ def join(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     first = reports[0]
     for other in reports[1:]:
-        for key in ("settings", "machine"):
+        for key in ("settings", "machine", "versions"):
             if other[key] != first[key]:
                 raise BenchmarkError(f"these were not measured alike: they differ in {key}")
     found = {name: axis for report in reports for name, axis in report["axes"].items()}
@@ -218,7 +235,7 @@ def text(report: Mapping[str, Any]) -> str:
 def explain(name: str, axis: Mapping[str, Any]) -> str:
     """One paragraph about one axis."""
     points = [(point["x"], point["seconds"]) for point in axis["points"]]
-    listed = ", ".join(f"{x}: {y:.3f} s" for x, y in points)
+    listed = ", ".join(f"{x}: {digits(y)} s" for x, y in points)
     return f"{axis['label']} ({'whole run' if name == 'steps' else 'per step'}): {listed}\n  " + (
         _EXPLANATIONS[name](points, axis)
     )
@@ -227,37 +244,38 @@ def explain(name: str, axis: Mapping[str, Any]) -> str:
 def _steps(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     slope, start = fit(points)
     return (
-        f"{start:.3f} s for the clean outputs and {slope:.3f} s for each step: a loop, "
+        f"{digits(start)} s for the clean outputs and {digits(slope)} s for each step: a loop, "
         "each turn of which does the same"
     )
 
 
 def _batch(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     (one, alone), (many, together) = points[0], points[-1]
+    least, most = digits(alone / one), digits(together / many)
     return (
-        f"a photo costs {alone / one:.3f} s in a batch of {one} and {together / many:.3f} s in one "
-        f"of {many}: photos share nothing but the weights"
+        f"a photo costs {least} s in a batch of {one} and {most} s in one of {many}: photos share "
+        "nothing but the weights"
     )
 
 
 def _domains(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     slope, start = fit(points)
     return (
-        f"{axis['model']} alone: {start:.3f} s once for a photo (what does not depend on the "
-        f"domain: an encoder) and {slope:.3f} s for each domain"
+        f"{axis['model']} alone: {digits(start)} s once for a photo (what does not depend on the "
+        f"domain: an encoder) and {digits(slope)} s for each domain"
     )
 
 
 def _models(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     shares = [b - a for (_, a), (_, b) in zip([(0, 0.0), *points], points, strict=False)]
-    listed = ", ".join(f"{share:.3f} s" for share in shares)
+    listed = ", ".join(f"{digits(share)} s" for share in shares)
     return f"the models, one after another, add {listed}: each its own"
 
 
 def _size(points: Sequence[tuple[int, float]], axis: Mapping[str, Any]) -> str:
     slope, start = fit([(size**2, seconds) for size, seconds in points])
     return (
-        f"{start:.3f} s whatever the size and {1e4 * slope:.3f} s for each 10,000 pixels: "
+        f"{digits(start)} s whatever the size and {digits(1e4 * slope)} s for each 10,000 pixels: "
         "convolutions cost by the pixel, to read their kernels does not"
     )
 

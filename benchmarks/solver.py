@@ -32,10 +32,16 @@ def min_norm_weights(gradients: Tensor, used: Tensor) -> Tensor:
 
 
 def gram(gradients: Tensor) -> Tensor:
-    """The Gram matrix of each image, [B,J,J], its largest entry one; float32 throughout."""
+    """The Gram matrix of each image, [B,J,J], its largest entry one; float32 throughout.
+
+    On a GPU not by a matrix product, which would be computed in TF32 where generators are.
+    """
     flat = gradients.flatten(2).float()
     flat = flat / flat.abs().amax((1, 2), keepdim=True).clamp(min=1e-37)
-    products = flat @ flat.transpose(1, 2)
+    if flat.is_cuda:
+        products = (flat[:, :, None] * flat[:, None]).sum(3)
+    else:
+        products = flat @ flat.transpose(1, 2)
     return products / products.abs().amax((1, 2), keepdim=True).clamp(min=1e-37)
 
 
@@ -51,7 +57,7 @@ def solve(gram: Tensor, used: Tensor) -> Tensor:
     target = one / sizes[:, None, :]
     weights = torch.linalg.solve_ex(block, target[..., None])[0][..., 0] * target
     weights = weights / weights.sum(2, keepdim=True)
-    length = torch.einsum("bfi,bij,bfj->bf", weights, gram, weights)
+    length = (weights[..., None] * gram[:, None] * weights[:, :, None]).sum((2, 3))
     length = torch.where((weights >= 0).all(2), length, torch.inf)
     best = length.argmin(1)[:, None, None].expand(-1, 1, gram.shape[1])
     return weights.gather(1, best)[:, 0]

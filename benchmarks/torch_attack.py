@@ -143,6 +143,13 @@ class Attack:
             return loss.sum(), loss
 
         def whole(x: Tensor) -> Progress:
+            # Read while gradients are off: a weight that is first read within ``grad`` would be an
+            # input of the graph, and freezing leaves inputs alone.
+            _ = [
+                tensor
+                for network in self._networks
+                for tensor in (*network.parameters(), *network.buffers())
+            ]
             found = [
                 torch.func.grad(lambda y, i=i: total(i, y), has_aux=True)(x)
                 for i in range(len(self._networks))

@@ -25,8 +25,8 @@ class Flavour:
       split: a convolution of channels that are joined from an image's features, a domain's and
         label planes is a sum of three: the first once per image, the last once for the attack.
         Otherwise the channels are joined, as the official code does.
-      native_norm: instance normalization by ``F.instance_norm``, else by ``F.group_norm``, which
-        keeps ``channels_last``.
+      native_norm: instance normalization by ``F.instance_norm``; otherwise in a way that keeps
+        ``channels_last``: ``F.group_norm``, or on a GPU, where that does not, by the moments.
     """
 
     split: bool = False
@@ -162,7 +162,19 @@ class InstanceNorm(nn.Module):
     def forward(self, x):
         if self.native:
             return F.instance_norm(x, weight=self.scale, bias=self.bias, eps=EPSILON)
-        return F.group_norm(x, x.shape[1], self.scale, self.bias, EPSILON)
+        if not x.is_cuda:
+            return F.group_norm(x, x.shape[1], self.scale, self.bias, EPSILON)
+        return normalize(x, self.scale, self.bias)
+
+
+def normalize(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Instance normalization as one affine map, in the layout and the type of x [N,C,h,w]."""
+    var, mean = torch.var_mean(x.float(), (2, 3), keepdim=True, correction=0)
+    factor = torch.rsqrt(var + EPSILON)
+    if scale is None or bias is None:
+        return (x * factor - mean * factor).to(x.dtype)
+    factor = scale[:, None, None] * factor
+    return (x * factor + (bias[:, None, None] - mean * factor)).to(x.dtype)
 
 
 class LayerInstanceNorm(nn.Module):
@@ -177,14 +189,14 @@ class LayerInstanceNorm(nn.Module):
     def forward(self, x, scale=None, bias=None):
         scale, bias = (self.scale, self.bias) if scale is None else (scale, bias)
         pixels = x.shape[2] * x.shape[3]
-        var, mean = torch.var_mean(x, (2, 3), keepdim=True, correction=0)
+        var, mean = torch.var_mean(x.float(), (2, 3), keepdim=True, correction=0)
         whole = mean.mean(1, keepdim=True)
         whole_var = (var + (mean - whole) ** 2).mean(1, keepdim=True)
         count = pixels * x.shape[1]
         instance = self.rho * torch.rsqrt(var * (pixels / (pixels - 1)) + EPSILON)
         layer = (1 - self.rho) * torch.rsqrt(whole_var * (count / (count - 1)) + EPSILON)
         factor = scale * (instance + layer)
-        return x * factor + (bias - scale * (instance * mean + layer * whole))
+        return (x * factor + (bias - scale * (instance * mean + layer * whole))).to(x.dtype)
 
 
 def folded(read: Reader, key: str, norm: str | None, *, transposed: bool = False) -> Conv:

@@ -34,9 +34,7 @@ class Side:
         """Sets PyTorch up; tells what it runs on and the variants that apply there."""
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._precision = precision
-        rounding = "ieee" if precision == "float32" else "tf32"
-        torch.backends.cuda.matmul.fp32_precision = rounding
-        torch.backends.cudnn.conv.fp32_precision = rounding
+        set_precision(precision)
         torch.backends.cudnn.benchmark = True
         self._work, self._inputs = work.read(folder), work.read_inputs(folder)
         self._networks: dict[tuple[int, Flavour, bool], Any] = {}
@@ -132,6 +130,16 @@ class Side:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def set_precision(precision: str) -> None:
+    """Chooses between float32 and TF32, for matrix products and convolutions on a GPU.
+
+    By the older settings: once the newer ``fp32_precision`` is set, reading the older ones raises,
+    and ``torch.compile`` reads them when it tries out kernels.
+    """
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 def _key(place: int, variant: Variant) -> tuple[int, Flavour, bool]:

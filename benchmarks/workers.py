@@ -93,7 +93,10 @@ class Worker:
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         share = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # two frameworks share a GPU's memory
-        return {**os.environ, **share, "PYTHONPATH": path, **more}
+        # XLA does not read these, so that they would slow PyTorch alone; --threads is for both.
+        unfair = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        inherited = {name: value for name, value in os.environ.items() if name not in unfair}
+        return {**inherited, **share, "PYTHONPATH": path, **more}
 
 
 def limit_cores(threads: int) -> None:

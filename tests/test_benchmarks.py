@@ -4,6 +4,10 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
+import signal
+import tempfile
+import time
 import types
 
 import jax
@@ -37,7 +41,7 @@ from benchmarks import (
     work,
 )
 from benchmarks.statistics import Samples, images_per_second, line
-from benchmarks.torch_layers import Conv, Flavour, narrow_convolutions
+from benchmarks.torch_layers import Conv, Flavour, InstanceNorm, narrow_convolutions
 from benchmarks.torch_models import make_network
 from benchmarks.workers import BenchmarkError, Worker
 from cdmaa_jax.attack.memory import SHARE
@@ -69,7 +73,7 @@ FLAVOURS = (Flavour(), Flavour(split=True), Flavour(split=True, native_norm=Fals
 def official(arch, changes):
     """An official module, small, its configuration and its conditions [1,K,n]."""
     config = work.official_config(arch, SIZE, changes)
-    conditions = architecture(arch).source.conditions(config, None)
+    conditions = architecture(arch).conditions(config, None)
     return random_model(arch, config), config, torch.from_numpy(np.array(conditions))
 
 
@@ -166,6 +170,15 @@ def test_solver_finds_the_shortest_combination(count):
     torch.testing.assert_close(length(found), length(best), rtol=1e-4, atol=1e-12)
 
 
+def test_gram_matrix_needs_no_matrix_product(monkeypatch):
+    """On a GPU, where products are computed in TF32."""
+    gradients = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = solver.gram(gradients)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda *_: pytest.fail("a matrix product"))
+    torch.testing.assert_close(solver.gram(gradients), expected)
+
+
 def test_solver_gives_no_nan_for_no_gradient():
     weights = solver.min_norm_weights(torch.zeros(1, 3, 3, 2, 2), solver.faces(3))
     torch.testing.assert_close(weights.sum(1), torch.ones(1))
@@ -190,6 +203,66 @@ def test_the_attack_in_pytorch_is_the_reference(name):
     expected = reference.attack(images, start, models, steps=2)
     torch.testing.assert_close(losses, expected.losses, rtol=1e-4, atol=0)
     torch.testing.assert_close(weights, expected.weights, rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_weights_are_frozen_into_one_graph(monkeypatch):
+    """As Inductor freezes them: what a graph has as inputs it leaves alone."""
+    inputs, torch_compile = [], torch.compile
+
+    def backend(graph, examples):
+        inputs.append(len(examples))
+        return graph.forward
+
+    def captured(function, *, mode, **options):
+        return torch_compile(function, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", captured)
+    (variant,) = (v for v in torch_attack.COMPILED.values() if v.compiled == "step")
+    images = smooth(1)
+    model, config, conditions = official("stargan", CHANGES["stargan"])
+    fields = dataclasses.asdict(config)
+    network = make_network("stargan", fields, model.state_dict(), conditions, SIZE, variant.flavour)
+    attack = torch_attack.Attack([network], variant, images, contextlib.nullcontext)
+    attack.init()
+    attack.run(images + 0.01, 1)
+    assert sum(p.numel() > 0 for p in network.parameters()) > 4
+    assert inputs == [INPUTS_OF_A_STEP]
+
+
+INPUTS_OF_A_STEP = 3
+"""The images, the clean ones, and what the generator makes of those."""
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=("joined", "split", "group_norm"))
+@pytest.mark.parametrize("name", ["stargan", "ugatit"])
+def test_norms_keep_the_type_of_features(name, flavour, monkeypatch):
+    """And those of a GPU compute what the others do."""
+    x, network = smooth(1), network_of(name, CHANGES[name], flavour)
+    with torch.no_grad():
+        expected = network(x)
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+        for module in network.modules():
+            if isinstance(module, InstanceNorm):
+                features = len(module.scale) if module.scale is not None else 4
+                half = torch.ones(1, features, 4, 4, dtype=torch.bfloat16)
+                assert module(half).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", session.PRECISIONS)
+def test_precision_is_set_so_that_it_can_be_read(precision):
+    """As ``torch.compile`` does; settings of both kinds would make that an error."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch_side.set_precision(precision)
+        narrow = precision != "float32"
+        assert torch.backends.cuda.matmul.allow_tf32 == narrow
+        assert torch.get_float32_matmul_precision() == ("high" if narrow else "highest")
+        assert torch.backends.cudnn.allow_tf32 == narrow
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 class Here:
@@ -361,8 +434,8 @@ def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, ke
     assert {len(found) for found in tried.agreement.values()} == {steps}
     assert tried.samples["eager, b"].limit == 2.0
     tried.samples["ours"].add_turns(1.0, count=4)
-    turn = tried.samples["ours"].step()  # the first of two attacks' 4 steps and a look
-    assert compare.extra(tried, "ours", {})["compile_seconds"] == pytest.approx(9.0 - 9 * turn)
+    turn = tried.samples["ours"].step()  # the first run has two attacks of 4 steps and a look
+    assert compare.extra(tried, "ours", {})["compile_seconds"] == pytest.approx(9.0 - 10 * turn)
     for _ in range(2):
         tried.samples["compile, d"].add_direct(start=1.0, steps=4.0, count=4)
     compilation = 8.0 * steps  # of 9 s in a step, what is beyond those of later runs
@@ -408,8 +481,8 @@ def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
     assert points["models"] == [(1, 2), (2, 4)]
     assert points["size"] == [(s, pytest.approx(4 * (s / 64) ** 2)) for s in (32, 64, 96, 128)]
     said = capsys.readouterr().out
-    assert "4.000 s for the clean outputs and 4.000 s for each step" in said
-    assert "0.000 s whatever the size and 9.766 s for each 10,000 pixels" in said
+    assert "4 s for the clean outputs and 4 s for each step" in said
+    assert " s whatever the size and 9.77 s for each 10,000 pixels" in said
     assert picture.exists() == drawn
 
 
@@ -503,6 +576,54 @@ def test_wrong_files_and_cores_end_with_one_line(tmp_path, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].startswith(f"error: {broken}: not a file that a benchmark wrote")
     assert errors[1].startswith("error: --threads is 4096, but this process may use")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--json", "none/x.json"], "none/x.json: there is no folder none"),
+        (["scale", "--png", "."], ".: it is a folder; give a file"),
+        (["scale", "--batch", "8"], "scale varies the batch itself; leave --batch out"),
+        (["compare", "--set", "stargan.none=3"], "--set stargan.none: stargan has image_size, "),
+        (
+            ["compare", "--models", "ugatit", "--set", "stargan.width=3"],
+            "--set stargan.width: stargan is not among the generators",
+        ),
+        (["plot", "list.json", "--out", "x.png"], "list.json: not a file that a benchmark wrote"),
+        (["plot", "bare.json", "--out", "x.png"], "bare.json: not a file that a benchmark wrote"),
+    ],
+)
+def test_mistakes_are_told_of_before_anything_is_measured(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "bare.json").write_text('{"benchmark": "compare"}')
+    assert command.main(arguments) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_an_interrupted_benchmark_ends_with_one_line(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.compare, "compare", interrupt)
+    assert command.main(["compare"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_terminated_benchmark_removes_its_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def terminate(*_):
+        with tempfile.TemporaryDirectory():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    monkeypatch.setattr(command.compare, "compare", terminate)
+    with pytest.raises(SystemExit) as stop:
+        command.main(["compare"])
+    assert stop.value.code == 143 and not list(tmp_path.iterdir())
 
 
 def test_memory_of_this_process_is_measured_in_bytes():
@@ -649,9 +770,9 @@ def test_figures_of_kernels():
     one = kernels.figures(found | {"kernels": KERNELS}, flops=10**11, batch=2)
     assert one["compile_seconds"] == pytest.approx(30 - 2 * 0.18)
     assert one["images_per_second_at_80_steps"] == pytest.approx(2 / 0.18)
-    assert one["kernels_per_step"] == pytest.approx(880 / 80)
-    assert one["convolution_flops_per_second"] == pytest.approx(2 * 80 * 1e11 / 0.1)
-    assert one["convolution_share_of_matmul_peak"] == pytest.approx(0.4)
+    assert one["kernels_per_step"] == pytest.approx(880 / 81)
+    assert one["convolution_flops_per_second"] == pytest.approx(2 * 81 * 1e11 / 0.1)
+    assert one["convolution_share_of_matmul_peak"] == pytest.approx(0.4 * 81 / 80)
     slow = kernels.figures(found | {"kernels": KERNELS, "runs": [0.36]}, flops=10**11, batch=2)
     assert kernels.ratios({"tf32": slow, "bfloat16": one}) == [
         "bfloat16 is 2.00 times as fast as TF32"
