@@ -244,9 +244,11 @@ def _read_json(path: Path) -> Mapping[str, Any]:
             raise CheckpointError(f"{path}: there is no such directory")
         if not (path / METADATA_FILE).is_file():
             raise CheckpointError(_foreign(path))
-        fields = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        content = (path / METADATA_FILE).read_bytes()
     except OSError as error:
         raise CheckpointError(_unreadable(path, error)) from error
+    try:
+        fields = json.loads(content.decode("utf-8"))
     except ValueError as error:
         raise CheckpointError(
             f"{path}: {METADATA_FILE} is damaged, {_one_line(error)}; "

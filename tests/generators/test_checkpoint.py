@@ -249,7 +249,10 @@ def test_refuses_to_write_what_is_no_generator(tmp_path):
 
 
 def test_foreign_directories(tmp_path):
-    foreign = "not a generator's directory"
+    foreign = (
+        "not a generator's directory; give one that cdmaa-convert wrote "
+        "(it has metadata.json and arrays/)"
+    )
     cases = {"none": "there is no such directory", "empty": foreign, "file": foreign}
     cases["json"] = foreign
     (tmp_path / "empty").mkdir()
@@ -257,9 +260,9 @@ def test_foreign_directories(tmp_path):
     (tmp_path / "json").mkdir()
     (tmp_path / "json" / "metadata.json").write_text('{"name": "someone else"}')
     for name, message in cases.items():
-        with pytest.raises(CheckpointError, match=f"{name}: {message}") as caught:
+        with pytest.raises(CheckpointError) as caught:
             load_generator(tmp_path / name)
-        assert "\n" not in str(caught.value)
+        assert str(caught.value) == f"{tmp_path / name}: {message}"
 
 
 CONFIG = json.loads(json.dumps(dataclasses.asdict(TINY["stargan"])))
