@@ -1,8 +1,8 @@
 """The training data of the bundled generators: aligned faces, their labels, accessories on them.
 
-A folder of portraits holds ``portraits.csv`` (``file,gender,birth_year,is_colour``) and
-``photos/``. Everything made of it is deterministic, and whether a portrait is a test portrait
-depends on its file name alone.
+A folder of portraits holds ``portraits.csv`` (with the columns ``file``, ``gender`` and
+``birth_year``) and ``photos/``. Everything made of it is deterministic, and whether a portrait is
+a test portrait depends on its file name alone.
 
     python -m checkpoints.portraits FOLDER --cache FILE.npz
 """
@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import hashlib
+import io
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +29,14 @@ from skimage.feature import match_template
 from skimage.restoration import denoise_tv_chambolle
 from tqdm import tqdm
 
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.images.faces import face_square, find_face
+from cdmaa_jax.images.files import read_photo
+from checkpoints import commands
 
+TABLE = "portraits.csv"
+COLUMNS = ("file", "gender", "birth_year")
 TEST_SHARE = 0.15
 SENIOR_BEFORE = 1950
 
@@ -50,16 +60,75 @@ def load(folder: Path, size: int = 64, cache: Path | None = None) -> Portraits:
         cache: an ``.npz`` file; read where it exists, otherwise written.
 
     Raises:
-        OSError: the folder, its table or one of its photos cannot be read.
-        ValueError: the cache holds faces of another size.
+        FileError: the table or a photo is missing or damaged, no face is found, or the cache is
+            of another table or another size, or cannot be written.
     """
+    table = folder / TABLE
+    rows, digest = read_table(table), hashlib.sha256(disk.read_bytes(table)).hexdigest()
     if cache is not None and cache.exists():
-        return _read(cache, size)
-    rows, squares = _faces(folder)
+        return _read(cache, size, digest)
+    if cache is not None:
+        _check_place(cache)
+    _check_photos(folder, rows)
+    rows, squares = _faces(folder, rows)
+    if not rows:
+        raise FileError(folder, "no face is found in its photos", "give larger faces")
     portraits = _assemble(rows, squares, size)
     if cache is not None:
-        _write(portraits, cache)
+        _write(portraits, cache, digest)
     return portraits
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of ``portraits.csv``, by file name.
+
+    Raises:
+        FileError: it is missing, is no such table, or has a row that cannot be understood.
+    """
+    try:
+        text = disk.read_bytes(path).decode("utf-8-sig")
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
+        rows = [] if missing else list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileError(path, "it is no CSV file in UTF-8", "save it as one") from error
+    if missing:
+        what = f"it has no column {missing[0]!r}"
+        raise FileError(path, what, f"its first line must name {', '.join(COLUMNS)}")
+    if not rows:
+        raise FileError(path, "it lists no portrait", "add a line for each photo")
+    for number, row in enumerate(rows, 2):
+        _check_row(path, number, row)
+    return sorted(rows, key=lambda row: row["file"])
+
+
+def _check_row(path: Path, number: int, row: dict[str, str]) -> None:
+    if not row["file"]:
+        raise FileError(path, f"portrait {number - 1} has no file", "fill it in, or drop the line")
+    try:
+        _senior(row["birth_year"])
+    except ValueError:
+        what = f"the birth_year of {row['file']} is {row['birth_year']!r}"
+        raise FileError(path, what, "make it a year, or leave it empty") from None
+
+
+def _check_place(cache: Path) -> None:
+    """Raises FileError where a cache cannot be written, before the work that it is to hold."""
+    if not cache.parent.is_dir():
+        raise FileError(cache, "its folder is missing", "make it, or choose another --cache")
+    with (
+        disk.translated(cache, "choose another --cache"),
+        tempfile.TemporaryFile(dir=cache.parent),
+    ):
+        pass
+
+
+def _check_photos(folder: Path, rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        photo = folder / "photos" / row["file"]
+        if not photo.is_file():
+            what = f"there is no such photo, but {TABLE} lists it"
+            raise FileError(photo, what, "add it, or drop the line")
 
 
 def is_test(file: str) -> bool:
@@ -67,13 +136,12 @@ def is_test(file: str) -> bool:
     return _seed(file) % 10_000 < TEST_SHARE * 10_000
 
 
-def _faces(folder: Path) -> tuple[list[dict[str, str]], list[Image.Image]]:
+def _faces(
+    folder: Path, rows: list[dict[str, str]]
+) -> tuple[list[dict[str, str]], list[Image.Image]]:
     """The rows and the face squares of the portraits in which a large enough face is found."""
-    with (folder / "portraits.csv").open(newline="") as table:
-        rows = sorted(csv.DictReader(table), key=lambda row: row["file"])
-    squares = [
-        _square(folder / "photos" / row["file"]) for row in tqdm(rows, "faces", unit="photo")
-    ]
+    with tqdm(rows, "faces", unit="photo") as bar:
+        squares = [_square(folder / "photos" / row["file"]) for row in bar]
     found = [(row, square) for row, square in zip(rows, squares, strict=True) if square is not None]
     tqdm.write(
         f"{len(rows) - len(found)} of {len(rows)} portraits dropped: no face, or too small a one"
@@ -82,8 +150,7 @@ def _faces(folder: Path) -> tuple[list[dict[str, str]], list[Image.Image]]:
 
 
 def _square(path: Path) -> Image.Image | None:
-    with Image.open(path) as file:
-        photo = np.asarray(file.convert("RGB"))
+    photo = read_photo(path).pixels
     box = find_face(photo)
     square = None if box is None else face_square(box, *photo.shape[:2])
     if square is None or square.size < _SMALLEST * photo.shape[1]:
@@ -381,27 +448,44 @@ def _outlines(grey: np.ndarray) -> np.ndarray:
 # On disk
 
 
-def _write(portraits: Portraits, cache: Path) -> None:
+def _write(portraits: Portraits, cache: Path, digest: str) -> None:
+    """Keeps portraits in a file, with the SHA-256 of the table that they are of."""
     arrays = {name: getattr(portraits, name) for name in ("images", "comic", "test")}
     for group in ("labels", "overlays"):
         arrays |= {f"{group}/{key}": value for key, value in getattr(portraits, group).items()}
-    unfinished = cache.with_name(cache.name + ".part")
-    with unfinished.open("wb") as file:  # by its name NumPy would write NAME.npz
-        np.savez_compressed(file, files=np.array(portraits.files), **arrays)
-    unfinished.replace(cache)
+    content = io.BytesIO()
+    np.savez_compressed(content, files=np.array(portraits.files), table=np.array(digest), **arrays)
+    disk.write_whole(cache, content.getvalue())
 
 
-def _read(cache: Path, size: int) -> Portraits:
-    with np.load(cache) as arrays:
+def _read(cache: Path, size: int, digest: str) -> Portraits:
+    content = disk.read_bytes(cache)
+    try:
+        portraits, table = _parse(content)
+    except Exception as error:  # NumPy, ZIP and zlib raise their own kinds
+        raise _foreign(cache) from error
+    if table != digest:
+        raise _foreign(cache)
+    if portraits.images.shape[1] != size:
+        what = f"it holds faces of {portraits.images.shape[1]} pixels, not of {size}"
+        raise FileError(cache, what, "choose another --cache")
+    return portraits
+
+
+def _parse(content: bytes) -> tuple[Portraits, str]:
+    """What ``_write`` has written: the portraits, and the SHA-256 of their table."""
+    with np.load(io.BytesIO(content)) as arrays:
         portraits = Portraits(
             files=tuple(arrays["files"].tolist()),
             labels=_group(arrays, "labels/"),
             overlays=_group(arrays, "overlays/"),
             **{name: arrays[name] for name in ("images", "comic", "test")},
         )
-    if portraits.images.shape[1] != size:
-        raise ValueError(f"{cache} holds faces of {portraits.images.shape[1]} pixels, not {size}")
-    return portraits
+        return portraits, str(arrays["table"])
+
+
+def _foreign(cache: Path) -> FileError:
+    return FileError(cache, "it is no cache of these portraits", "delete it")
 
 
 def _group(arrays: np.lib.npyio.NpzFile, prefix: str) -> dict[str, np.ndarray]:
@@ -485,33 +569,57 @@ class Pen:
 
 
 def split(folder: Path, test: Path, rest: Path) -> None:
-    """Links the photos that are kept from training into one folder, and all others into another."""
-    for photo in sorted((folder / "photos").iterdir()):
-        target = (test if is_test(photo.name) else rest) / photo.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(photo.resolve())
+    """Links the photos that are kept from training into one folder, and all others into another.
+
+    Links that are there already stay.
+
+    Raises:
+        FileError: there are no photos, or something else has the name of a link.
+    """
+    with disk.translated(folder / "photos", disk.TO_READ):
+        photos = sorted((folder / "photos").iterdir())
+    for photo in photos:
+        _link((test if is_test(photo.name) else rest) / photo.name, photo.resolve())
 
 
-def main() -> None:
-    """Make the data and count it."""
+def _link(path: Path, photo: Path) -> None:
+    disk.make_folder(path.parent)
+    if path.is_symlink() and disk.real_path(path) == photo:
+        return
+    if path.is_symlink() or path.exists():
+        raise FileError(path, f"it is there and no link to {photo}", "choose another folder")
+    with disk.translated(path, "choose another folder"):
+        path.symlink_to(photo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the data and counts it; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m checkpoints.portraits",
         description=__doc__.splitlines()[0] if __doc__ else None,
     )
     parser.add_argument("folder", type=Path, help="folder with portraits.csv and photos/")
     parser.add_argument(
-        "--size", type=int, default=64, metavar="PIXELS", help="of the aligned faces; default: 64"
-    )
+        "--size", type=commands.positive, default=64, metavar="PIXELS",
+        help="of the aligned faces; default: 64",
+    )  # fmt: skip
     parser.add_argument("--cache", type=Path, metavar="FILE", help="an .npz to keep them in")
     parser.add_argument(
         "--split", type=Path, nargs=2, metavar=("TEST", "REST"),
         help="only link the test photos and the others into two folders",
     )  # fmt: skip
-    args = parser.parse_args()
+    return commands.run(parser.prog, functools.partial(_run, parser.parse_args(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.split:
         split(args.folder, *args.split)
-        return
-    portraits = load(args.folder, args.size, args.cache)
+    else:
+        _print_counts(load(args.folder, args.size, args.cache))
+    return 0
+
+
+def _print_counts(portraits: Portraits) -> None:
     print(f"{len(portraits.files)} portraits, {int(portraits.test.sum())} of them for the test")
     for name, values in portraits.labels.items():
         counts = {value: int((values == value).sum()) for value in (1, 0, -1)}
@@ -519,4 +627,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,16 +1,34 @@
 """The training data's splitting and drawing; the photographs themselves are not here."""
 
 import os
+import shutil
 
 import numpy as np
+import pytest
+from PIL import Image
 
-from checkpoints.portraits import is_test, split
+from cdmaa_jax.disk import FileError
+from checkpoints import portraits
+from checkpoints.portraits import is_test, load, main, read_table, split
+from tests.checkpoints.test_train import made_up_portraits
+
+HEAD = "file,gender,birth_year"
+
+
+def folder_of(path, *lines):
+    """A folder of portraits whose table has these lines, and the photos that it lists."""
+    (path / "photos").mkdir(parents=True, exist_ok=True)
+    (path / "portraits.csv").write_text("\n".join(lines) + "\n")
+    for line in lines[1:]:
+        Image.new("RGB", (32, 32)).save(path / "photos" / line.split(",")[0])
+    return path
 
 
 def test_the_split_stays_what_the_bundled_generators_were_trained_with():
-    held_out = {"A000055.jpg", "A000363.jpg"}
-    names = {*held_out, "A000014.jpg", "A000069.jpg", "A000109.jpg"}
-    assert {name for name in names if is_test(name)} == held_out
+    """Of all the portraits, these have the hashes that are nearest to the limit."""
+    held_out = {"P000605.jpg", "D000492.jpg", "B001284.jpg", "T000038.jpg"}
+    trained_on = {"H000324.jpg", "C001066.jpg", "A000374.jpg", "B001245.jpg"}
+    assert {name for name in held_out | trained_on if is_test(name)} == held_out
 
 
 def test_about_a_seventh_is_for_testing():
@@ -26,3 +44,112 @@ def test_the_split_as_two_folders(tmp_path):
     assert (tmp_path / "test" / "A000055.jpg").read_bytes() == b"A000055.jpg"
     assert (tmp_path / "rest" / "A000014.jpg").read_bytes() == b"A000014.jpg"
     assert len(os.listdir(tmp_path / "test")) == len(os.listdir(tmp_path / "rest")) == 1
+
+
+def test_the_two_folders_are_made_twice_but_replace_nothing(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("A000055.jpg", "A000014.jpg"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    for _ in range(2):
+        split(tmp_path, tmp_path / "test", tmp_path / "rest")
+    link = tmp_path / "rest" / "A000014.jpg"
+    link.unlink()
+    link.write_bytes(b"another")
+    with pytest.raises(FileError, match=r"A000014\.jpg: it is there and no link to"):
+        split(tmp_path, tmp_path / "test", tmp_path / "rest")
+    assert link.read_bytes() == b"another"
+
+
+def test_a_cache_gives_back_what_was_written(tmp_path):
+    given, cache = made_up_portraits(), tmp_path / "cache.npz"
+    portraits._write(given, cache, "ab")
+    found = portraits._read(cache, 64, "ab")
+    assert found.files == given.files
+    for name in ("images", "comic", "test"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(given, name), strict=True)
+    for group in ("labels", "overlays"):
+        assert getattr(found, group).keys() == getattr(given, group).keys()
+        for name, values in getattr(given, group).items():
+            np.testing.assert_array_equal(getattr(found, group)[name], values, strict=True)
+    assert os.listdir(tmp_path) == ["cache.npz"]
+
+
+def test_a_cache_is_read_for_its_own_table_only(tmp_path, monkeypatch):
+    here = folder_of(tmp_path / "here", HEAD, "a.png,F,1960", "b.png,M,1940")
+    cache = tmp_path / "cache.npz"
+    monkeypatch.setattr(portraits, "_faces", lambda folder, rows: (rows, rows))
+    monkeypatch.setattr(portraits, "_assemble", lambda *_: made_up_portraits())
+    first = load(here, cache=cache)
+    shutil.rmtree(here / "photos")
+    np.testing.assert_array_equal(load(here, cache=cache).images, first.images)
+    with pytest.raises(FileError, match="it holds faces of 64 pixels, not of 32; choose another"):
+        load(here, 32, cache)
+    there = folder_of(tmp_path / "there", HEAD, "a.png,F,1961", "b.png,M,1940")
+    message = f"{cache}: it is no cache of these portraits; delete it"
+    with pytest.raises(FileError) as caught:
+        load(there, cache=cache)
+    assert str(caught.value) == message
+    whole = cache.read_bytes()
+    half, other = whole[: len(whole) // 2], whole.replace(b"comic", b"tragi")
+    for content in (b"", b"not at all", half, other):
+        cache.write_bytes(content)
+        with pytest.raises(FileError) as caught:
+            load(here, cache=cache)
+        assert str(caught.value) == message
+
+
+def test_a_full_disk_leaves_nothing_of_a_cache(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(FileError, match="the disk is full; free some space"):
+        portraits._write(made_up_portraits(), tmp_path / "cache.npz", "ab")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_table_of_a_spreadsheet_begins_with_a_mark(tmp_path):
+    table = tmp_path / "portraits.csv"
+    table.write_text("file,gender,birth_year,party\nb.png,M,1940,x\na.png,,\n", "utf-8-sig")
+    assert [row["file"] for row in read_table(table)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "it has no column 'file'; its first line must name file, gender, birth_year"),
+    (b"name,gender,birth_year\na,M,1\n", "it has no column 'file'; its first line must name"),
+    (b"file,birth_year\na,1\n", "it has no column 'gender'; its first line must name"),
+    (b"file,gender,birth_year\n", "it lists no portrait; add a line for each photo"),
+    (b"file,gender,birth_year\na,,\n,F,1950\n", "portrait 2 has no file; fill it in"),
+    (b"file,gender,birth_year\na,F,young\n", "the birth_year of a is 'young'; make it a year"),
+    (b"file,gender,birth_year\n\xff,F,1\n", "it is no CSV file in UTF-8; save it as one"),
+    (b"file,gender,birth_year\na,F,1\n", "photos/a: there is no such photo, but portraits.csv"),
+    (None, "portraits.csv: there is no such file or folder; check its name"),
+])  # fmt: skip
+def test_a_mistake_in_a_table_is_one_line(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "portraits.csv").write_bytes(content)
+    assert main([str(tmp_path)]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"python -m checkpoints.portraits: error: {tmp_path}/")
+    assert message in line and line.count("\n") == 1
+
+
+def test_what_cannot_be_read_or_kept_is_one_line(tmp_path, capsys):
+    here = folder_of(tmp_path / "here", HEAD, "a.png,F,1960")
+    cases = {
+        "no face is found in its photos": [here],
+        "its folder is missing; make it": [here, "--cache", tmp_path / "none" / "cache.npz"],
+        "it is a folder": [here, "--cache", tmp_path],
+        "there is no such file or folder": [tmp_path, "--split", tmp_path / "a", tmp_path / "b"],
+    }
+    for message, arguments in cases.items():
+        assert main([*map(str, arguments)]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("python -m checkpoints.portraits: error: ") and message in line
+    photo = here / "photos" / "a.png"
+    photo.write_bytes(b"not a picture")
+    assert main([str(here)]) == 1
+    assert f"error: {photo}: " in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit, match="2"):
+        main([str(here), "--size", "0"])
+    assert "'0' is not a whole number above zero" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""What the commands of this folder share: errors in one line, and the numbers that options take."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from cdmaa_jax.disk import FileError
+from cdmaa_jax.generators.checkpoint import CheckpointError
+from cdmaa_jax.generators.ensembles import EnsembleError
+
+
+def run(command: str, work: Callable[[], int]) -> int:
+    """The exit status of ``work``; an error that a user can mend is one line on stderr, and 1."""
+    try:
+        return work()
+    except (FileError, CheckpointError, EnsembleError) as error:
+        return fail(command, error)
+
+
+def fail(command: str, error: object) -> int:
+    """Prints an error as one line, above a progress bar where there is one; returns 1."""
+    tqdm.write(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
+
+
+def positive(text: str) -> int:
+    """An option's value that is a whole number above zero."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return number
+
+
+def minutes(text: str) -> float:
+    """An option's value that is a duration above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return number
