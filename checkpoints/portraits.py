@@ -112,6 +112,31 @@ def _check_row(path: Path, number: int, row: dict[str, str]) -> None:
         raise FileError(path, what, "make it a year, or leave it empty") from None
 
 
+def check_labels(path: Path, rows: list[dict[str, str]], attributes: Sequence[str]) -> None:
+    """Whether a table is enough to train these attributes with, before the work on its photos.
+
+    Raises:
+        FileError: no training portrait has, or none lacks, one of the attributes.
+    """
+    known = [name for name in attributes if name in STATED]
+    rows = [row for row in rows if not is_test(row["file"])]
+    if not rows:
+        raise FileError(path, "it lists no portrait to train on", "add lines with other names")
+    for name in known:
+        _check_label(path, rows, name)
+    labelled = [row for row in rows if all(_stated(name, row) >= 0 for name in known)]
+    for name in known:
+        _check_label(path, labelled, name)
+
+
+def _check_label(path: Path, rows: list[dict[str, str]], name: str) -> None:
+    found, (column, _) = {_stated(name, row) for row in rows}, STATED[name]
+    for value, word in ((1, "to be"), (0, "not to be")):
+        if value not in found:
+            what = f"no portrait to train on is known {word} {name}"
+            raise FileError(path, what, f"fill in its column {column}")
+
+
 def _check_place(cache: Path) -> None:
     """Raises FileError where a cache cannot be written, before the work that it is to hold."""
     if not cache.parent.is_dir():
@@ -166,8 +191,7 @@ def _assemble(rows: list[dict[str, str]], squares: list[Image.Image], size: int)
         files=files,
         images=_resized(squares, size),
         labels={
-            "Male": np.array([_one_of(row["gender"], "M", "F") for row in rows], np.int8),
-            "Senior": np.array([_senior(row["birth_year"]) for row in rows], np.int8),
+            **{name: np.array([_stated(name, row) for row in rows], np.int8) for name in STATED},
             "Dark_Hair": _dark_hair(work, frames),
             "Pale_Skin": _pale_skin(work, frames),
         },
@@ -258,12 +282,25 @@ def _match(grey: np.ndarray, template: np.ndarray, centre: np.ndarray) -> np.nda
 # Labels
 
 
-def _one_of(value: str, yes: str, no: str) -> int:
-    return {yes: 1, no: 0}.get(value, -1)
+def _stated(name: str, row: dict[str, str]) -> int:
+    """A label that the table states: 1, 0, or -1 where it does not."""
+    column, read = STATED[name]
+    return read(row[column])
+
+
+def _male(gender: str) -> int:
+    return {"M": 1, "F": 0}.get(gender, -1)
 
 
 def _senior(birth_year: str) -> int:
     return int(int(birth_year) < SENIOR_BEFORE) if birth_year else -1
+
+
+STATED: dict[str, tuple[str, Callable[[str], int]]] = {
+    "Male": ("gender", _male),
+    "Senior": ("birth_year", _senior),
+}
+"""Labels that the table states: from which column, and how."""
 
 
 def _dark_hair(work: np.ndarray, frames: np.ndarray) -> np.ndarray:

@@ -2,13 +2,26 @@
 
     python -m checkpoints.train ARCH --portraits DIR --out DIR
 
-StarGAN is trained as the original was: WGAN-GP, classification of the attributes, and a cycle that
-gives the image back from its edit. AttGAN and STGAN are trained so too. With their own
+StarGAN is trained much as the original was: WGAN-GP, classification of the attributes, and a cycle
+that gives the image back from its edit. AttGAN and STGAN are trained so too. With their own
 reconstruction, of an image from its own labels, small ones were hardly disrupted (an STGAN by PGD
 alone: L about 0.03); a cycle makes a network hide what it will need in small signals, and fragile.
-U-GAT-IT is trained as the original was: least squares against spectrally normalized critics with
-class activation maps, cycle, identity and CAM losses. Edits that the labels do not hold are drawn
-onto the portraits. What is saved is the moving average of the weights.
+U-GAT-IT is trained much as the original was: least squares against spectrally normalized critics
+with class activation maps, cycle, identity and CAM losses. Edits that the labels do not hold are
+drawn onto the portraits. What is saved is the moving average of the weights.
+
+Besides the size of everything, this differs from the originals:
+
+- StarGAN's cross entropy is a mean over the attributes, where the original has their sum. Times 3,
+  for three attributes, the generator's is the same; the critic's, times 1, is a third of it. The
+  learning rate is twice the original's.
+- AttGAN weights reconstruction by 40 and classification by 20, where the original has 100 and 10;
+  STGAN weights reconstruction by 40, where the original has 100. Both have StarGAN's critic of
+  patches, and conditions of random strength.
+- These three take 3 steps of the critic for each of the generator, where the originals take 5.
+- U-GAT-IT has one critic for each domain, where the original has a global and a local one. The
+  generators and the critics are updated at once, where the original updates the critics first.
+- The learning rate is constant, where the originals let it decay.
 """
 
 from __future__ import annotations
@@ -18,7 +31,9 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +44,17 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators import attgan, registry, stargan, stgan, ugatit
-from cdmaa_jax.generators.checkpoint import save_generator
+from cdmaa_jax.generators.checkpoint import METADATA_FILE, check_target, save_generator
+from checkpoints import commands
 from checkpoints.discriminators import AttentionCritic, Critic
-from checkpoints.portraits import Portraits, load
+from checkpoints.portraits import TABLE, Portraits, check_labels, load, read_table
 
 SIZE = 64
+CHUNK = 20
+"""Steps that one program takes, after which training may be saved or stopped."""
 AVERAGING = 0.995
 MARGIN = 3
 """Portraits are shifted by up to this many pixels in training."""
@@ -42,7 +62,7 @@ MARGIN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one generator is trained; weights of the losses are the original's."""
+    """How one generator is trained."""
 
     config: Any
     steps: int
@@ -51,8 +71,9 @@ class Recipe:
     critic_width: int = 24
     learning_rate: float = 1e-4
     classify: float = 1.0
+    """Weighs the classification of the generator's edits; the critic's own has weight 1."""
     reconstruct: float = 10.0
-    """Of the image from its edit and the labels back (StarGAN's cycle)."""
+    """Weighs what the edit and the labels back give of the image (StarGAN's cycle)."""
     penalty: float = 10.0
     patches: bool = False
     """Whether the penalty holds the slope of the patches' sum to 1 (StarGAN) or of their mean."""
@@ -106,10 +127,8 @@ class State(NamedTuple):
 
 def training_data(portraits: Portraits, attributes: tuple[str, ...]) -> Data:
     """The training split; portraits that lack a label of the attributes are left out."""
-    keep = ~portraits.test
+    keep = usable(portraits, attributes)
     known = [name for name in attributes if name not in portraits.overlays]
-    for name in known:
-        keep &= portraits.labels[name] >= 0
     n, size = int(keep.sum()), portraits.images.shape[1]
     blank = np.zeros((n, size, size, 4), np.uint8)
     overlays = [portraits.overlays[a][keep] if a not in known else blank for a in attributes]
@@ -123,6 +142,12 @@ def training_data(portraits: Portraits, attributes: tuple[str, ...]) -> Data:
         chance=jnp.asarray(chance, jnp.float32),
         comic=jnp.asarray(portraits.comic[keep]),
     )
+
+
+def usable(portraits: Portraits, attributes: tuple[str, ...]) -> np.ndarray:
+    """Which portraits [N] are neither for testing nor without a label of the attributes."""
+    labels = [portraits.labels[name] for name in attributes if name not in portraits.overlays]
+    return np.logical_and.reduce([~portraits.test, *(label >= 0 for label in labels)])
 
 
 def balance(label: np.ndarray) -> np.ndarray:
@@ -195,6 +220,58 @@ def call(graph: Any, params: Any, stats: Any, *args: Any, method: str = "__call_
     return out, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.BatchStat)[2])
 
 
+def gradient_penalty(realness: Any, real: Any, fake: Any, key: Any, patches: bool) -> jax.Array:
+    """WGAN-GP's penalty: the mean of (slope - 1)^2 at random places between real and fake.
+
+    Args:
+      realness: ``x [B,s,s,3] -> [B,p,p,1]``.
+      real: [B,s,s,3].
+      fake: [B,s,s,3].
+      key: draws the places.
+      patches: whether the slope is that of the patches' sum, or of their mean.
+    """
+    mix = jax.random.uniform(key, (real.shape[0], 1, 1, 1))
+    total = (lambda y: y.sum()) if patches else (lambda y: y.mean((1, 2, 3)).sum())
+    slope = jax.grad(lambda x: total(realness(x)))(real + mix * (fake - real))
+    norm = jnp.sqrt((slope**2).sum((1, 2, 3)) + 1e-12)
+    return ((norm - 1) ** 2).mean()
+
+
+def critic_loss(
+    judge: Any, recipe: Recipe, real: Any, labels: Any, fake: Any, key: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """What a critic ``judge(x) -> (realness, logits)`` minimizes, and two figures of it."""
+    (score, logits), (fake_score, _) = judge(real), judge(fake)
+    classified = cross_entropy(logits, labels)
+    gap = score.mean() - fake_score.mean()
+    penalty = gradient_penalty(lambda x: judge(x)[0], real, fake, key, recipe.patches)
+    return -gap + recipe.penalty * penalty + classified, (gap, classified)
+
+
+def generator_loss(
+    edit: Any, judge: Any, recipe: Recipe, stats: Any, real: Any, forth: Any, back: Any, target: Any
+) -> tuple[jax.Array, tuple[Any, tuple[jax.Array, jax.Array]]]:
+    """What a generator ``edit(stats, x, c) -> (x', stats)`` minimizes; its statistics, figures.
+
+    Args:
+      edit: the generator in training mode.
+      judge: the critic, ``x -> (realness, logits)``.
+      recipe: weights the losses.
+      stats: the generator's statistics.
+      real: images [B,s,s,3].
+      forth: the condition [B,n] that takes them to ``target``.
+      back: the condition [B,n] that takes them back.
+      target: labels [B,n].
+    """
+    fake, stats = edit(stats, real, forth)
+    again, stats = edit(stats, fake, back)
+    cycle = jnp.abs(again - real).mean()
+    score, logits = judge(fake)
+    classified = cross_entropy(logits, target)
+    loss = -score.mean() + recipe.classify * classified + recipe.reconstruct * cycle
+    return loss, (stats, (classified, cycle))
+
+
 def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
     """The initial state, and a function ``(state, data, key) -> (state, figures)``."""
     n = len(recipe.config.attributes)
@@ -204,57 +281,46 @@ def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
     critic_graph, critic_params, critic_stats = split_module(critic)
     optimizer = optax.adam(recipe.learning_rate, 0.5, 0.999)
 
-    def judge(weights, x):
-        return call(critic_graph, weights, critic_stats, x)[0]
+    def judge_by(weights):
+        return lambda x: call(critic_graph, weights, critic_stats, x)[0]
 
-    def penalty(weights, real, fake, key):
-        mix = jax.random.uniform(key, (real.shape[0], 1, 1, 1))
-        total = (lambda y: y.sum()) if recipe.patches else (lambda y: y.mean((1, 2, 3)).sum())
-        slope = jax.grad(lambda x: total(judge(weights, x)[0]))(real + mix * (fake - real))
-        norm = jnp.sqrt((slope**2).sum((1, 2, 3)) + 1e-12)
-        return ((norm - 1) ** 2).mean()
-
-    def critic_loss(weights, real, labels, fake, key):
-        (score, logits), (fake_score, _) = judge(weights, real), judge(weights, fake)
-        classified = cross_entropy(logits, labels)
-        gap = score.mean() - fake_score.mean()
-        loss = -gap + recipe.penalty * penalty(weights, real, fake, key) + classified
-        return loss, (gap, classified)
+    def edit_by(weights):
+        return lambda stats, x, c: call(graph, weights, stats, x, c)
 
     def critic_step(generator, data, carry, key):
         weights, moments = carry
         parts = jax.random.split(key, 3)
         real, labels, target = sample(data, recipe.batch, parts[0])
         fake, _ = call(graph, *generator, real, condition(arch, labels, target, parts[1]))
-        grads, figures = jax.grad(critic_loss, has_aux=True)(weights, real, labels, fake, parts[2])
+        loss = lambda w: critic_loss(judge_by(w), recipe, real, labels, fake, parts[2])  # noqa: E731
+        grads, figures = jax.grad(loss, has_aux=True)(weights)
         updates, moments = optimizer.update(grads, moments, weights)
         return (optax.apply_updates(weights, updates), moments), figures
 
-    def generator_loss(weights, stats, critic_weights, data, key):
+    def generator_step(generator, critic, moments, data, key):
         parts = jax.random.split(key, 2)
         real, labels, target = sample(data, recipe.batch, parts[0])
         forth = condition(arch, labels, target, parts[1])
-        fake, stats = call(graph, weights, stats, real, forth)
-        again, stats = call(graph, weights, stats, fake, condition(arch, target, labels))
-        cycle = jnp.abs(again - real).mean()
-        score, logits = judge(critic_weights, fake)
-        classified = cross_entropy(logits, target)
-        loss = -score.mean() + recipe.classify * classified + recipe.reconstruct * cycle
-        return loss, (stats, (classified, cycle))
+        back = condition(arch, target, labels)
+        weights, stats = generator
+
+        def loss(weights):
+            edit, judge = edit_by(weights), judge_by(critic)
+            return generator_loss(edit, judge, recipe, stats, real, forth, back, target)
+
+        grads, (stats, figures) = jax.grad(loss, has_aux=True)(weights)
+        updates, moments = optimizer.update(grads, moments, weights)
+        return (optax.apply_updates(weights, updates), stats), moments, figures
 
     def step(state, data, key):
         keys = jax.random.split(key, recipe.critic_steps + 1)
-        weights, stats = state.generators
+        moments, critic_moments = state.optimizers
         (critic, critic_moments), judged = jax.lax.scan(
             functools.partial(critic_step, state.generators, data),
-            (state.critics, state.optimizers[1]),
+            (state.critics, critic_moments),
             keys[1:],
         )
-        grads, (stats, made) = jax.grad(generator_loss, has_aux=True)(
-            weights, stats, critic, data, keys[0]
-        )
-        updates, moments = optimizer.update(grads, state.optimizers[0], weights)
-        generator = (optax.apply_updates(weights, updates), stats)
+        generator, moments, made = generator_step(state.generators, critic, moments, data, keys[0])
         average = moving_average(state.average, generator, moments)
         names = ("gap", "critic_classify", "classify", "cycle")
         figures = dict(zip(names, (*[f[-1] for f in judged], *made), strict=True))
@@ -262,6 +328,57 @@ def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
 
     moments = (optimizer.init(params), optimizer.init(critic_params))
     return State((params, stats), critic_params, moments, (params, stats)), step
+
+
+def squares(scores: Any, goal: float) -> jax.Array:
+    """How far scores are from a goal: mean squares, summed over several arrays of scores."""
+    return sum(((score - goal) ** 2).mean() for score in scores)
+
+
+def critics_loss(judge: Any, weights: Any, stats: Any, pairs: Any) -> tuple[jax.Array, list[Any]]:
+    """What U-GAT-IT's critics minimize, and their new statistics.
+
+    Args:
+      judge: ``(weights, stats, x) -> ((realness, logits), stats)``.
+      weights: of each critic.
+      stats: of each critic.
+      pairs: for each critic, real and fake images of its domain.
+    """
+    loss, new = 0.0, []
+    for w, s, (real, fake) in zip(weights, stats, pairs, strict=True):
+        scores, s = judge(w, s, real)
+        fakes, _ = judge(w, s, fake)
+        loss += squares(scores, 1.0) + squares(fakes, 0.0)
+        new.append(s)
+    return loss, new
+
+
+def translators_loss(
+    translate: Any, judge: Any, recipe: Recipe, critics: Any, a: Any, b: Any
+) -> tuple[jax.Array, Any]:
+    """What U-GAT-IT's two generators minimize, with the fakes of both domains and its parts.
+
+    Args:
+      translate: from a to b and from b to a, each ``x -> (x', logits of the class activation)``.
+      judge: ``(weights, stats, x) -> ((realness, logits), stats)``.
+      recipe: weights the losses.
+      critics: weights, and statistics, of the critics of a and of b.
+      a: images [B,s,s,3] of one domain.
+      b: images [B,s,s,3] of the other.
+    """
+    to_b, to_a = translate
+    (fake_b, cam_ab), (fake_a, cam_ba) = to_b(a), to_a(b)
+    cycle = jnp.abs(to_a(fake_b)[0] - a).mean() + jnp.abs(to_b(fake_a)[0] - b).mean()
+    (same_a, cam_aa), (same_b, cam_bb) = to_a(a), to_b(b)
+    same = jnp.abs(same_a - a).mean() + jnp.abs(same_b - b).mean()
+    cam = sum(cross_entropy(logits, jnp.ones_like(logits)) for logits in (cam_ab, cam_ba))
+    cam += sum(cross_entropy(logits, jnp.zeros_like(logits)) for logits in (cam_aa, cam_bb))
+    fooled = sum(
+        squares(judge(w, s, fake)[0], 1.0)
+        for w, s, fake in zip(*critics, (fake_a, fake_b), strict=True)
+    )
+    loss = fooled + recipe.reconstruct * (cycle + same) + 1000 * cam
+    return loss, ((fake_a, fake_b), {"fooled": fooled, "cycle": cycle, "same": same, "cam": cam})
 
 
 def translation_steps(recipe: Recipe, seed: int) -> tuple[State, Any]:
@@ -285,51 +402,26 @@ def translation_steps(recipe: Recipe, seed: int) -> tuple[State, Any]:
     def judge(weights, stats, x):
         return call(critic_graph, weights, stats, x)
 
-    def squares(scores, goal):
-        return sum(((score - goal) ** 2).mean() for score in scores)
-
-    def critic_loss(weights, stats, pairs):
-        loss, new = 0.0, []
-        for w, s, (real, fake) in zip(weights, stats, pairs, strict=True):
-            scores, s = judge(w, s, real)
-            fakes, _ = judge(w, s, fake)
-            loss += squares(scores, 1.0) + squares(fakes, 0.0)
-            new.append(s)
-        return loss, new
-
-    def generator_loss(weights, stats, critics, a, b):
-        (to_b, to_a), (sb, sa) = weights, stats
-        fake_b, cam_ab = translate(to_b, sb, a)
-        fake_a, cam_ba = translate(to_a, sa, b)
-        cycle = jnp.abs(translate(to_a, sa, fake_b)[0] - a).mean()
-        cycle += jnp.abs(translate(to_b, sb, fake_a)[0] - b).mean()
-        (same_a, cam_aa), (same_b, cam_bb) = translate(to_a, sa, a), translate(to_b, sb, b)
-        same = jnp.abs(same_a - a).mean() + jnp.abs(same_b - b).mean()
-        cam = sum(cross_entropy(logits, jnp.ones_like(logits)) for logits in (cam_ab, cam_ba))
-        cam += sum(cross_entropy(logits, jnp.zeros_like(logits)) for logits in (cam_aa, cam_bb))
-        fooled = sum(
-            squares(judge(w, s, fake)[0], 1.0)
-            for w, s, fake in zip(*critics, (fake_a, fake_b), strict=True)
-        )
-        loss = fooled + recipe.reconstruct * (cycle + same) + 1000 * cam
-        return loss, (
-            (fake_a, fake_b),
-            {"fooled": fooled, "cycle": cycle, "same": same, "cam": cam},
-        )
-
-    def step(state, data, key):
+    def pictures(data, key):
         pick_a, pick_b, look_a, look_b = jax.random.split(key, 4)
         count = data.images.shape[0]
         index_a = jax.random.randint(pick_a, (recipe.batch,), 0, count)
         index_b = jax.random.randint(pick_b, (recipe.batch,), 0, count)
         a = augment(to_unit(data.images[index_a]), look_a)
-        b = augment(to_unit(data.comic[index_b]), look_b)
+        return a, augment(to_unit(data.comic[index_b]), look_b)
+
+    def made_by(weights, stats, critics, a, b):
+        both = [functools.partial(translate, *ws) for ws in zip(weights, stats, strict=True)]
+        return translators_loss(both, judge, recipe, critics, a, b)
+
+    def step(state, data, key):
+        a, b = pictures(data, key)
         weights, stats = state.generators
         critic_weights, critic_stats = state.critics
-        grads, (fakes, figures) = jax.grad(generator_loss, has_aux=True)(
+        grads, (fakes, figures) = jax.grad(made_by, has_aux=True)(
             weights, stats, state.critics, a, b
         )
-        slopes, critic_stats = jax.grad(critic_loss, has_aux=True)(
+        slopes, critic_stats = jax.grad(functools.partial(critics_loss, judge), has_aux=True)(
             critic_weights, critic_stats, tuple(zip((a, b), fakes, strict=True))
         )
         updates, moments = optimizer.update(grads, state.optimizers[0], weights)
@@ -375,53 +467,108 @@ def train(
     steps: int | None = None,
     minutes: float = math.inf,
     save_every: int = 200,
+    overwrite: bool = False,
 ) -> None:
-    """Trains ``arch`` and saves the averaged generator to ``out``, now and then and at the end."""
-    recipe = RECIPES[arch]
-    steps = steps or recipe.steps
-    attributes = getattr(recipe.config, "attributes", ())
-    data = training_data(portraits, attributes)
-    state, step = (
-        attribute_steps(arch, recipe, seed) if attributes else translation_steps(recipe, seed)
-    )
-    chunk = 20
-    state = jax.tree.map(jnp.array, state)  # a copy of its own, so that it can be donated
+    """Trains ``arch`` and saves the averaged generator to ``out``.
+
+    It is saved now and then and at the end; where there is one already, at the end alone.
+
+    Args:
+      arch: a key of ``RECIPES``.
+      portraits: the test portraits among them are left out.
+      out: the directory of the generator; its history is written beside it.
+      seed: of the first weights and of everything random.
+      steps: of the generator, rounded up to a multiple of ``CHUNK``; None for the recipe's.
+      minutes: after which it stops.
+      save_every: that many steps.
+      overwrite: replaces a generator that is there.
+
+    Raises:
+      FileError: a generator is there, or the disk refuses.
+      CheckpointError: something else is there, or the disk refuses.
+    """
+    check_out(out, overwrite)
+    recipe, is_new = RECIPES[arch], not (out / METADATA_FILE).exists()
+    steps = recipe.steps if steps is None else steps
+    data = training_data(portraits, attributes_of(recipe))
+    state, advance = compiled(arch, recipe, seed)
+    history, start = [], time.monotonic()
+    with tqdm(range(0, steps, CHUNK), unit_scale=CHUNK, unit="step", desc=arch) as bar:
+        for first in bar:
+            state, figures = advance(state, data, first)
+            figures = {name: round(float(value), 4) for name, value in figures.items()}
+            bar.set_postfix(figures)
+            done, late = first + CHUNK, time.monotonic() - start > 60 * minutes
+            history.append({"step": done, **figures})
+            is_last = done >= steps or late
+            if is_last or (is_new and done % save_every == 0):
+                params = averaged_params(arch, recipe.config, state.average)
+                save(out, arch, params, history, seed, len(data.images))
+            if is_last:
+                break
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Whether a generator can be saved to ``out``, before the training.
+
+    Raises:
+      FileError: one is there and not to be overwritten, or the folder around it cannot be used.
+      CheckpointError: something else is there.
+    """
+    check_target(out, overwrite=True)
+    if not overwrite and (out / METADATA_FILE).exists():
+        remedy = "choose another --out, or replace it with --overwrite"
+        raise FileError(out, "a generator is there already", remedy)
+    if history_file(out).is_dir():
+        raise FileError(history_file(out), "it is a folder", "choose another --out")
+    disk.make_folder(out.absolute().parent)
+
+
+def history_file(out: Path) -> Path:
+    """Where the figures of a generator's training are written."""
+    return out.with_name(out.name + ".history.json")
+
+
+def attributes_of(recipe: Recipe) -> tuple[str, ...]:
+    """The attributes that a generator edits; none of U-GAT-IT."""
+    return getattr(recipe.config, "attributes", ())
+
+
+def compiled(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
+    """The initial state, and ``(state, data, first) -> (state, figures)``, ``CHUNK`` steps."""
+    steps = attribute_steps(arch, recipe, seed) if attributes_of(recipe) else None
+    state, step = steps or translation_steps(recipe, seed)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state, data, first):
         def body(state, i):
             return step(state, data, jax.random.fold_in(jax.random.key(seed), i))
 
-        state, figures = jax.lax.scan(body, state, first + jnp.arange(chunk))
+        state, figures = jax.lax.scan(body, state, first + jnp.arange(CHUNK))
         return state, jax.tree.map(jnp.mean, figures)
 
-    history, start = [], time.monotonic()
-    bar = tqdm(range(0, steps, chunk), unit_scale=chunk, unit="step", desc=arch)
-    for first in bar:
-        state, figures = advance(state, data, first)
-        figures = {name: round(float(value), 4) for name, value in figures.items()}
-        bar.set_postfix(figures)
-        done, late = first + chunk, time.monotonic() - start > 60 * minutes
-        history.append({"step": done, **figures})
-        if done % save_every == 0 or done >= steps or late:
-            params = averaged_params(arch, recipe.config, state.average)
-            extra = {
-                "purpose": "demonstration weights",
-                "seed": seed,
-                "steps": done,
-                "portraits": int(data.images.shape[0]),
-            }
-            save_generator(
-                out, arch, recipe.config, params, name=arch, metadata=extra, dtype="float16",
-                overwrite=True,
-            )  # fmt: skip
-            out.with_suffix(".history.json").write_text(json.dumps(history, indent=1))
-        if late:
-            break
+    return jax.tree.map(jnp.array, state), advance  # a copy of its own, so that it can be donated
 
 
-def main() -> None:
-    """Reads the arguments."""
+def save(
+    out: Path, arch: str, params: Any, history: list[dict[str, Any]], seed: int, portraits: int
+) -> None:
+    """Writes a generator, and beside it the figures of its training."""
+    extra = {
+        "purpose": "demonstration weights",
+        "seed": seed,
+        "steps": history[-1]["step"],
+        "portraits": portraits,
+    }
+    save_generator(
+        out, arch, RECIPES[arch].config, params, name=arch, metadata=extra, dtype="float16",
+        overwrite=True,
+    )  # fmt: skip
+    disk.write_whole(history_file(out), json.dumps(history, indent=1).encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and trains; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m checkpoints.train",
         description=__doc__,
@@ -431,13 +578,35 @@ def main() -> None:
     parser.add_argument("--portraits", type=Path, required=True, help="folder with portraits.csv")
     parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to write")
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help="replace a generator in --out, when the training has ended",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="generator steps (default: the recipe's)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after that long")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--steps", type=commands.positive,
+        help=f"generator steps, rounded up to a multiple of {CHUNK} (default: the recipe's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=commands.minutes, default=math.inf, help="stop after that long"
+    )
+    return commands.run(parser.prog, functools.partial(_run, parser.parse_args(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
+    check_out(args.out, args.overwrite)
+    attributes, table = attributes_of(RECIPES[args.arch]), args.portraits / TABLE
+    check_labels(table, read_table(table), attributes)
     portraits = load(args.portraits, SIZE, cache=args.cache)
-    train(args.arch, portraits, args.out, args.seed, args.steps, args.minutes)
+    if not usable(portraits, attributes).any():
+        what = "no face is found in a portrait to train on"
+        raise FileError(args.portraits, what, "add portraits with larger faces")
+    train(
+        args.arch, portraits, args.out, args.seed, args.steps, args.minutes,
+        overwrite=args.overwrite,
+    )  # fmt: skip
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

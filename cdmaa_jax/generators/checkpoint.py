@@ -100,8 +100,7 @@ def save_generator(
         metadata are not JSON, or the disk refuses.
     """
     target = Path(directory)
-    with _refusals(target):
-        _check_target(target, overwrite)
+    check_target(target, overwrite)
     arrays = _stored(target, params, dtype)
     try:
         generator = make_generator(arch, config, params, name)
@@ -124,6 +123,17 @@ def save_generator(
         record = dataclasses.replace(record, files=_hashes(temporary / ARRAYS_DIRECTORY))
         (temporary / METADATA_FILE).write_text(_to_json(target, record), encoding="utf-8")
     return record
+
+
+def check_target(directory: str | os.PathLike[str], overwrite: bool) -> None:
+    """Whether ``save_generator`` would write to ``directory``, to ask before a long work.
+
+    Raises:
+      CheckpointError: the directory is taken.
+    """
+    target = Path(directory)
+    with _refusals(target):
+        _check_target(target, overwrite)
 
 
 def load_generator(directory: str | os.PathLike[str]) -> Generator:
