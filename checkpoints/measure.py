@@ -9,7 +9,8 @@ counts the edited test portraits in which it finds the attribute; it also writes
 edit. attacks protects the test portraits, cropped to what the generators take as in the paper,
 each generator alone by PGD and all together by uniform weights, by the default settings, and by
 these in bfloat16; then the whole photos by the default settings. What is measured, in float32, are
-the saved 8-bit files. --only chooses among these. posted protects the whole photos, as they are and
+the saved 8-bit files. --only chooses among these; attacks.json is written after each, and keeps
+what it holds of others. posted protects the whole photos, as they are and
 enlarged, and measures the copies again as JPEG files of several qualities (Pillow's, 4:2:0).
 """
 
@@ -17,7 +18,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,14 +34,26 @@ from flax import nnx
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from cdmaa_jax import cli
+from cdmaa_jax import cli, disk
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation.metrics import attack_rate
-from cdmaa_jax.generators.checkpoint import load_generator
+from cdmaa_jax.evaluation.report import summary
+from cdmaa_jax.generators.checkpoint import load_generator, read_metadata
 from cdmaa_jax.generators.ensembles import Ensemble, load_ensemble
+from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.photos import evaluate_photos
 from cdmaa_jax.types import Generator
+from checkpoints import commands
 from checkpoints.discriminators import Critic
-from checkpoints.portraits import Portraits, load
+from checkpoints.portraits import (
+    STATED,
+    TABLE,
+    Portraits,
+    check_labels,
+    is_test,
+    load,
+    read_table,
+)
 from checkpoints.train import SIZE, augment, draw, to_unit
 
 ENSEMBLE = Path(__file__).parent / "demo"
@@ -194,12 +210,24 @@ def attacks(ensemble: Path) -> dict[str, list[str]]:
 
 def save_crops(portraits: Portraits, folder: Path, count: int | None) -> list[Path]:
     """The aligned test portraits as 64×64 PNG files: what the generators take, 8 bits a value."""
-    folder.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(folder)
     chosen = np.flatnonzero(portraits.test)[:count]
     paths = [folder / Path(portraits.files[i]).with_suffix(".png").name for i in chosen]
     for i, path in zip(chosen, paths, strict=True):
-        Image.fromarray(portraits.images[i]).save(path)
+        save_picture(Image.fromarray(portraits.images[i]), path)
     return paths
+
+
+def save_picture(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Writes a picture whole or not at all, in the format that its suffix names."""
+    content = io.BytesIO()
+    picture.save(content, Image.registered_extensions()[path.suffix], **options)
+    disk.write_whole(path, content.getvalue())
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """Writes what was measured as JSON."""
+    disk.write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def measure_attacks(
@@ -207,23 +235,83 @@ def measure_attacks(
 ) -> dict[str, Any]:
     """Protects once per row; per row and model avg_l and attack_rate of the saved files.
 
+    ``attacks.json`` is written after every row. The rows that it has already stay.
+
     Raises:
-      RuntimeError: a photo could not be protected.
+      FileError: a photo could not be protected, or ``attacks.json`` is of other photos, another
+        seed or other generators.
     """
-    rows = {}
-    for number, (title, options) in enumerate(attacks(ensemble).items()):
+    table, file = attacks(ensemble), out / "attacks.json"
+    given = {
+        "portraits": len(photos),
+        "seed": seed,
+        "photos_sha256": digest([*crops, *photos]),
+        "generators": {name: read_metadata(ensemble / name).arrays_sha256 for name in NAMES},
+    }
+    rows = rows_before(file, given)
+    for number, (title, options) in enumerate(table.items()):
         if only and title not in only:
             continue
         folder, files = out / f"attack{number}", photos if title == WHOLE else crops
-        arguments = ["protect", *map(str, files), "--out", str(folder), "--seed", str(seed)]
-        if cli.main([*arguments, *options]):
-            raise RuntimeError(f"{title}: not every photo could be protected, see above")
-        report = json.loads((folder / "report.json").read_text())
-        rows[title] = {
-            name: {key: figures[key] for key in ("avg_l", "attack_rate")}
-            for name, figures in report["models"].items()
-        }
-    return {"portraits": len(photos), "seed": seed, "rows": rows}
+        protect(files, folder, seed, options)
+        rows[title] = figures(folder / "report.json", files)
+        write_result({**given, "rows": {name: rows[name] for name in table if name in rows}}, file)
+    return {**given, "rows": {name: rows[name] for name in table if name in rows}}
+
+
+def digest(files: Sequence[Path]) -> str:
+    """The SHA-256 of files' names and contents."""
+    each = [f"{path.name} {hashlib.sha256(disk.read_bytes(path)).hexdigest()}\n" for path in files]
+    return hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def rows_before(file: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The rows that an earlier run has written; none where there is no file.
+
+    Raises:
+      FileError: the file is none of ``measure_attacks``, or was measured of something else.
+    """
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(disk.read_bytes(file))
+        rows = dict(found.pop("rows"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileError(file, "it is damaged", "delete it, or choose another --out") from error
+    if found != given:
+        what = "it is of other portraits, another seed or other generators"
+        raise FileError(file, what, "choose another --out, or delete it")
+    return rows
+
+
+def protect(files: Sequence[Path], folder: Path, seed: int, options: Sequence[str]) -> None:
+    """Runs ``cdmaa protect``, which tells of every photo that it cannot protect.
+
+    Raises:
+      FileError: there was one.
+    """
+    arguments = ["protect", *map(str, files), "--out", str(folder), "--seed", str(seed)]
+    if cli.main([*arguments, *options]):
+        what = "not every photo could be protected"
+        raise FileError(folder, what, "mend what is said above, and run again")
+
+
+def figures(report: Path, files: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Per model, avg_l and attack_rate over these photos alone: a report may tell of others, too.
+
+    Raises:
+      FileError: it does not tell of all of these.
+    """
+    found = json.loads(disk.read_bytes(report))
+    names = {path.name: hashlib.sha256(disk.read_bytes(path)).hexdigest() for path in files}
+    entries = [e for e in found["photos"] if names.get(e["file"]) == e["sha256"]]
+    if len(entries) != len(files):
+        raise FileError(report, "it does not tell of every photo", "delete its folder")
+    models = summary(entries, found["threshold"])
+    return {
+        name: {key: values[key] for key in ("avg_l", "attack_rate")}
+        for name, values in models.items()
+    }
 
 
 def measure_posted(
@@ -232,7 +320,7 @@ def measure_posted(
     """What compression leaves of protected photos: the mean over the models of their attack_rate.
 
     Raises:
-      RuntimeError: a photo could not be protected.
+      FileError: a photo could not be protected.
     """
     paths = [str(ensemble / name) for name in NAMES]
     members, rows = load_ensemble(paths), []
@@ -240,9 +328,7 @@ def measure_posted(
         folder = out / f"posted{scale}"
         large, safe = folder / "original", folder / "protected"
         originals = [enlarge(photo, scale, large) for photo in photos]
-        arguments = ["protect", str(large), "--out", str(safe), "--seed", str(seed), *options]
-        if cli.main([*arguments, "--ensemble", *paths]):
-            raise RuntimeError(f"{scale}: not every photo could be protected, see above")
+        protect(originals, safe, seed, [*options, "--ensemble", *paths])
         saved = [safe / photo.name for photo in originals]
         entries = measured(originals, saved, members)
         rates = {"png": mean_rate(entries)}
@@ -256,19 +342,20 @@ def measure_posted(
 
 def enlarge(photo: Path, scale: int, folder: Path) -> Path:
     """A photo, its sides ``scale`` times as long, as a PNG file in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(folder)
     path = folder / f"{photo.stem}.png"
-    image = Image.open(photo).convert("RGB")
+    image = Image.fromarray(read_photo(photo).pixels)
     size = (image.width * scale, image.height * scale)
-    image.resize(size, Image.Resampling.LANCZOS).save(path)
+    save_picture(image.resize(size, Image.Resampling.LANCZOS), path)
     return path
 
 
 def compress(photo: Path, quality: int, folder: Path) -> Path:
     """A photo as a JPEG file in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(folder)
     path = folder / f"{photo.stem}.jpg"
-    Image.open(photo).save(path, quality=quality)
+    with Image.open(photo) as picture:
+        save_picture(picture, path, quality=quality)
     return path
 
 
@@ -322,8 +409,8 @@ def print_edits(result: dict[str, Any]) -> None:
             )
 
 
-def main() -> None:
-    """Reads the arguments."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and measures; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m checkpoints.measure",
         description=__doc__,
@@ -334,30 +421,79 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")
     parser.add_argument("--ensemble", type=Path, default=ENSEMBLE, help="default: the bundled one")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--images", type=int, help="only the first so many test portraits")
+    parser.add_argument(
+        "--images", type=commands.positive,
+        help="of attacks and posted: only the first so many test portraits",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only", nargs="+", choices=[*attacks(ENSEMBLE)], metavar="ATTACK", default=[],
         help="these rows of the attacks' table (default: all)",
     )  # fmt: skip
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.only and args.what != "attacks":
+        parser.error(f"--only is of attacks, not of {args.what}")
+    if args.images and args.what == "edits":
+        parser.error("--images is of attacks and posted, not of edits")
+    return commands.run(parser.prog, functools.partial(_run, args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    _check(args)
     portraits = load(args.portraits, SIZE, cache=args.cache)
-    args.out.mkdir(parents=True, exist_ok=True)
-    chosen = np.flatnonzero(portraits.test)[: args.images]
-    photos = [args.portraits / "photos" / portraits.files[i] for i in chosen]
+    if not portraits.test.any() or (args.what == "edits" and portraits.test.all()):
+        what = "no face is found in a portrait to test on, or in none to train on"
+        raise FileError(args.portraits, what, "add portraits with larger faces")
+    {"edits": _edits, "attacks": _attacks, "posted": _posted}[args.what](args, portraits)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be known before the portraits are prepared, which takes minutes.
+
+    Raises:
+      FileError: the table, or what is in --out, is not as it must be.
+      CheckpointError: the ensemble lacks a generator.
+    """
+    table = args.portraits / TABLE
+    rows = read_table(table)
+    if not any(is_test(row["file"]) for row in rows):
+        raise FileError(table, "it lists no portrait to test on", "add lines with other names")
     if args.what == "edits":
-        result = measure_edits(portraits, args.ensemble, args.seed)
-        picture_of_edits(portraits, args.ensemble).save(args.out / "edits.png")
-        print_edits(result)
-    elif args.what == "attacks":
-        crops = save_crops(portraits, args.out / "crops", args.images)
-        result = measure_attacks(crops, photos, args.ensemble, args.out, args.seed, args.only)
-        print_attacks(result)
-    else:
-        result = measure_posted(photos, args.ensemble, args.out, args.seed)
-        print_posted(result)
-    (args.out / f"{args.what}.json").write_text(json.dumps(result, indent=1) + "\n")
+        check_labels(table, rows, tuple(STATED))
+    for name in NAMES:
+        read_metadata(args.ensemble / name)
+    disk.make_folder(args.out)
+    for suffix in (".json", ".png"):
+        path = args.out / (args.what + suffix)
+        if path.is_dir():
+            raise FileError(path, "it is a folder", "choose another --out")
+
+
+def _edits(args: argparse.Namespace, portraits: Portraits) -> None:
+    result = measure_edits(portraits, args.ensemble, args.seed)
+    save_picture(picture_of_edits(portraits, args.ensemble), args.out / "edits.png")
+    write_result(result, args.out / "edits.json")
+    print_edits(result)
+
+
+def _attacks(args: argparse.Namespace, portraits: Portraits) -> None:
+    crops = save_crops(portraits, args.out / "crops", args.images)
+    photos = _photos(args, portraits)
+    print_attacks(measure_attacks(crops, photos, args.ensemble, args.out, args.seed, args.only))
+
+
+def _posted(args: argparse.Namespace, portraits: Portraits) -> None:
+    result = measure_posted(_photos(args, portraits), args.ensemble, args.out, args.seed)
+    write_result(result, args.out / "posted.json")
+    print_posted(result)
+
+
+def _photos(args: argparse.Namespace, portraits: Portraits) -> list[Path]:
+    """The files of the test portraits."""
+    chosen = np.flatnonzero(portraits.test)[: args.images]
+    return [args.portraits / "photos" / portraits.files[i] for i in chosen]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

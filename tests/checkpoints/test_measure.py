@@ -1,13 +1,21 @@
 """The tables of the bundled ensemble, here of a tiny one."""
 
+import dataclasses
 import json
+import os
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from cdmaa_jax import cli
+from cdmaa_jax.disk import FileError
 from checkpoints import measure
+from tests.checkpoints.test_portraits import folder_of
+from tests.checkpoints.test_train import made_up_portraits
 from tests.tiny import save_ensemble, save_photo
 
 NAMES = ("stargan", "ugatit")
@@ -20,27 +28,100 @@ def test_every_row_is_a_command_that_exists():
         assert len(args.ensemble) == (1 if "alone" in title else len(measure.NAMES))
 
 
-def test_rows_are_measured_and_printed(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A tiny ensemble, whose attacks take two steps."""
     monkeypatch.setattr(measure, "NAMES", NAMES)
     ensemble = save_ensemble(tmp_path / "ensemble")
     rows = {title: [*o, "--steps", "2"] for title, o in measure.attacks(ensemble).items()}
     monkeypatch.setattr(measure, "attacks", lambda _: rows)
+    return ensemble
+
+
+def test_rows_are_measured_and_printed(tmp_path, quick, capsys):
     photos = [save_photo(tmp_path / f"{i}.png", i) for i in range(2)]
     chosen = ["ugatit alone, PGD"]
-    found = measure.measure_attacks(photos, photos, ensemble, tmp_path / "out", 0, chosen)
+    found = measure.measure_attacks(photos, photos, quick, tmp_path / "out", 0, chosen)
     assert list(found["rows"]) == chosen and found["portraits"] == 2
     assert list(found["rows"]["ugatit alone, PGD"]) == ["ugatit"]
+    assert json.loads((tmp_path / "out" / "attacks.json").read_text()) == found
     capsys.readouterr()
     measure.print_attacks(found)
     head, _, alone = capsys.readouterr().out.splitlines()
     assert head == "| attack | stargan | ugatit | mean |"
-    figures = found["rows"]["ugatit alone, PGD"]["ugatit"]
-    rate = f"{100 * figures['attack_rate']:.1f} %"
-    assert alone == f"| ugatit alone, PGD |  | {rate} ({figures['avg_l']:.3f}) | {rate} |"
+    values = found["rows"]["ugatit alone, PGD"]["ugatit"]
+    rate = f"{100 * values['attack_rate']:.1f} %"
+    assert alone == f"| ugatit alone, PGD |  | {rate} ({values['avg_l']:.3f}) | {rate} |"
 
-    broken = [tmp_path / "none.png"]
-    with pytest.raises(RuntimeError, match="not every photo"):
-        measure.measure_attacks(broken, broken, ensemble, tmp_path / "again", 0, [measure.WHOLE])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    with pytest.raises(FileError, match="not every photo could be protected; mend"):
+        measure.measure_attacks([broken], [broken], quick, tmp_path / "again", 0, [measure.WHOLE])
+
+
+def reporting(losses):
+    """A stand-in for ``cdmaa protect``, whose reports grow with every run; L by a photo's name."""
+
+    def protect(files, folder, seed, options):
+        path = folder / "report.json"
+        entries = json.loads(path.read_text())["photos"] if path.exists() else []
+        known = {entry["file"] for entry in entries}
+        for file in files:
+            entry = {"file": file.name, "sha256": measure.hashlib.sha256(file.read_bytes())}
+            entry["sha256"] = entry["sha256"].hexdigest()
+            entry["models"] = {"ugatit": {"comic": losses[file.stem]}}
+            entries += [entry] if file.name not in known else []
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"photos": entries, "threshold": 0.05}))
+
+    return protect
+
+
+def test_figures_are_of_the_photos_of_this_run(tmp_path):
+    photos = [save_photo(tmp_path / f"{i}.png", i) for i in range(3)]
+    protect, folder = reporting({"0": 0.01, "1": 0.03, "2": 0.5}), tmp_path / "attack0"
+    protect(photos, folder, 0, [])
+    found = measure.figures(folder / "report.json", photos[:2])
+    assert found == {"ugatit": {"avg_l": pytest.approx(0.02), "attack_rate": 0.0}}
+    found = measure.figures(folder / "report.json", photos[1:])
+    assert found["ugatit"]["attack_rate"] == 0.5
+    save_photo(photos[0], 9)
+    with pytest.raises(FileError, match=r"report\.json: it does not tell of every photo; delete"):
+        measure.figures(folder / "report.json", photos)
+
+
+def test_rows_are_kept_and_written_one_by_one(tmp_path, quick, monkeypatch):
+    photos = [save_photo(tmp_path / f"{i}.png", i) for i in range(2)]
+    out, titles = tmp_path / "out", list(measure.attacks(quick))
+    losses = {"0": 0.01, "1": 0.03}
+    monkeypatch.setattr(measure, "protect", reporting(losses))
+    measure_rows = lambda *only, seed=0, files=photos: measure.measure_attacks(  # noqa: E731
+        files, files, quick, out, seed, list(only)
+    )
+    measure_rows(titles[2])
+    first = measure_rows(titles[0], titles[2])
+    assert list(first["rows"]) == [titles[0], titles[2]]
+    before = (out / "attacks.json").read_text()
+    assert json.loads(before) == first
+
+    def fail_at_second(files, folder, seed, options):
+        if folder.name == "attack3":
+            raise FileError(folder, "the disk is full", "free some space")
+        reporting(losses)(files, folder, seed, options)
+
+    monkeypatch.setattr(measure, "protect", fail_at_second)
+    with pytest.raises(FileError, match="the disk is full"):
+        measure_rows(titles[1], titles[3])
+    after = (out / "attacks.json").read_text()
+    assert list(json.loads(after)["rows"]) == titles[:3]
+    for other in ({"seed": 1}, {"files": photos[:1]}):
+        with pytest.raises(FileError, match="it is of other portraits, another seed or other gen"):
+            measure_rows(titles[0], **other)
+    assert (out / "attacks.json").read_text() == after
+    (out / "attacks.json").write_text(after[:50])
+    with pytest.raises(FileError, match=r"attacks\.json: it is damaged; delete it"):
+        measure_rows(titles[0])
+    assert sorted(path for path in os.listdir(out) if path.startswith(".")) == []
 
 
 def test_what_compression_leaves(tmp_path, monkeypatch, capsys):
@@ -66,3 +147,129 @@ def test_what_compression_leaves(tmp_path, monkeypatch, capsys):
     head, _, first, _ = capsys.readouterr().out.splitlines()
     assert head == "| side of the face square | PNG | JPEG 90 | JPEG 1 |"
     assert first.count("%") == 3
+
+
+def test_classifier_is_trained_and_gives_a_logit_for_every_attribute(monkeypatch):
+    monkeypatch.setattr(measure, "STEPS", 1)
+    monkeypatch.setattr(measure, "BATCH", 2)
+    portraits = made_up_portraits()
+    names, data = measure.faces(portraits, ~portraits.test)
+    assert names == ("Male", "Bangs", measure.COMIC)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        classify = measure.train_classifier(data, len(names), seed=0)
+        logits = np.asarray(classify(jnp.zeros((2, 64, 64, 3))))
+    assert logits.shape == (2, 3) and np.isfinite(logits).all()
+
+
+def test_made_up_faces_have_the_labels_of_what_is_on_them():
+    """Overlays are white, comics black, faces grey."""
+    portraits = made_up_portraits()
+    portraits = dataclasses.replace(
+        portraits,
+        images=np.full_like(portraits.images, 128),
+        comic=np.zeros_like(portraits.comic),
+        overlays={"Bangs": np.full_like(portraits.overlays["Bangs"], 255)},
+    )
+    _, data = measure.faces(portraits, ~portraits.test)
+    index = jnp.asarray(np.arange(200) % 5)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        x, labels = measure.labelled(data, index, jax.random.key(0))
+    shade, (male, bangs, comic) = np.asarray(x)[:, 0, 0, 0], np.asarray(labels).T
+    np.testing.assert_array_equal(comic, shade == -1)
+    np.testing.assert_array_equal(bangs, np.where(comic == 1, -1, shade == 1))
+    np.testing.assert_array_equal(male, np.where(comic == 1, -1, np.array([1, 0, 1, 0, -1])[index]))
+    assert 0.1 < comic.mean() < 0.3 and 0.2 < (bangs == 1).mean() / (comic == 0).mean() < 0.4
+
+
+def test_edits_are_judged_by_their_own_attribute_on_test_portraits_alone(monkeypatch):
+    """Each generator paints a shade for each edit, the classifier finds an attribute by it."""
+    portraits = made_up_portraits()
+    shades = {"Male": 0.25, "Bangs": 0.5, measure.COMIC: 0.75}
+    order = {"one": ("Bangs", "Male"), "two": (measure.COMIC,)}
+    seen = []
+
+    def classify(x):
+        colour = x[:, 0, 0, :1]
+        return jnp.where(jnp.abs(colour - jnp.array([[*shades.values()]])) < 0.01, 1.0, -1.0)
+
+    def train_classifier(data, attributes, seed):
+        seen.append(data)
+        assert attributes == 3
+        return classify
+
+    def generator_of(path):
+        domains = order[path.name]
+        conditions = np.array([[[shades[name]] for name in domains]])
+        apply = lambda x, c: jnp.zeros_like(x) + c[:, :, None, None]  # noqa: E731
+        return Stub(apply, domains, lambda labels: conditions)
+
+    monkeypatch.setattr(measure, "NAMES", tuple(order))
+    monkeypatch.setattr(measure, "train_classifier", train_classifier)
+    monkeypatch.setattr(measure, "load_generator", generator_of)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        found = measure.measure_edits(portraits, measure.ENSEMBLE, seed=0)
+    (data,) = seen
+    np.testing.assert_array_equal(data.images, portraits.images[~portraits.test])
+    np.testing.assert_array_equal(data.comic, portraits.comic[~portraits.test])
+    np.testing.assert_array_equal(data.overlays[1], portraits.overlays["Bangs"][~portraits.test])
+    assert found["portraits"] == 1
+    assert {name: tuple(rows) for name, rows in found["models"].items()} == order
+    plain = np.asarray(measure.to_unit(jnp.asarray(portraits.images[portraits.test])))
+    for rows in found["models"].values():
+        for domain, row in rows.items():
+            assert (row["before"], row["after"]) == (0.0, 1.0)
+            change = np.abs(shades[domain] - plain).mean()
+            assert row["change"] == pytest.approx(change, rel=1e-5)
+
+
+class Stub(SimpleNamespace):
+    """What ``edit`` asks of a generator."""
+
+    def __init__(self, apply, domains, conditions):
+        super().__init__(apply=apply, domains=domains, conditions=conditions)
+
+    def __call__(self, x, c):
+        return self.apply(x, c)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["edits", "--only", measure.WHOLE], "--only is of attacks, not of edits"),
+    (["posted", "--only", measure.WHOLE], "--only is of attacks, not of posted"),
+    (["edits", "--images", "3"], "--images is of attacks and posted, not of edits"),
+    (["attacks", "--images", "0"], "--images: '0' is not a whole number above zero"),
+    (["attacks", "--images", "-1"], "--images: '-1' is not a whole number above zero"),
+])  # fmt: skip
+def test_options_that_would_be_ignored_are_refused(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        measure.main([*options, "--portraits", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert message in capsys.readouterr().err
+
+
+HEAD = "file,gender,birth_year"
+
+
+@pytest.mark.parametrize("what, lines, message", [
+    ("edits", [], "portraits.csv: there is no such file or folder"),
+    ("edits", [HEAD, "a.png,M,1940"], "it lists no portrait to test on"),
+    ("attacks", [HEAD, "A000055.jpg,M,1940"], "ensemble/stargan: there is no such directory"),
+    ("edits", [HEAD, "A000055.jpg,M,1940"], "it lists no portrait to train on"),
+    ("edits", [HEAD, "A000055.jpg,M,1940", "a.png,M,1940"], "is known not to be Male"),
+])  # fmt: skip
+def test_mistakes_are_told_of_first(tmp_path, capsys, what, lines, message):
+    folder = folder_of(tmp_path / "in", *lines) if lines else tmp_path
+    given = [what, "--portraits", str(folder), "--out", str(tmp_path / "out")]
+    assert measure.main([*given, "--ensemble", str(tmp_path / "ensemble")]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("python -m checkpoints.measure: error: ")
+    assert message in line and line.count("\n") == 1
+
+
+def test_a_taken_out_is_told_of_first(tmp_path, capsys):
+    folder = folder_of(tmp_path / "in", HEAD, "A000055.jpg,M,1940")
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "attacks.json").mkdir(parents=True)
+    cases = {"file": "file: it is a file, not a folder", "out": "attacks.json: it is a folder"}
+    for out, message in cases.items():
+        given = ["attacks", "--portraits", str(folder), "--out", str(tmp_path / out)]
+        assert measure.main(given) == 1
+        assert message in capsys.readouterr().err
