@@ -7,13 +7,18 @@ python -m checkpoints.manifest --check    compares it with the files; exit statu
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators.checkpoint import read_metadata
+from checkpoints import commands
 
 HERE = Path(__file__).parent
 MANIFEST = HERE / "manifest.json"
@@ -50,7 +55,14 @@ OFFICIAL = {
 
 
 def describe() -> dict[str, Any]:
-    """What the manifest should say of the files as they are."""
+    """What the manifest should say of the files as they are; hidden ones are of no concern.
+
+    Raises:
+      FileError: a file cannot be read, or a generator does not say how it was trained.
+      CheckpointError: a folder of the ensemble is no generator.
+    """
+    with disk.translated(ENSEMBLE, disk.TO_READ):
+        folders = sorted(path for path in ENSEMBLE.iterdir() if path.is_dir())
     return {
         "purpose": "demonstration weights; a photo protected against them is not thereby protected "
         "against other generators",
@@ -58,41 +70,54 @@ def describe() -> dict[str, Any]:
         "script": "checkpoints/train.py",
         "official_weights": OFFICIAL,
         "generators": {
-            path.name: _generator(path) for path in sorted(ENSEMBLE.iterdir()) if path.is_dir()
+            path.name: _generator(path) for path in folders if not path.name.startswith(".")
         },
     }
 
 
 def _generator(directory: Path) -> dict[str, Any]:
     metadata = read_metadata(directory)
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    if not {"seed", "steps"} <= metadata.extra.keys():
+        what = "it does not say the seed and the steps of its training"
+        raise FileError(directory, what, "write it with checkpoints.train, or move it elsewhere")
+    contents = {name: disk.read_bytes(directory / name) for name in _names(directory)}
     return {
         "command": f"python -m checkpoints.train {metadata.architecture} --portraits PORTRAITS "
-        f"--out checkpoints/demo/{directory.name} --seed {metadata.extra['seed']} "
+        f"--out checkpoints/demo/{directory.name} --overwrite --seed {metadata.extra['seed']} "
         f"--steps {metadata.extra['steps']}",
         **metadata.extra,
-        "bytes": sum(path.stat().st_size for path in files),
-        "sha256": {
-            path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-        },
+        "bytes": sum(map(len, contents.values())),
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
 
 
-def main() -> int:
-    """Reads the arguments."""
-    parser = argparse.ArgumentParser(prog="python -m checkpoints.manifest")
+def _names(directory: Path) -> list[str]:
+    """The files under a directory, but for those that an operating system leaves there."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return [p.relative_to(directory).as_posix() for p in paths if not p.name.startswith(".")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes or compares; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m checkpoints.manifest",
+        description="Writes the manifest of the bundled ensemble, or compares it with the files.",
+    )
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    arguments = parser.parse_args()
-    text = json.dumps(describe(), indent=1) + "\n"
-    if not arguments.check:
-        MANIFEST.write_text(text)
-        return 0
-    if MANIFEST.read_text() == text:
+    args = parser.parse_args(argv)
+    return commands.run(parser.prog, functools.partial(_run, args.check))
+
+
+def _run(check: bool) -> int:
+    text = (json.dumps(describe(), indent=1) + "\n").encode()
+    if not check:
+        disk.write_whole(MANIFEST, text)
+    elif disk.read_bytes(MANIFEST) == text:
         print("the files are those of the manifest")
-        return 0
-    print(f"{MANIFEST.name} and the files differ", file=sys.stderr)
-    return 1
+    else:
+        what = "it and the files differ"
+        raise FileError(MANIFEST, what, "restore the files, or write it with checkpoints.manifest")
+    return 0
 
 
 if __name__ == "__main__":
