@@ -16,6 +16,7 @@ import pytest
 
 from cdmaa_jax import cli, disk, photos
 from cdmaa_jax.attack import config as attack_config
+from cdmaa_jax.cli import cache, commands, parser, process
 from cdmaa_jax.generators import ensembles
 from cdmaa_jax.images import files
 from tests.tiny import save_ensemble, save_photo
@@ -312,9 +313,9 @@ def test_demo_overwrites_no_picture_of_others(call, tmp_path):
 
 
 def test_options_mirror_the_config():
-    parser = argparse.ArgumentParser()
-    cli._add_config(parser)
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    bare = argparse.ArgumentParser()
+    parser._add_config(bare)
+    actions = {action.dest: action for action in bare._actions if action.dest != "help"}
     defaults = dataclasses.asdict(attack_config.Config())
     choices = attack_config.choices()
     assert defaults.pop("perturbation") == "image"  # the other is for ``fit_universal`` alone
@@ -325,7 +326,7 @@ def test_options_mirror_the_config():
 
 
 def test_defaults_are_those_of_the_library():
-    args = cli._parser().parse_args(["protect", "a.png", "--out", "b"])
+    args = parser.make_parser().parse_args(["protect", "a.png", "--out", "b"])
     assert args.batch_size == photos.BATCH_SIZE and args.max_pixels == files.MAX_PIXELS
     assert args.ensemble == [ensembles.DEFAULT] and args.seed == photos.Job.seed
 
@@ -347,7 +348,7 @@ def test_help_does_not_import_jax():
         f"package.__path__ = [{os.fspath(ROOT / 'cdmaa_jax')!r}]\n"
         "sys.modules['cdmaa_jax'] = package\n"
         "import cdmaa_jax.cli\n"
-        "cdmaa_jax.cli._parser()\n"
+        "cdmaa_jax.cli.parser.make_parser()\n"
         "assert not {'jax', 'numpy', 'PIL', 'tqdm', 'skimage'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -412,7 +413,7 @@ def test_an_interrupt_that_nobody_can_be_told_of(ensemble, tmp_path):
 
 def test_a_damaged_program_in_the_cache_is_made_anew(ensemble, tmp_path):
     folder, photo = tmp_path / "cache", save_photo(tmp_path / "a.png")
-    env = {**os.environ, cli.CACHE_VARIABLE: os.fspath(folder)}
+    env = {**os.environ, cache.CACHE_VARIABLE: os.fspath(folder)}
 
     def protect(out):
         process = _process(
@@ -453,15 +454,15 @@ def test_without_a_place_for_messages_nothing_is_wrong(ensemble, tmp_path):
 def test_the_cache_is_kept_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
     settings = {}
     monkeypatch.setattr(jax.config, "update", settings.__setitem__)
-    monkeypatch.setenv(cli.CACHE_VARIABLE, os.fspath(tmp_path / "cache"))
-    cli._use_cache(argparse.Namespace(no_cache=True, run=cli._demo))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(tmp_path / "cache"))
+    process._use_cache(argparse.Namespace(no_cache=True, run=commands.demo))
     assert settings == {}
-    cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
     assert settings["jax_compilation_cache_dir"] == os.fspath(tmp_path / "cache")
     assert (tmp_path / "cache").is_dir()
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cli.CACHE_VARIABLE, os.fspath(tmp_path / "file" / "cache"))
-    cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(tmp_path / "file" / "cache"))
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
     assert "not kept" in capsys.readouterr().err
 
 
@@ -469,10 +470,10 @@ def test_a_cache_folder_that_cannot_be_written_into(tmp_path, monkeypatch, capsy
     def refuse(**_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setenv(cli.CACHE_VARIABLE, os.fspath(tmp_path))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(tmp_path))
     monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("it is used all the same"))
-    cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
     assert capsys.readouterr().err == (
         f"cdmaa: compiled programs are not kept: {tmp_path}: no permission\n"
     )
@@ -482,11 +483,11 @@ def test_without_a_home_nothing_is_kept(call, monkeypatch, capsys):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
 
-    for name in (cli.CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in (cache.CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cli.Path, "home", homeless)
-    cli._use_cache(argparse.Namespace(no_cache=False, run=cli._demo))
-    assert f"set {cli.CACHE_VARIABLE}" in capsys.readouterr().err
+    monkeypatch.setattr(cache.Path, "home", homeless)
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
+    assert f"set {cache.CACHE_VARIABLE}" in capsys.readouterr().err
     status, out, _ = call("info", options=())
     assert status == 0 and "nowhere: there is no home folder" in out
 

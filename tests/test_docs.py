@@ -9,7 +9,7 @@ import pytest
 
 import cdmaa_jax.protection
 from benchmarks import __main__ as benchmark
-from cdmaa_jax import cli
+from cdmaa_jax.cli.parser import make_parser
 from converters import command as convert
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def parsed(words):
     if not words:
         return None
     if Path(words[0]).name == "cdmaa":
-        return cli._parser().parse_args(words[1:])
+        return make_parser().parse_args(words[1:])
     if words[0] == "cdmaa-convert":
         return convert._parser().parse_args(words[1:])
     if words[:3] == ["python", "-m", "benchmarks"]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdmaa_jax import cli
+from cdmaa_jax.cli.parser import make_parser
 from cdmaa_jax.disk import FileError
 from checkpoints import measure
 from tests.checkpoints.test_portraits import folder_of
@@ -23,7 +23,7 @@ NAMES = ("stargan", "ugatit")
 
 def test_every_row_is_a_command_that_exists():
     for title, options in measure.attacks(measure.ENSEMBLE).items():
-        args = cli._parser().parse_args(["protect", "a.png", "--out", "b", *options])
+        args = make_parser().parse_args(["protect", "a.png", "--out", "b", *options])
         assert args.aligned == (title != measure.WHOLE)
         assert len(args.ensemble) == (1 if "alone" in title else len(measure.NAMES))
 

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from cdmaa_jax import cli
+from cdmaa_jax.cli import parser
+from cdmaa_jax.cli.text import duration
 from cdmaa_jax.experiments import reproduce
 from tests.tiny import save_ensemble, save_photo
 
@@ -39,7 +41,7 @@ def errors(text):
 
 
 def test_the_choices_are_the_results():
-    assert cli._RESULTS == reproduce.WHAT
+    assert parser._RESULTS == reproduce.WHAT
 
 
 def test_a_table_goes_to_stdout_and_the_rest_to_stderr(call, tmp_path):
@@ -92,4 +94,4 @@ def test_without_matplotlib_it_says_what_to_install_before_it_works(call, monkey
     ("seconds", "words"), [(7.2, "7 s"), (600, "10 min"), (11100, "3 h 05 min")]
 )
 def test_durations_for_people(seconds, words):
-    assert cli._duration(seconds) == words
+    assert duration(seconds) == words

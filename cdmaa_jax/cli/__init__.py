@@ -1,0 +1,12 @@
+"""The command ``cdmaa``: arguments and printing, nothing else.
+
+Figures go to stdout, everything else to stderr. The exit status is 0 if all went well, 1 if
+anything failed, 2 for a wrong command line, 128 and the signal's number if interrupted.
+
+What imports JAX is imported in the functions, so that ``--help`` is instant.
+"""
+
+from cdmaa_jax.cli.output import print_any_name
+from cdmaa_jax.cli.process import main
+
+__all__ = ["main", "print_any_name"]

@@ -1,0 +1,92 @@
+"""The files of ``cdmaa demo``, which replace nobody else's unless ``--force`` is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdmaa_jax.disk import FileError
+    from cdmaa_jax.generators.ensembles import Ensemble
+    from cdmaa_jax.photos import Entry, Job
+
+PICTURE = "report.png"
+_ORIGINAL = "original.png"
+_PROTECTED = "protected"
+
+
+def write_original(out: Path, force: bool) -> Path:
+    """Makes the folder, writes the demo's photo into it, and returns the photo's path.
+
+    Raises:
+      FileError: a file that is not the demo's is in the way, or nothing can be written there.
+    """
+    from cdmaa_jax import disk, photos
+
+    disk.make_folder(out)
+    original, picture = out / _ORIGINAL, out / PICTURE
+    if picture.exists() and not force and not _is_of_demo(out / photos.REPORT):
+        raise _in_the_way(picture)
+    _write_portrait(original, force)
+    return original
+
+
+def make_job(original: Path, ensemble: Ensemble, force: bool) -> Job:
+    """How the demo protects its photo: by the defaults, into the folder that the photo is in."""
+    from cdmaa_jax import photos
+    from cdmaa_jax.attack.config import Config
+
+    return photos.Job(
+        ensemble=ensemble,
+        out=original.parent,
+        config=Config(),
+        canonical_size=photos.default_canonical_size(ensemble),
+        force=force,
+        names={original: _PROTECTED},
+    )
+
+
+def write_picture(job: Job, entry: Entry) -> None:
+    """Draws what the report says of the photo.
+
+    Raises:
+      FileError: a photo cannot be read, or the picture cannot be written.
+    """
+    from cdmaa_jax import disk, photos
+
+    original, protected = job.out / _ORIGINAL, job.out / f"{_PROTECTED}.png"
+    drawn = photos.draw_picture(original, protected, entry, job.ensemble, job.config.threshold)
+    disk.write_whole(job.out / PICTURE, drawn)
+
+
+def _write_portrait(path: Path, force: bool) -> None:
+    """Writes the portrait of Eileen Collins that comes with scikit-image (public domain, NASA)."""
+    import skimage.data
+
+    from cdmaa_jax import disk
+    from cdmaa_jax.images import files
+
+    data = files.encode_png(files.Photo(skimage.data.astronaut()))
+    if path.exists() and disk.read_bytes(path) == data:
+        return
+    if path.exists() and not force:
+        raise _in_the_way(path)
+    disk.write_whole(path, data)
+
+
+def _is_of_demo(report: Path) -> bool:
+    """Whether a report is on the demo's photo, so that the picture beside it is the demo's too."""
+    from cdmaa_jax.disk import FileError
+    from cdmaa_jax.evaluation.report import read_report
+
+    try:
+        found = read_report(report)
+    except FileError:
+        return False
+    return any(entry["file"] == _ORIGINAL for entry in (found or {}).get("photos", ()))
+
+
+def _in_the_way(path: Path) -> FileError:
+    from cdmaa_jax.disk import FileError
+
+    return FileError(path, "it exists", "choose another --out, or overwrite with --force")

@@ -1,0 +1,68 @@
+"""How the command prints: figures go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+
+
+class OutputError(Exception):
+    """What was to be printed on stdout could not be."""
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Prints to stdout at once, where there is one.
+
+    Raises:
+      OutputError: it cannot be written.
+    """
+    try:
+        print(text, end=end, flush=sys.stdout is not None)
+    except OSError as error:
+        raise OutputError(error.strerror) from error
+
+
+def say(text: object) -> None:
+    """Prints a notice to stderr."""
+    _to_stderr(f"cdmaa: {text}")
+
+
+def fail(error: object) -> int:
+    """Prints an error to stderr on one line, and returns the exit status that goes with it."""
+    _to_stderr(f"cdmaa: error: {' '.join(str(error).split())}")
+    return 1
+
+
+def print_any_name() -> None:
+    """Lets names that the terminal's encoding lacks be printed, escaped, not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def ensure_stderr() -> None:
+    """Opens a stderr that leads nowhere in a process that was started without one.
+
+    Otherwise a file that is opened later could take its place.
+    """
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def discard_output() -> None:
+    """Drops what stdout still holds, which Python would try to write again as the process ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _to_stderr(line: str) -> None:
+    """Prints a line, above the progress bar where there is one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
+    sys.stderr.flush()

@@ -1,0 +1,311 @@
+"""The arguments of ``cdmaa``, and its help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from cdmaa_jax.cli import commands
+from cdmaa_jax.cli.cache import CACHE_VARIABLE
+from cdmaa_jax.cli.output import show
+
+if TYPE_CHECKING:
+    _Subparsers = argparse._SubParsersAction["_Parser"]
+
+_OVERVIEW = """\
+Protects photos from face-editing generators: adds a change that the eye hardly
+notices and that spoils what the generators make of the photo.
+
+  cdmaa demo                           protects a photo that comes along, and shows the proof
+  cdmaa protect photo.jpg --out safe   protects your own
+"""
+_EXIT_STATUS = """\
+Exit status: 0 all went well, 1 something failed or a value cannot be, 2 no such
+command or option, 130 interrupted, 143 terminated, 129 its terminal closed."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, whose ``run`` is the command to call with the arguments."""
+    parser = _Parser(
+        prog="cdmaa", description=_OVERVIEW, epilog=_EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_demo, _add_protect, _add_evaluate, _add_reproduce, _add_info):
+        add(parsers)
+    return parser
+
+
+def _add_demo(parsers: _Subparsers) -> None:
+    demo = parsers.add_parser(
+        "demo",
+        help="protect a photo that comes along, and show the proof",
+        description="Protects a portrait that comes with scikit-image against the bundled "
+        "generators. Writes original.png, protected.png, report.json and report.png, the picture "
+        "to look at. Needs no download; takes a minute or so, less when run again.",
+    )
+    demo.set_defaults(run=commands.demo)
+    demo.add_argument(
+        "--out", type=Path, default=Path("cdmaa-demo"), metavar="DIR", help="default: cdmaa-demo"
+    )
+    _add_force(demo)
+    _add_common(demo)
+
+
+def _add_protect(parsers: _Subparsers) -> None:
+    protect = parsers.add_parser(
+        "protect",
+        help="protect photos",
+        description="Writes a protected copy of every photo, a PNG of the same size, and "
+        "report.json, which says how well each generator is spoiled. Running again skips what is "
+        "done.",
+    )
+    protect.set_defaults(run=commands.protect)
+    protect.add_argument(
+        "photos", nargs="+", type=Path, metavar="PHOTO_OR_FOLDER",
+        help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF; of a folder all pictures directly in it",
+    )  # fmt: skip
+    protect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    _add_ensemble(protect)
+    _add_labels(protect)
+    _add_batch_size(protect)
+    protect.add_argument(
+        "--chunk", type=int, metavar="N",
+        help="photos of a batch that a generator takes at once; default: what suits the device",
+    )  # fmt: skip
+    protect.add_argument(
+        "--precision", choices=("float32", "tf32", "bfloat16"), metavar="NAME",
+        help="of the generators when they are attacked: float32, tf32, or bfloat16, the fastest "
+        "on a GPU; default: the device's own, tf32 on a GPU",
+    )  # fmt: skip
+    protect.add_argument("--seed", type=int, default=0, help="of the attack's start; default: 0")
+    protect.add_argument(
+        "--canonical-size", type=int, metavar="PIXELS",
+        help="size of the face at which the change is found; default: three times the "
+        "generators', the generators' with --aligned",
+    )  # fmt: skip
+    _add_aligned(protect)
+    _add_max_pixels(protect)
+    _add_force(protect)
+    _add_common(protect)
+    _add_config(protect)
+
+
+def _add_evaluate(parsers: _Subparsers) -> None:
+    evaluate = parsers.add_parser(
+        "evaluate",
+        help="measure protected photos that exist",
+        description="Prints how well the protected copies of photos are protected, or what a "
+        "site has left of that: give what can be downloaded from it. In folders, a copy has its "
+        "original's name but for the suffix, or a report.json says which it is. Give the "
+        "--ensemble, --labels and --aligned that the photos were protected with.",
+    )
+    evaluate.set_defaults(run=commands.evaluate)
+    evaluate.add_argument("originals", type=Path, metavar="ORIGINALS", help="a photo or a folder")
+    evaluate.add_argument("protected", type=Path, metavar="PROTECTED", help="a photo or a folder")
+    _add_ensemble(evaluate)
+    _add_labels(evaluate)
+    _add_batch_size(evaluate)
+    _add_threshold(evaluate)
+    _add_aligned(evaluate)
+    _add_max_pixels(evaluate)
+    _add_common(evaluate)
+
+
+_RESULTS = (
+    "table1", "table2", "table3", "table4",
+    "figure2", "figure4", "figure5", "figure6", "figure7", "related",
+)  # fmt: skip
+
+
+def _add_reproduce(parsers: _Subparsers) -> None:
+    reproduce = parsers.add_parser(
+        "reproduce",
+        help="measure the paper's tables and figures",
+        description="Protects photos in every way that a table of the paper compares, measures "
+        "the saved files, and writes JSON, Markdown and pictures, with intervals and beside the "
+        "paper's own figures. Running again goes on where it was.",
+    )
+    reproduce.set_defaults(run=commands.reproduce)
+    reproduce.add_argument(
+        "what", nargs="+", choices=(*_RESULTS, "all"), metavar="WHAT",
+        help=f"one or more of {', '.join(_RESULTS)}; or all",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--photos", type=Path, required=True, metavar="DIR",
+        help="a folder of portraits, CelebA's img_align_celeba or any other",
+    )  # fmt: skip
+    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    _add_ensemble(reproduce)
+    reproduce.add_argument(
+        "--attributes", type=Path, metavar="FILE",
+        help="labels of the photos: a CSV with a column 'file', or list_attr_celeba.txt; that is "
+        "found by itself beside CelebA's photos",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--partition", type=Path, metavar="FILE",
+        help="CelebA's list_eval_partition.txt, found by itself beside the photos: only the test "
+        "photos are used",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--images", type=int, default=100, metavar="N",
+        help="how many photos, the first by name; default: 100",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--tune-photos", type=Path, metavar="DIR",
+        help="other photos, for the related methods that are tuned before they are tested; "
+        "default: those of --photos that come after the tested ones; --attributes must have them, "
+        "too",
+    )  # fmt: skip
+    reproduce.add_argument("--steps", type=int, default=80, metavar="N", help="T; default: 80")
+    reproduce.add_argument(
+        "--seed", type=int, default=0, help="of the attacks' start and the intervals; default: 0"
+    )
+    reproduce.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="photos at once; default: 10, on a GPU or TPU 100",
+    )
+    _add_aligned(reproduce)
+    _add_common(reproduce)
+
+
+def _add_aligned(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--aligned", action="store_true",
+        help="the photos are face crops already, as data sets have them: look at all of each",
+    )  # fmt: skip
+
+
+def _add_info(parsers: _Subparsers) -> None:
+    info = parsers.add_parser(
+        "info",
+        help="list devices, versions, architectures and ensembles",
+        description="Prints devices, versions, architectures, and the ensembles with their "
+        "generators, edits, and the attributes that labels must have for them.",
+    )
+    info.set_defaults(run=commands.info)
+    info.add_argument(
+        "--ensemble", nargs="+", metavar="NAME_OR_DIR",
+        help="only this one: a name, or directories that cdmaa-convert wrote",
+    )  # fmt: skip
+    _add_common(info)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument(
+        "--no-cache", action="store_true",
+        help=f"keep no compiled programs (they are kept in the user's cache folder, or in "
+        f"${CACHE_VARIABLE})",
+    )  # fmt: skip
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite files that are in the way; never an input"
+    )
+
+
+def _add_ensemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ensemble", nargs="+", default=["demo"], metavar="NAME_OR_DIR",
+        help="a named ensemble (see cdmaa info), or directories that cdmaa-convert wrote; "
+        "default: demo; give it last",
+    )  # fmt: skip
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE",
+        help="attributes of the photos: a CSV with a column 'file', or list_attr_celeba.txt",
+    )  # fmt: skip
+
+
+def _add_batch_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="photos at once; default: 8"
+    )
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-pixels", type=int, default=100_000_000, metavar="N",
+        help="refuse larger photos; default: 100000000",
+    )  # fmt: skip
+
+
+def _add_threshold(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--threshold", type=float, default=0.05, metavar="L",
+        help="an edit whose mean squared change exceeds this is spoiled; default: 0.05",
+    )  # fmt: skip
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``Config``, whose defaults and choices are repeated here to start fast.
+
+    ``perturbation`` is left out: a universal one is fitted first, and only then added to photos.
+    """
+    group = parser.add_argument_group(
+        "attack", "defaults are those of the CDMAA paper; lengths are in units of [-1, 1]"
+    )
+
+    def choice(option: str, values: str, text: str) -> None:
+        first, *rest = values.split()
+        group.add_argument(
+            option, choices=(first, *rest), default=first, metavar="NAME",
+            help=f"{text}: {', '.join((f'{first} (default)', *rest))}",
+        )  # fmt: skip
+
+    def number(option: str, kind: type, default: float, text: str) -> None:
+        group.add_argument(
+            option, type=kind, default=default, metavar="N", help=f"{text}; default: {default}"
+        )
+
+    number("--steps", int, 80, "steps of the attack")
+    number("--epsilon", float, 0.05, "largest change of a colour channel; 0.05 is 6 of 255")
+    number("--step-size", float, 0.01, "change in one step")
+    choice("--update", "i-fgsm fgsm pgd mi-fgsm apgd", "update rule")
+    choice("--across-domains", "uniform single iterative mgda", "how a model's edits are joined")
+    choice("--across-models", "mgda single iterative uniform weighted", "how the models are joined")
+    group.add_argument(
+        "--model-weights", type=float, nargs="+", metavar="N",
+        help="for weighted: the share of each generator, in the order of --ensemble, of any sum",
+    )  # fmt: skip
+    choice("--regularization", "penalty none l2 log", "of the models' gradients")
+    number("--zeta", float, 1e-8, "least loss that the regularization reckons with")
+    choice("--start", "jitter uniform", "where the attack starts")
+    choice("--loss", "mse face-weighted latent", "what is maximized, of the edits or the latent")
+    _add_threshold(group)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says on one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required") and "--ensemble" in sys.argv:
+            message += " (what follows --ensemble belongs to it: give it last)"
+        self.exit(2, f"cdmaa: error: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """An option that prints the version, which is looked up only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import importlib.metadata
+
+        try:
+            version = importlib.metadata.version("cdmaa-jax")
+        except importlib.metadata.PackageNotFoundError:
+            version = "from a checkout that is not installed"
+        show(f"cdmaa-jax {version}")
+        parser.exit()

@@ -1,0 +1,92 @@
+"""A run of ``cdmaa``, from its arguments to its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from cdmaa_jax.cli import commands
+from cdmaa_jax.cli.cache import keep_programs
+from cdmaa_jax.cli.interrupts import interruptible
+from cdmaa_jax.cli.output import (
+    OutputError,
+    discard_output,
+    ensure_stderr,
+    fail,
+    print_any_name,
+    show,
+)
+from cdmaa_jax.cli.parser import make_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; ``argv`` defaults to the process's arguments. Returns the exit status."""
+    ensure_stderr()
+    print_any_name()
+    try:
+        try:
+            args = make_parser().parse_args(argv)
+            return interruptible(lambda: _run(args))
+        finally:
+            show("", end="")  # when the process ends, it is too late to report an error
+    except OutputError as error:
+        discard_output()
+        if isinstance(error.__cause__, BrokenPipeError):  # the reader has had enough
+            return 1
+        return fail(f"the output cannot be written: {error}")
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Runs a command; an error that a user can mend is one line."""
+    from cdmaa_jax.disk import FileError
+
+    _quiet()
+    try:
+        with _use_cache(args):
+            _check_devices()
+            return args.run(args)
+    except (FileError, ValueError, OSError) as error:  # options and checkpoints raise ValueError
+        return fail(error)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        return fail("the device's memory is full; give a smaller --chunk or --batch-size")
+
+
+def _quiet() -> None:
+    """Keeps the libraries' own notices from a user's terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("absl", "jax", "jax._src.xla_bridge"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """Keeps compiled programs between runs, if the command compiles any and is allowed to."""
+    from cdmaa_jax import kept
+
+    if args.no_cache or args.run is commands.info:
+        return kept.programs_in(None)
+    return keep_programs()
+
+
+def _check_devices() -> None:
+    """Checks that JAX finds a device to compute on.
+
+    Raises:
+      ValueError: it does not find the one that it was told to use, or none at all.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # AssertionError where its plugin is missing
+        asked = os.environ.get("JAX_PLATFORMS")
+        why = f"JAX_PLATFORMS is {asked!r}; unset it, or install that" if asked else str(error)
+        raise ValueError(f"JAX finds no device to compute on: {why}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
