@@ -97,11 +97,11 @@ def test_those_that_do_not_know_each_other():
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_only_the_command_line_prints_and_reads_arguments(module):
-    if layer_of(module) == "cli":
-        return
-    names = {node.id for node in ast.walk(tree_of(module)) if isinstance(node, ast.Name)}
-    assert "print" not in names and "input" not in names
-    assert not {"argparse", "sys", "tqdm"} & set(imports_of(module))
+    if module.as_posix() != "cli/output.py":
+        names = {node.id for node in ast.walk(tree_of(module)) if isinstance(node, ast.Name)}
+        assert "print" not in names and "input" not in names
+    if layer_of(module) != "cli":
+        assert not {"argparse", "sys", "tqdm"} & set(imports_of(module))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
