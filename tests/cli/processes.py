@@ -1,0 +1,25 @@
+"""The command as a process of its own, and what it says of errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def errors(text):
+    return [line for line in text.splitlines() if line.startswith("cdmaa: error: ")]
+
+
+def start(*arguments, **options):
+    """Starts the command."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cdmaa_jax", *map(str, arguments)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def buffered():
+    """The environment, with output that is written when there is a bufferful of it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -1,0 +1,74 @@
+"""Where compiled programs are kept, and what becomes of damaged ones."""
+
+import argparse
+import errno
+import os
+
+import jax
+import pytest
+
+from cdmaa_jax import disk
+from cdmaa_jax.cli import cache, commands, process
+from tests.cli.processes import start
+from tests.tiny import save_photo
+
+
+def test_a_damaged_program_in_the_cache_is_made_anew(ensemble, tmp_path):
+    folder, photo = tmp_path / "cache", save_photo(tmp_path / "a.png")
+    env = {**os.environ, cache.CACHE_VARIABLE: os.fspath(folder)}
+
+    def protect(out):
+        process = start(
+            "protect", photo, "--out", tmp_path / out, "--ensemble", ensemble, "--steps", 1, env=env
+        )
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and "Warning" not in err
+        return {path: path.read_bytes() for path in folder.glob("*-cache")}
+
+    whole = protect("one")
+    damaged = {path: data[: len(data) // 2] for path, data in whole.items()}
+    for path, data in damaged.items():
+        path.write_bytes(data)
+    again = protect("two")
+    assert again and not again.items() & damaged.items()
+
+
+def test_the_cache_is_kept_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(tmp_path / "cache"))
+    process._use_cache(argparse.Namespace(no_cache=True, run=commands.demo))
+    assert settings == {}
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
+    assert settings["jax_compilation_cache_dir"] == os.fspath(tmp_path / "cache")
+    assert (tmp_path / "cache").is_dir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(tmp_path / "file" / "cache"))
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
+    assert "not kept" in capsys.readouterr().err
+
+
+def test_a_cache_folder_that_cannot_be_written_into(tmp_path, monkeypatch, capsys):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(tmp_path))
+    monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("it is used all the same"))
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
+    assert capsys.readouterr().err == (
+        f"cdmaa: compiled programs are not kept: {tmp_path}: no permission\n"
+    )
+
+
+def test_without_a_home_nothing_is_kept(call, monkeypatch, capsys):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (cache.CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache.Path, "home", homeless)
+    process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
+    assert f"set {cache.CACHE_VARIABLE}" in capsys.readouterr().err
+    status, out, _ = call("info", options=())
+    assert status == 0 and "nowhere: there is no home folder" in out

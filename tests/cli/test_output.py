@@ -1,0 +1,59 @@
+"""What is printed where: to terminals, closed pipes, full disks, and nowhere."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.processes import ROOT, buffered, errors, start
+from tests.tiny import save_photo
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(ensemble, tmp_path):
+    photo = save_photo(tmp_path / "photo-\N{GREEK SMALL LETTER OMEGA}.png")
+    process = start(
+        "evaluate", photo, photo, "--ensemble", ensemble, "--no-cache",
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"}, encoding="latin-1",
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "photo-\\u03c9.png" in out and not errors(err)
+
+
+def test_without_a_place_for_messages_nothing_is_wrong(ensemble, tmp_path):
+    photo, out = save_photo(tmp_path / "a.png"), tmp_path / "out"
+    arguments = ["protect", photo, "--out", out, "--steps", "1", "--no-cache", "--ensemble"]
+    command = [sys.executable, "-m", "cdmaa_jax", *map(str, [*arguments, ensemble])]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    found = subprocess.run(shell, cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=120)
+    assert found.returncode == 0 and (out / "a.png").exists()
+    assert "edits spoiled" in found.stdout and "cdmaa:" not in found.stdout
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["", "unbuffered"])
+@pytest.mark.parametrize("arguments", [("info",), ("--help",), ("--version",)])
+def test_a_reader_that_stops_reading(arguments, environment):
+    process = start(*arguments, env=buffered() | environment)
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait(60) in (0, 1)
+
+
+def test_without_an_output_nothing_is_wrong():
+    command = [sys.executable, "-m", "cdmaa_jax", "--version"]
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    found = subprocess.run(shell, cwd=ROOT, text=True, stderr=subprocess.PIPE, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+@pytest.mark.parametrize("arguments", [("info",), ("--help",)])
+def test_output_that_cannot_be_written_is_told_of(arguments):
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "cdmaa_jax", *arguments],
+            cwd=ROOT, text=True, stdout=full, stderr=subprocess.PIPE, env=buffered(), timeout=60,
+        )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr == "cdmaa: error: the output cannot be written: No space left on device\n"
