@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 import threading
@@ -64,6 +65,15 @@ def read_bytes(path: Path) -> bytes:
     """
     with translated(path, TO_READ):
         return path.read_bytes()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+      FileError: the file cannot be read.
+    """
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def write_whole(path: Path, data: bytes) -> None:

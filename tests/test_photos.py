@@ -21,6 +21,7 @@ from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import read_labels
 from cdmaa_jax.images.squares import Look, look, write_back
+from cdmaa_jax.photos import protecting
 from cdmaa_jax.types import Result
 from tests.tiny import astronaut, save_ensemble, save_photo
 
@@ -80,7 +81,7 @@ def test_the_figures_are_those_of_the_saved_files(job, tmp_path, ensemble):
 def test_the_picture_shows_what_the_report_tells(job, tmp_path, ensemble, monkeypatch):
     source = save_photo(tmp_path / "a.png")
     (done,) = run([source], job)
-    monkeypatch.setattr(photos, "look", None)  # the square is the report's
+    monkeypatch.setattr(protecting, "look", None)  # the square is the report's
 
     def draw(entry):
         return photos.draw_picture(source, job.out / "a.png", entry, ensemble, 0.05)
@@ -137,7 +138,7 @@ def test_a_changed_photo_is_not_taken_for_the_old_one(job, tmp_path):
 
 
 def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "protect", instant_protect)
+    monkeypatch.setattr(protecting, "protect", instant_protect)
     source = save_photo(tmp_path / "a.png")
     run([source], job)
     other = dataclasses.replace(job, config=Config(steps=3))
@@ -152,7 +153,7 @@ def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
 
 def test_copies_of_other_settings_are_not_forgotten(job, tmp_path, monkeypatch):
     """They stay, so that photos and copies in one folder are told apart ever after."""
-    monkeypatch.setattr(photos, "protect", instant_protect)
+    monkeypatch.setattr(protecting, "protect", instant_protect)
     for i in range(2):
         save_photo(tmp_path / f"{i}.jpg", i)
     here = dataclasses.replace(job, out=tmp_path)
@@ -170,7 +171,7 @@ def test_copies_of_other_settings_are_not_forgotten(job, tmp_path, monkeypatch):
 
 
 def test_of_several_faces_it_is_said_that_one_is_protected(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "protect", instant_protect)
+    monkeypatch.setattr(protecting, "protect", instant_protect)
     both = np.concatenate([astronaut()[:300, 60:360]] * 2, axis=1)
     Image.fromarray(both).save(tmp_path / "a.png")
     (outcome,) = run([tmp_path / "a.png"], job)
@@ -261,6 +262,13 @@ def test_options_that_make_no_sense(job, change):
         run([], dataclasses.replace(job, **change))
 
 
+def test_an_unknown_precision_is_refused_before_anything_is_written(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="precision must be one of float32, tf32, bfloat16"):
+        run([source], dataclasses.replace(job, precision="float16"))
+    assert not job.out.exists()
+
+
 def test_a_full_disk_leaves_only_whole_files(job, tmp_path, monkeypatch):
     sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(6)]
     real, calls = os.fsync, []
@@ -287,7 +295,7 @@ def test_what_fails_after_a_copy_was_written_leaves_nothing(job, tmp_path, monke
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(photos, "see_pair", fail)
+    monkeypatch.setattr(protecting, "see_pair", fail)
     with pytest.raises(MemoryError):
         run([save_photo(tmp_path / "a.png")], job)
     assert os.listdir(job.out) == []
@@ -315,7 +323,7 @@ def test_an_interrupted_attack_leaves_nothing(job, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(photos, "measure", interrupt)
+    monkeypatch.setattr(protecting, "measure", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(sources, job)
     assert os.listdir(job.out) == []
@@ -323,13 +331,13 @@ def test_an_interrupted_attack_leaves_nothing(job, tmp_path, monkeypatch):
 
 def test_a_photo_that_changes_meanwhile(job, tmp_path, monkeypatch):
     source = save_photo(tmp_path / "a.png", 1)
-    real = photos.protect
+    real = protecting.protect
 
     def slow(*args, **options):
         save_photo(source, 2)
         return real(*args, **options)
 
-    monkeypatch.setattr(photos, "protect", slow)
+    monkeypatch.setattr(protecting, "protect", slow)
     (outcome,) = run([source], job)
     assert "changed meanwhile" in outcome.error and os.listdir(job.out) == []
 
@@ -499,7 +507,7 @@ def test_labels_seed_and_chunk_reach_the_attack(job, tmp_path, monkeypatch):
         told.append((key, options))
         return instant_protect(images)
 
-    monkeypatch.setattr(photos, "protect", spy)
+    monkeypatch.setattr(protecting, "protect", spy)
     source = save_photo(tmp_path / "a.png")
     asked = dataclasses.replace(labelled(job, tmp_path, "a.png,1,0"), seed=5, chunk=2)
     run([source], asked)
@@ -529,7 +537,7 @@ def test_changed_labels_are_noticed(job, tmp_path):
 
 @pytest.mark.parametrize("change", [{"aligned": True}, {"precision": "float32"}])
 def test_settings_that_change_the_copy_need_another_folder(job, tmp_path, change, monkeypatch):
-    monkeypatch.setattr(photos, "protect", instant_protect)
+    monkeypatch.setattr(protecting, "protect", instant_protect)
     source = save_photo(tmp_path / "a.png")
     run([source], job)
     with pytest.raises(FileError, match="another"):
@@ -552,7 +560,7 @@ def test_aligned_copies_are_compared_in_the_middle(ensemble, tmp_path, monkeypat
         asked.append(aligned)
         return look(photo, aligned)
 
-    monkeypatch.setattr(photos, "look", spy)
+    monkeypatch.setattr(protecting, "look", spy)
     a, b = save_photo(tmp_path / "a.png", 0), save_photo(tmp_path / "b.png", 1)
     list(photos.evaluate_photos([(a, b)], ensemble, aligned=True))
     assert asked == [True]
@@ -562,5 +570,5 @@ def test_aligned_copies_are_compared_in_the_middle(ensemble, tmp_path, monkeypat
     ("name", "products"), [("float32", "highest"), ("tf32", "tensorfloat32"), (None, None)]
 )
 def test_a_precision_is_that_of_matrix_products(name, products):
-    with photos._computing_in(name):
+    with protecting._computing_in(name):
         assert jax.config.jax_default_matmul_precision == products

@@ -126,7 +126,7 @@ def _labels_of(photo: Path, labels: LabelTable | None) -> tuple[int, ...] | None
 
 def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop]) -> Crop:
     """The crop of a photo, named by the photo's content too."""
-    sha256 = hashlib.sha256(disk.read_bytes(photo)).hexdigest()
+    sha256 = disk.sha256_of(photo)
     name = disk.file_name(photo.stem, f"-{sha256[:12]}.png")
     before = known.get(name)
     if before is not None and before.sha256 == sha256 and _is_whole(before):
@@ -142,7 +142,7 @@ def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[st
 
 def _is_whole(crop: Crop) -> bool:
     try:
-        return hashlib.sha256(disk.read_bytes(crop.path)).hexdigest() == crop.crop_sha256
+        return disk.sha256_of(crop.path) == crop.crop_sha256
     except FileError:
         return False
 

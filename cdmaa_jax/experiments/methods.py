@@ -21,7 +21,7 @@ from cdmaa_jax.experiments.forecast import Work, cost
 from cdmaa_jax.experiments.runner import Measured, Study, measure_column
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.squares import look, see
-from cdmaa_jax.photos import Job, Perturb
+from cdmaa_jax.photos import Job, ProtectImages
 from cdmaa_jax.search import DECADES, search_weights, weighted_config
 from cdmaa_jax.types import Generator, Labels
 from cdmaa_jax.universal import apply_universal, fit_universal, prepare_universal
@@ -186,7 +186,7 @@ def labels_of(crops: Sequence[Crop], study: Study) -> Labels | None:
     return None if table is None else table.labels([crop.path for crop in crops])
 
 
-def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> Perturb | None:
+def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> ProtectImages | None:
     """How a column's images are protected; None where its options say all of it."""
     if column.method == UNIVERSAL:
         return _universal(column, study)
@@ -207,7 +207,7 @@ def _attacked(
     return attacked(column, models), column.config
 
 
-def _universal(column: Column, study: Study) -> Perturb:
+def _universal(column: Column, study: Study) -> ProtectImages:
     folder = runner.column_folder(column, study, uses_tuning=True)
     perturbation = np.load(io.BytesIO(disk.read_bytes(folder / PERTURBATION)))
 

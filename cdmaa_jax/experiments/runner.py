@@ -25,7 +25,7 @@ from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images.labels import LabelTable
-from cdmaa_jax.photos import Job, Perturb
+from cdmaa_jax.photos import Job, ProtectImages
 
 COLUMNS = "columns"
 ABOUT = "column.json"
@@ -153,7 +153,7 @@ def measure_column(
     column: Column,
     study: Study,
     progress: Callable[[int], None] = lambda count: None,
-    attack: Perturb | None = None,
+    attack: ProtectImages | None = None,
     facts: dict[str, Any] | None = None,
     uses_tuning: bool = False,
 ) -> Measured:
@@ -200,7 +200,7 @@ def count_done(column: Column, study: Study, uses_tuning: bool = False) -> int:
     return len(found["photos"]) if found else 0
 
 
-def _job(column: Column, study: Study, folder: Path, attack: Perturb | None) -> Job:
+def _job(column: Column, study: Study, folder: Path, attack: ProtectImages | None) -> Job:
     return Job(
         ensemble=study.ensemble,
         out=folder,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cdmaa_jax import photos
+from cdmaa_jax.photos import protecting
 from tests.cli.processes import errors, start
 from tests.tiny import save_photo
 
@@ -13,7 +13,7 @@ def test_out_of_device_memory(protect, tmp_path, monkeypatch):
     def exhausted(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
 
-    monkeypatch.setattr(photos, "protect", exhausted)
+    monkeypatch.setattr(protecting, "protect", exhausted)
     status, _, err = protect(save_photo(tmp_path / "a.png"))
     assert status == 1 and "--batch-size" in errors(err)[0]
 
@@ -22,7 +22,7 @@ def test_a_bug_is_not_hidden(protect, tmp_path, monkeypatch):
     def bug(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(photos, "protect", bug)
+    monkeypatch.setattr(protecting, "protect", bug)
     with pytest.raises(RuntimeError, match="a bug"):
         protect(save_photo(tmp_path / "a.png"))
 

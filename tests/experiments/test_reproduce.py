@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdmaa_jax import photos
+from cdmaa_jax import disk, photos
 from cdmaa_jax.attack import apart, compilation
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError
@@ -41,6 +41,7 @@ from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.photos import protecting
 from cdmaa_jax.search import Trial, WeightSearch
 from cdmaa_jax.universal import Universal
 from tests.tiny import SIZE, save_ensemble, save_photo
@@ -322,9 +323,9 @@ def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, m
     assert 0 < len(kept) < 5
 
     sizes = []
-    protect = photos.protect
+    protect = protecting.protect
     monkeypatch.setattr(
-        photos,
+        protecting,
         "protect",
         lambda images, *a, **k: sizes.append(len(images)) or protect(images, *a, **k),
     )
@@ -539,7 +540,7 @@ def test_a_full_disk_is_one_error(study, monkeypatch):
         error.__cause__ = OSError(errno.ENOSPC, "")
         raise error
 
-    monkeypatch.setattr(photos.disk, "stage", full)
+    monkeypatch.setattr(disk, "stage", full)
     with pytest.raises(FileError, match="the disk is full; free some space"):
         measure_column(Column(Config(steps=2)), study)
 

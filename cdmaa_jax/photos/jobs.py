@@ -1,0 +1,133 @@
+"""What to do with photos, what became of each of them, and the checks of what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cdmaa_jax.attack.config import Config, check_choice
+from cdmaa_jax.disk import FileError
+from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.images import files
+from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.images.squares import GREY_LEVEL
+from cdmaa_jax.protection import check_seed
+from cdmaa_jax.types import Labels
+
+BATCH_SIZE = 8
+PRECISIONS = {
+    "float32": "highest",
+    "tf32": "tensorfloat32",
+    "bfloat16": "tensorfloat32",  # of the operations that remain in float32
+}
+"""Each precision of a job, and JAX's name for the precision of its float32 matrix products."""
+Entry = dict[str, Any]
+"""What a report says about one photo."""
+ProtectImages = Callable[["Job", np.ndarray, Labels | None, int], np.ndarray]
+"""``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images, within epsilon."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with photos.
+
+    Attributes:
+      ensemble: the generators whose edits are to be spoiled.
+      out: the folder to write into.
+      config: the attack.
+      canonical_size: the side, in pixels, of the images on which the perturbation is found.
+      seed: the seed of the attack's start.
+      aligned: whether the photos are face crops already, in which no face has to be found.
+      labels: the attributes of the photos; None if they are unknown.
+      batch_size: how many photos are attacked at once.
+      chunk: how many of them a generator takes at once; None for what suits the device.
+      max_pixels: photos with more pixels than this are refused.
+      force: whether files that are in the way are overwritten. An input never is.
+      names: the names of the outputs, without suffix, where they differ from the input's.
+      same_batches: whether batches keep their size and shape even if some photos are done already,
+        so that a job that was stopped and resumed gives the same bits as one that was not.
+      attack: another attack on the canonical images; see ``ProtectImages``.
+      precision: the precision in which the generators are computed during the attack: "float32",
+        "tf32" or "bfloat16"; None for the device's default, which is TF32 on a GPU. Copies are
+        always measured in the device's default.
+    """
+
+    ensemble: Ensemble
+    out: Path
+    config: Config
+    canonical_size: int
+    seed: int = 0
+    aligned: bool = False
+    labels: LabelTable | None = None
+    batch_size: int = BATCH_SIZE
+    chunk: int | None = None
+    max_pixels: int = files.MAX_PIXELS
+    force: bool = False
+    names: Mapping[Path, str] = field(default_factory=dict)
+    same_batches: bool = False
+    attack: ProtectImages | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo: its entry in the report, or the reason why it has none."""
+
+    source: Path
+    status: Literal["done", "skipped", "failed"]
+    entry: Entry | None = None
+    error: str | None = None
+
+
+def default_canonical_size(ensemble: Ensemble, aligned: bool = False) -> int:
+    """Three times the largest native size of the generators, in pixels; for crops just that size.
+
+    A perturbation has to survive the resizing of a photo to the generators' size, and finer ones
+    survive it better. At still finer sizes the same number of steps gains nothing more.
+    """
+    native = max(generator.image_size for generator in ensemble.generators)
+    return native if aligned else 3 * native
+
+
+def check_job(job: Job) -> None:
+    """Checks that the options of a job are valid, and that they fit each other and the labels.
+
+    Raises:
+      ValueError: an option is not valid.
+      FileError: the labels lack attributes that a generator needs.
+    """
+    check_positive(
+        batch_size=job.batch_size, canonical_size=job.canonical_size, max_pixels=job.max_pixels
+    )
+    check_seed(job.seed)
+    if job.precision is not None:
+        check_choice("precision", job.precision, tuple(PRECISIONS))
+    if job.config.epsilon < GREY_LEVEL:
+        raise ValueError(
+            f"epsilon {job.config.epsilon:g} is below one grey level, {GREY_LEVEL:.4f}: "
+            "the protected file would be the original"
+        )
+    if job.labels is not None:
+        check_labels(job.labels, job.ensemble)
+
+
+def check_positive(**numbers: int) -> None:
+    """Raises ValueError, which names the number, for a number below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name.replace('_', ' ')} must be at least 1, not {number}")
+
+
+def check_labels(table: LabelTable, ensemble: Ensemble) -> None:
+    """Raises FileError if a table lacks attributes that a generator needs."""
+    example = {name: np.zeros(1, np.int32) for name in table.attributes}
+    for generator in ensemble.generators:
+        try:
+            generator.conditions(example)
+        except ValueError as error:
+            what = f"{generator.name} cannot use it: {error}"
+            raise FileError(table.path, what, "add them, or leave out --labels") from error

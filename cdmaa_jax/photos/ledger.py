@@ -1,0 +1,238 @@
+"""What the report in a folder covers, what is left to do, and how the report grows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cdmaa_jax import disk
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.disk import FileError, Staged, real_path
+from cdmaa_jax.evaluation import report
+from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.photos.jobs import Entry, Job, Outcome
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The report as it grows.
+
+    Attributes:
+      entries: what is protected, by the name of the protected file.
+      failed: the photos that could not be protected, and why.
+      earlier: copies that were made with other settings, by the name of the protected file.
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    failed: list[Entry] = field(default_factory=list)
+    earlier: dict[str, Entry] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A photo that is to be protected, the place of its copy, and its labels."""
+
+    source: Path
+    target: Path
+    labels: dict[str, int] | None
+
+
+def make_report(
+    job: Job,
+    photos: Iterable[Entry],
+    failed: Iterable[Entry] = (),
+    earlier: Iterable[Entry] = (),
+) -> dict[str, Any]:
+    """The report of a job."""
+    return report.build(photos, job.config.threshold, _settings(job), failed, earlier)
+
+
+def read_job_report(job: Job) -> dict[str, Any] | None:
+    """The report in the job's folder, or None if there is none.
+
+    Raises:
+      FileError: the file is damaged or is not a report of this program.
+    """
+    return report.read_report(job.out / REPORT)
+
+
+def open_ledger(job: Job) -> Ledger:
+    """What the report in the job's folder covers, if it was made with the same settings.
+
+    Raises:
+      FileError: the report cannot be used, or was made with other settings, and ``force`` is off.
+    """
+    try:
+        found = read_job_report(job)
+    except FileError:
+        if not job.force:
+            raise
+        found = None
+    if found is None:
+        return Ledger()
+    found["config"] = {**dataclasses.asdict(Config()), **(found.get("config") or {})}
+    expected = json.loads(json.dumps(_settings(job)))
+    if different := [key for key, value in expected.items() if found.get(key) != value]:
+        if job.force:
+            everything = [*found[report.EARLIER], *found["photos"]]
+            return Ledger(earlier=_entries_with_copies(job, everything))
+        what = f"it tells of photos made with {_difference(found, job, different[0])}"
+        raise FileError(job.out / REPORT, what, "choose another --out, or overwrite with --force")
+    return Ledger(
+        _entries_with_copies(job, report.dated(found)),
+        earlier=_entries_with_copies(job, found[report.EARLIER]),
+    )
+
+
+def plan(photos: Sequence[Path], job: Job, ledger: Ledger) -> Iterator[Task | Outcome]:
+    """A task for each photo, or its outcome if it is done already or cannot be done."""
+    claims = _claims(photos, job, ledger)
+    names = {_folded(entry["protected"]) for entry in claims.values()}
+    sources = {identity for photo in photos for identity in _identities(photo)}
+    for photo in photos:
+        try:
+            entry = claims.get(photo)
+            if entry is not None and _is_as_recorded(job.out / entry["protected"], entry):
+                yield Outcome(photo, "skipped", entry)
+                continue
+            target = job.out / (entry["protected"] if entry else _free_name(photo, job, names))
+            names.add(_folded(target.name))
+            if os.path.exists(target):  # it may be the copy of a photo that can no longer be read
+                disk.sha256_of(photo)
+                recorded_labels(photo, job.labels)
+            _check_target(photo, target, sources, job)
+            yield Task(photo, target, recorded_labels(photo, job.labels))
+        except FileError as error:
+            yield Outcome(photo, "failed", error=str(error))
+
+
+def note(outcome: Outcome, ledger: Ledger) -> Outcome:
+    """Notes a failure in the ledger, and returns the outcome."""
+    if outcome.error is not None:
+        ledger.failed.append({"file": outcome.source.name, "error": outcome.error})
+    return outcome
+
+
+def record(entries: Sequence[Entry], copies: Sequence[Staged], job: Job, ledger: Ledger) -> None:
+    """Puts the report, and then the protected photos of a batch, in their places.
+
+    In this order, an interruption never leaves a photo that the report does not list.
+    """
+    if not entries:
+        return
+    for entry in entries:
+        ledger.entries[entry["protected"]] = entry
+        ledger.earlier.pop(entry["protected"], None)
+    disk.commit([_stage_report(job, ledger), *copies])
+
+
+def finish(job: Job, ledger: Ledger) -> None:
+    """Writes which photos failed, if any photo was protected at all."""
+    if ledger.entries:
+        disk.commit([_stage_report(job, ledger)])
+
+
+def recorded_labels(photo: Path, table: LabelTable | None) -> dict[str, int] | None:
+    """The labels of a photo as its entry lists them.
+
+    Raises:
+      FileError: the table has no line for the photo.
+    """
+    return None if table is None else dict(zip(table.attributes, table.row(photo), strict=True))
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    return report.settings(
+        job.ensemble, job.config, job.seed, job.canonical_size, job.aligned, job.precision
+    )
+
+
+def _entries_with_copies(job: Job, entries: Iterable[Entry]) -> dict[str, Entry]:
+    """The entries whose copies still exist, by the copies' names."""
+    return {e["protected"]: e for e in entries if (job.out / e["protected"]).is_file()}
+
+
+def _difference(found: Mapping[str, Any], job: Job, key: str) -> str:
+    """Describes the setting that differs, in words for an error message."""
+    if key != "config":
+        return f"another {key.replace('_', ' ')}"
+    ours, theirs = dataclasses.asdict(job.config), found.get(key) or {}
+    names = [name for name in ours if theirs.get(name) != ours[name]]
+    if not names:
+        return "other options"
+    name = names[0]
+    return f"{name.replace('_', ' ')} {theirs.get(name)}, not {ours[name]}"
+
+
+def _claims(photos: Sequence[Path], job: Job, ledger: Ledger) -> dict[Path, Entry]:
+    """The entry of each photo that the report covers: the name, content and labels are the same."""
+    claims: dict[Path, Entry] = {}
+    unclaimed = list(ledger.entries.values())
+    for photo in photos:
+        candidates = [entry for entry in unclaimed if entry["file"] == photo.name]
+        with suppress(FileError):  # it is raised again, and reported, when the photo is planned
+            for entry in candidates:
+                if entry["sha256"] == disk.sha256_of(photo) and entry["labels"] == recorded_labels(
+                    photo, job.labels
+                ):
+                    claims[photo] = entry
+                    unclaimed.remove(entry)
+                    break
+    return claims
+
+
+def _is_as_recorded(path: Path, entry: Entry) -> bool:
+    """Whether a copy exists and has the content that its entry records."""
+    return path.is_file() and disk.sha256_of(path) == entry["protected_sha256"]
+
+
+def _identities(path: Path) -> list[Any]:
+    """What identifies a file: two paths to it share one of these, however their names differ."""
+    with suppress(OSError):
+        found = path.stat()
+        return [real_path(path), *([(found.st_dev, found.st_ino)] if found.st_ino else [])]
+    return [real_path(path)]
+
+
+def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> None:
+    """Raises FileError if the protected copy of a photo cannot be written to its place."""
+    if disk.is_too_long(target.name):
+        raise FileError(photo, "its copy's name would be too long", "shorten its name")
+    if not sources.isdisjoint(_identities(target)):
+        raise FileError(photo, "its protected copy would replace a photo", "choose another --out")
+    if target.is_dir():
+        raise FileError(target, "it is a folder", "choose another --out")
+    if target.exists() and not job.force:
+        what = f"it exists and is a copy of another {photo.name} or by other settings, or changed"
+        remedy = "rename the photo, choose another --out, or overwrite with --force"
+        raise FileError(target, what, remedy)
+
+
+def _free_name(photo: Path, job: Job, names: set[str]) -> str:
+    """``NAME.png``, or ``NAME-2.png`` and so on if another photo of this run has that name."""
+    stem = job.names.get(photo, photo.stem)
+    number, name = 1, f"{stem}.png"
+    while _folded(name) in names:
+        number += 1
+        name = f"{stem}-{number}.png"
+    return name
+
+
+def _folded(name: str) -> str:
+    """A name in a form that is the same for names that some file systems do not tell apart."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _stage_report(job: Job, ledger: Ledger) -> Staged:
+    contents = (ledger.entries.values(), ledger.failed, ledger.earlier.values())
+    text = report.to_json(make_report(job, *contents))
+    return disk.stage(job.out / REPORT, text.encode())

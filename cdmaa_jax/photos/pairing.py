@@ -1,0 +1,118 @@
+"""Which files are photos, and which protected copy belongs to which original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from cdmaa_jax import disk
+from cdmaa_jax.disk import FileError, real_path
+from cdmaa_jax.evaluation import report
+from cdmaa_jax.images import files
+from cdmaa_jax.photos.ledger import REPORT
+
+
+def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
+    """The photos that files and folders name, each once: in the order given, folders by name.
+
+    A folder stands for the pictures directly in it, which are recognized by their suffix.
+
+    Args:
+      paths: files, which are taken whatever their suffix is, and folders.
+      out: the folder to write into; copies that its report lists are left out of folders.
+
+    Raises:
+      FileError: a folder holds no picture or cannot be read.
+    """
+    made = {real_path(out / name) for name in _recorded_copies(out).values()} if out else set()
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = [photo for photo in files.pictures_in(path) if real_path(photo) not in made]
+        else:
+            inside = [path]
+        for photo in inside:
+            found.setdefault(real_path(photo), photo)
+    return list(found.values())
+
+
+def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | None]]:
+    """The originals, each with its protected copy, or with None if it has none.
+
+    Two files are a pair. In folders, a report of this program says which files belong together;
+    without one, files do whose names differ only in the suffix.
+
+    Raises:
+      FileError: a file or folder is missing, no copy matches any original, or several copies match
+        the same original.
+    """
+    for path in (originals, protected):
+        if not path.exists():
+            raise FileError(path, "there is no such file or folder", "check the name")
+    if originals.is_file() and protected.is_file():
+        return [(originals, protected)]
+    known = _recorded_copies(protected) if protected.is_dir() else {}
+    copies = _by_stem(find_photos([protected]))
+    pairs = [
+        (original, _copy_of(original, protected, known, copies))
+        for original in find_photos([originals], protected if protected.is_dir() else None)
+    ]
+    if all(copy is None for _, copy in pairs):
+        raise FileError(protected, f"no name in it matches one in {originals}", "check the names")
+    return pairs
+
+
+def _recorded_copies(folder: Path) -> dict[tuple[str | None, str], str]:
+    """The copies' names that the report in a folder lists, if there is one, by their originals.
+
+    An original is given by its name and SHA-256, and, in case it was renamed, by None and SHA-256.
+    """
+    try:
+        found = report.read_report(folder / REPORT)
+    except FileError:
+        return {}
+    entries = found or {"photos": [], report.EARLIER: []}
+    return {
+        (name, entry["sha256"]): entry["protected"]
+        for entry in (*entries[report.EARLIER], *entries["photos"])
+        for name in (entry["file"], None)
+    }
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    stems: dict[str, list[Path]] = {}
+    for path in paths:
+        stems.setdefault(path.stem, []).append(path)
+    return stems
+
+
+def _copy_of(
+    original: Path,
+    protected: Path,
+    known: Mapping[tuple[str | None, str], str],
+    copies: Mapping[str, list[Path]],
+) -> Path | None:
+    """The copy of one original: the one that the report lists, or the one of the same name."""
+    recorded = _recorded_copy(original, known)
+    if recorded is not None and (protected / recorded).exists():
+        return protected / recorded
+    candidates = [path for path in copies.get(original.stem, []) if not _is_same(path, original)]
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates)
+        raise FileError(original, f"{names} all match it", "evaluate the two files alone")
+    return candidates[0] if candidates else None
+
+
+def _recorded_copy(original: Path, known: Mapping[tuple[str | None, str], str]) -> str | None:
+    """The name of the copy that the report lists for an original, if it lists one."""
+    if not known:
+        return None
+    try:
+        content = disk.sha256_of(original)
+    except FileError:  # it is raised again, and reported, when the photo is measured
+        return None
+    return known.get((original.name, content), known.get((None, content)))
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return real_path(path) == real_path(other)

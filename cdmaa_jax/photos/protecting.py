@@ -1,0 +1,347 @@
+"""Protecting photos batch by batch, and measuring the copies as they are saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cdmaa_jax import disk
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.disk import FileError, Staged
+from cdmaa_jax.evaluation import picture, report
+from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
+from cdmaa_jax.generators.checkpoint import Metadata
+from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.generators.precision import in_bfloat16
+from cdmaa_jax.generators.registry import architecture
+from cdmaa_jax.images import files
+from cdmaa_jax.images.faces import Box
+from cdmaa_jax.images.files import Photo, read_photo
+from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.images.squares import Look, look, see, write_back
+from cdmaa_jax.photos.jobs import (
+    BATCH_SIZE,
+    PRECISIONS,
+    Entry,
+    Job,
+    Outcome,
+    ProtectImages,
+    check_job,
+    check_positive,
+)
+from cdmaa_jax.photos.ledger import (
+    Ledger,
+    Task,
+    finish,
+    note,
+    open_ledger,
+    plan,
+    record,
+    recorded_labels,
+)
+from cdmaa_jax.protection import protect
+from cdmaa_jax.types import Generator, Labels
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A photo as it was read for the attack: its hash, its square, and its canonical image."""
+
+    task: Task
+    sha256: str
+    look: Look
+    canonical: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A photo with its copy: the entry, still without L, and the copy's file if it is new."""
+
+    source: Path
+    entry: Entry
+    pair: Pair
+    staged: Staged | None = None
+
+
+def protect_photos(
+    photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None = None
+) -> Iterator[Outcome]:
+    """Protects photos one batch after the other, and yields the outcome of each as it is done.
+
+    The report in the job's folder is complete after every batch.
+
+    Args:
+      photos: the photos, each once.
+      job: what to do with them.
+      starting: called before the first batch with the number of photos to protect, if there are
+        any.
+
+    Raises:
+      FileError: the folder or the report in it cannot be used, or the disk is full.
+      ValueError: the options are not valid or do not fit each other.
+    """
+    check_job(job)
+    disk.make_folder(job.out)
+    with disk.locked(job.out):
+        yield from _protect_in_locked_folder(photos, job, starting)
+
+
+def evaluate_photos(
+    pairs: Sequence[tuple[Path, Path | None]],
+    ensemble: Ensemble,
+    labels: LabelTable | None = None,
+    batch_size: int = BATCH_SIZE,
+    max_pixels: int = files.MAX_PIXELS,
+    aligned: bool = False,
+) -> Iterator[Outcome]:
+    """Measures protected copies that exist already, and yields the outcome of each.
+
+    Args:
+      pairs: each an original and its protected copy, of the same size; None instead of a copy is
+        a failure.
+      ensemble: the generators.
+      labels: the attributes of the originals.
+      batch_size: how many pairs are measured at once.
+      max_pixels: photos with more pixels than this are refused.
+      aligned: whether the photos are face crops already.
+
+    Raises:
+      ValueError: a number is not positive.
+    """
+    check_positive(batch_size=batch_size, max_pixels=max_pixels)
+    size = min(batch_size, max(1, len(pairs)))
+    for first in range(0, len(pairs), size):
+        made: list[_Made] = []
+        for original, copy in pairs[first : first + size]:
+            try:
+                made.append(_compare(original, copy, ensemble, labels, max_pixels, aligned))
+            except FileError as error:
+                yield Outcome(original, "failed", error=str(error))
+        entries = _measured(made, ensemble, labels, size)
+        for one, entry in zip(made, entries, strict=True):
+            yield Outcome(one.source, "done", entry)
+
+
+def draw_picture(
+    original: Path, protected: Path, entry: Entry, ensemble: Ensemble, threshold: float
+) -> bytes:
+    """Draws the report on one photo, as a PNG file.
+
+    Args:
+      original: the photo.
+      protected: its protected copy.
+      entry: what the report says about it; the square and L are taken from here.
+      ensemble: the generators.
+      threshold: the L above which an edit counts as spoiled.
+
+    Raises:
+      FileError: a file cannot be read.
+    """
+    before, after = read_photo(original).pixels, read_photo(protected).pixels
+    square = Box(**entry["square"])
+    pair = see_pair(before, after, Look(None, square), ensemble.generators)
+    panels = [
+        _panel(generator, _title(generator, metadata), pair, entry["models"][generator.name])
+        for generator, metadata in zip(ensemble.generators, ensemble.metadata, strict=True)
+    ]
+    drawn = picture.draw_report(before, after, square, panels, threshold, entry["psnr"])
+    return picture.encode(drawn)
+
+
+def against(models: Sequence[Generator], config: Config) -> ProtectImages:
+    """The attack on some models at once, as a job takes it."""
+
+    def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
+        half = job.precision == "bfloat16"
+        with _computing_in(job.precision):
+            result = protect(
+                images,
+                [in_bfloat16(model) for model in models] if half else models,
+                config,
+                job.seed,
+                labels=labels,
+                batch_size=size,
+                devices=devices_for(size),
+                chunk=job.chunk,
+            )
+        return np.asarray(result.images)
+
+    return attack
+
+
+def devices_for(size: int) -> list[jax.Device] | None:
+    """As many of this machine's devices as share a batch evenly; None if that is only one."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
+    return devices[:count] if count > 1 else None
+
+
+def _protect_in_locked_folder(
+    photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None
+) -> Iterator[Outcome]:
+    """Does what ``protect_photos`` promises, in a folder that no other run can write into."""
+    ledger = open_ledger(job)
+    todo: list[Task] = []
+    for outcome in plan(photos, job, ledger):
+        if isinstance(outcome, Task):
+            todo.append(outcome)
+        else:
+            yield note(outcome, ledger)
+    size = min(job.batch_size, max(1, len(photos if job.same_batches else todo)))
+    waiting = iter(todo)
+    if todo and starting is not None:
+        starting(len(todo))
+    while chunk := list(islice(waiting, size)):
+        for outcome in _protect_batch(chunk, size, job, ledger):
+            yield note(outcome, ledger)
+    finish(job, ledger)
+
+
+def _protect_batch(tasks: Sequence[Task], size: int, job: Job, ledger: Ledger) -> Iterator[Outcome]:
+    seen: list[_Seen] = []
+    for task in tasks:
+        try:
+            seen.append(_see_photo(task, job))
+        except FileError as error:
+            yield Outcome(task.source, "failed", error=str(error))
+    if not seen:
+        return
+    made: list[_Made] = []
+    full: FileError | None = None
+    try:
+        for one, perturbation in zip(seen, _perturbations(seen, size, job), strict=True):
+            try:
+                made.append(_make_copy(one, perturbation, job))
+            except FileError as error:
+                full = error if disk.is_of_no_room(error) else full
+                yield Outcome(one.task.source, "failed", error=str(error))
+        entries = _measured(made, job.ensemble, job.labels, size)
+        record(entries, _staged(made), job, ledger)
+    finally:
+        disk.discard(_staged(made))
+    for done, entry in zip(made, entries, strict=True):
+        yield Outcome(done.source, "done", entry)
+    if full is not None:  # the photos that remain would not fit either
+        raise full
+
+
+def _see_photo(task: Task, job: Job) -> _Seen:
+    photo = read_photo(task.source, job.max_pixels)
+    where = look(photo.pixels, job.aligned)
+    return _Seen(task, photo.sha256, where, see(photo.pixels, where.square, job.canonical_size))
+
+
+def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
+    """What to add to the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
+    images = np.stack([one.canonical for one in seen])
+    labels = _labels([one.task.source for one in seen], job.labels)
+    attack = job.attack or against(job.ensemble.generators, job.config)
+    return np.asarray(attack(job, images, labels, size)) - images
+
+
+def _computing_in(precision: str | None) -> AbstractContextManager[Any]:
+    return (
+        nullcontext() if precision is None else jax.default_matmul_precision(PRECISIONS[precision])
+    )
+
+
+def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:
+    return None if table is None else table.labels(photos)
+
+
+def _make_copy(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
+    """Writes a protected photo beside its place, and reads it back."""
+    source, target = seen.task.source, seen.task.target
+    photo = read_photo(source, job.max_pixels)
+    if photo.sha256 != seen.sha256:
+        raise FileError(source, "it was changed meanwhile", "run again")
+    staged = disk.stage(target, _protected_png(photo, seen, perturbation, job))
+    try:
+        saved = read_photo(staged.temporary, job.max_pixels)
+        pair = see_pair(photo.pixels, saved.pixels, seen.look, job.ensemble.generators)
+    except BaseException:
+        disk.discard([staged])
+        raise
+    entry = report.photo_entry(
+        source.name, target.name, photo, saved.sha256, seen.look, pair, seen.task.labels
+    )
+    return _Made(source, entry, pair, staged)
+
+
+def _protected_png(photo: Photo, seen: _Seen, perturbation: np.ndarray, job: Job) -> bytes:
+    pixels = write_back(photo.pixels, seen.look.square, perturbation, job.config.epsilon)
+    return files.encode_png(dataclasses.replace(photo, pixels=pixels))
+
+
+def _staged(made: Sequence[_Made]) -> list[Staged]:
+    return [one.staged for one in made if one.staged is not None]
+
+
+def _compare(
+    original: Path,
+    copy: Path | None,
+    ensemble: Ensemble,
+    labels: LabelTable | None,
+    max_pixels: int,
+    aligned: bool,
+) -> _Made:
+    """Reads an original and a copy that exists already."""
+    if copy is None:
+        raise FileError(original, "there is no protected copy of it", "protect it first")
+    before, after = read_photo(original, max_pixels), read_photo(copy, max_pixels)
+    if before.size != after.size:
+        (h, w), (height, width) = before.size, after.size
+        what = f"it has {width} x {height} pixels, {original.name} has {w} x {h}"
+        raise FileError(copy, what, "only copies of the same size can be compared")
+    where = look(before.pixels, aligned)
+    pair = see_pair(before.pixels, after.pixels, where, ensemble.generators)
+    known = recorded_labels(original, labels)
+    entry = report.photo_entry(original.name, copy.name, before, after.sha256, where, pair, known)
+    return _Made(original, entry, pair)
+
+
+def _measured(
+    made: Sequence[_Made], ensemble: Ensemble, labels: LabelTable | None, size: int
+) -> list[Entry]:
+    """The entries of photos and their copies, complete with the L of every edit."""
+    if not made:
+        return []
+    values = measure(
+        ensemble.generators,
+        [one.pair for one in made],
+        _labels([one.source for one in made], labels),
+        size,
+    )
+    domains = {generator.name: generator.domains for generator in ensemble.generators}
+    return report.with_losses([one.entry for one in made], values, domains)
+
+
+def _title(generator: Generator, metadata: Metadata) -> str:
+    """A generator's title: its architecture's, unless the generator has a name of its own."""
+    plain = generator.name == metadata.architecture
+    name = architecture(metadata.architecture).title if plain else generator.name
+    return f"{name}, {generator.image_size} x {generator.image_size} pixels"
+
+
+def _panel(
+    generator: Generator, title: str, pair: Pair, losses: Mapping[str, float]
+) -> picture.Panel:
+    before, after = edits_of_pairs(generator, [pair])
+    size = generator.image_size
+    return picture.Panel(
+        title=title,
+        domains=generator.domains,
+        clean=pair.clean[size],
+        protected=pair.protected[size],
+        before=before[0],
+        after=after[0],
+        losses=np.array([losses[domain] for domain in generator.domains]),
+    )
