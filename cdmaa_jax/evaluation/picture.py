@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from cdmaa_jax.evaluation.drawing import (
+    FAINT,
+    FRAME,
+    HELD,
+    INK,
+    PAPER,
+    SPOILED,
+    Colour,
+    broken,
+    fitted_font,
+    font,
+    tile,
+    write,
+)
 from cdmaa_jax.images.faces import Box
 
-_PAPER, _INK, _FAINT = (255, 255, 255), (28, 31, 36), (110, 116, 125)
-_SPOILED, _HELD, _FRAME = (14, 122, 68), (186, 50, 40), (255, 196, 0)
 _MARGIN, _GAP, _TILE, _PHOTO = 36, 10, 136, 400
 _MOST_TILES = 8  # in one line
 _SIDE = 112  # width of the words to the left of the tiles
 _AMPLIFIED = 20
+_SMALLEST = 9  # letters, in pixels
 
 
 def draw_report(
@@ -40,13 +52,6 @@ def draw_report(
     blocks = [_photos(original, protected, square, psnr), _legend(threshold)]
     blocks += _in_rows([_block(panel, threshold) for panel in panels])
     return _with_margin(_stacked(blocks))
-
-
-def encode(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def readable(name: str) -> str:
@@ -76,12 +81,12 @@ def _legend(threshold: float) -> Image.Image:
         "L is the mean squared difference between the two, in units of [-1, 1]; "
         f"above {threshold:g} the edit counts as spoiled."
     )
-    return _words(text, 15, _FAINT, width=3 * _PHOTO + 4 * _GAP)
+    return _words(text, 15, FAINT, width=3 * _PHOTO + 4 * _GAP)
 
 
 def _block(panel: Panel, threshold: float) -> Image.Image:
     """A generator: its name, and lines of tiles, edits of the original above those of the copy."""
-    lines = [_words(panel.title, 20, _INK, bold=True)]
+    lines = [_words(panel.title, 20, INK, bold=True)]
     for first in range(0, len(panel.domains), _MOST_TILES):
         chosen = range(first, min(first + _MOST_TILES, len(panel.domains)))
         columns = [_side(), *([] if first else [_input_column(panel)])]
@@ -92,36 +97,30 @@ def _block(panel: Panel, threshold: float) -> Image.Image:
 
 def _side() -> Image.Image:
     """The words beside two rows of tiles."""
-    side = Image.new("RGB", (_SIDE, 2 * _TILE + _GAP), _PAPER)
+    side = Image.new("RGB", (_SIDE, 2 * _TILE + _GAP), PAPER)
     draw = ImageDraw.Draw(side)
     for row, word in enumerate(("original", "protected")):
         middle = (_SIDE - 6, row * (_TILE + _GAP) + _TILE / 2)
-        draw.text(middle, word, _INK, _font(16), anchor="rm")
+        draw.text(middle, word, INK, font(16), anchor="rm")
     return side
 
 
 def _input_column(panel: Panel) -> Image.Image:
     tiles = _two_tiles(panel.clean, panel.protected)
-    return _stacked([tiles, _centred("what it sees", 15, _FAINT)], gap=4)
+    return _stacked([tiles, _centred("what it sees", 15, FAINT)], gap=4)
 
 
 def _domain_column(panel: Panel, k: int, threshold: float) -> Image.Image:
     tiles = _two_tiles(panel.before[k], panel.after[k])
     spoiled = panel.losses[k] > threshold
     verdict = f"L {panel.losses[k]:.3f} {'spoiled' if spoiled else 'holds'}"
-    name = _centred(readable(panel.domains[k]), 15, _INK)
-    colour = _SPOILED if spoiled else _HELD
+    name = _centred(readable(panel.domains[k]), 15, INK)
+    colour = SPOILED if spoiled else HELD
     return _stacked([tiles, name, _centred(verdict, 15, colour)], gap=4)
 
 
 def _two_tiles(above: np.ndarray, below: np.ndarray) -> Image.Image:
-    return _stacked([_tile(above), _tile(below)], gap=_GAP)
-
-
-def _tile(image: np.ndarray) -> Image.Image:
-    """An image ``[h, w, 3]`` in [-1, 1] as a tile."""
-    levels = np.clip(np.rint((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
-    return Image.fromarray(levels).resize((_TILE, _TILE), Image.Resampling.BICUBIC)
+    return _stacked([tile(above, _TILE), tile(below, _TILE)], gap=_GAP)
 
 
 def _framed(photo: np.ndarray, square: Box) -> Image.Image:
@@ -129,7 +128,7 @@ def _framed(photo: np.ndarray, square: Box) -> Image.Image:
     scale = image.width / photo.shape[1]
     corner = (square.left * scale, square.top * scale)
     other = ((square.left + square.size) * scale - 1, (square.top + square.size) * scale - 1)
-    ImageDraw.Draw(image).rectangle((*corner, *other), outline=_FRAME, width=3)
+    ImageDraw.Draw(image).rectangle((*corner, *other), outline=FRAME, width=3)
     return image
 
 
@@ -142,49 +141,30 @@ def _fit(photo: np.ndarray) -> Image.Image:
 
 
 def _captioned(image: Image.Image, title: str, text: str) -> Image.Image:
-    canvas = Image.new("RGB", (_PHOTO, image.height), _PAPER)
+    canvas = Image.new("RGB", (_PHOTO, image.height), PAPER)
     canvas.paste(image, ((_PHOTO - image.width) // 2, 0))
-    words = [_words(title, 20, _INK, bold=True), _words(text, 15, _FAINT)]
+    words = [_words(title, 20, INK, bold=True), _words(text, 15, FAINT)]
     return _stacked([canvas, *words], gap=6)
 
 
-def _words(
-    text: str, size: int, colour: tuple[int, int, int], bold: bool = False, width: int = 0
-) -> Image.Image:
+def _words(text: str, size: int, colour: Colour, bold: bool = False, width: int = 0) -> Image.Image:
     """Text on paper, broken into lines where ``width`` is given."""
-    font = _font(size)
-    lines = _broken(text, font, width) if width else [text]
-    longest = max(font.getlength(line) for line in lines)
-    canvas = Image.new("RGB", (int(longest) + 3, round(size * 1.4) * len(lines)), _PAPER)
+    letters = font(size)
+    lines = broken(text, letters, width) if width else [text]
+    longest = max(letters.getlength(line) for line in lines)
+    canvas = Image.new("RGB", (int(longest) + 3, round(size * 1.4) * len(lines)), PAPER)
     draw = ImageDraw.Draw(canvas)
     for row, line in enumerate(lines):
-        place = (0, row * round(size * 1.4))
-        draw.text(place, line, colour, font, stroke_width=0.4 if bold else 0, stroke_fill=colour)
+        write(draw, (0, row * round(size * 1.4)), line, letters, colour, bold)
     return canvas
 
 
-def _broken(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-def _centred(text: str, size: int, colour: tuple[int, int, int]) -> Image.Image:
-    """Text in the middle below a tile, made smaller until it fits."""
-    while size > 9 and _font(size).getlength(text) > _TILE:
-        size -= 1
-    canvas = Image.new("RGB", (_TILE, 19), _PAPER)
-    ImageDraw.Draw(canvas).text((_TILE / 2, 1), text, colour, _font(size), anchor="ma")
+def _centred(text: str, size: int, colour: Colour) -> Image.Image:
+    """A line in the middle below a tile, in smaller letters if it would be wider than the tile."""
+    letters = fitted_font(text, _TILE, size, _SMALLEST)
+    canvas = Image.new("RGB", (_TILE, 19), PAPER)
+    ImageDraw.Draw(canvas).text((_TILE / 2, 1), text, colour, letters, anchor="ma")
     return canvas
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)  # type: ignore[return-value]  # FreeType is in the wheels
 
 
 def _in_rows(blocks: Sequence[Image.Image]) -> list[Image.Image]:
@@ -201,7 +181,7 @@ def _in_rows(blocks: Sequence[Image.Image]) -> list[Image.Image]:
 
 def _beside(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
     width = sum(image.width for image in images) + gap * (len(images) - 1)
-    canvas = Image.new("RGB", (width, max(image.height for image in images)), _PAPER)
+    canvas = Image.new("RGB", (width, max(image.height for image in images)), PAPER)
     left = 0
     for image in images:
         canvas.paste(image, (left, 0))
@@ -211,7 +191,7 @@ def _beside(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
 
 def _stacked(images: Sequence[Image.Image], gap: int = 3 * _GAP) -> Image.Image:
     height = sum(image.height for image in images) + gap * (len(images) - 1)
-    canvas = Image.new("RGB", (max(image.width for image in images), height), _PAPER)
+    canvas = Image.new("RGB", (max(image.width for image in images), height), PAPER)
     top = 0
     for image in images:
         canvas.paste(image, (0, top))
@@ -221,7 +201,7 @@ def _stacked(images: Sequence[Image.Image], gap: int = 3 * _GAP) -> Image.Image:
 
 def _with_margin(image: Image.Image) -> Image.Image:
     size = (image.width + 2 * _MARGIN, image.height + 2 * _MARGIN)
-    canvas = Image.new("RGB", size, _PAPER)
+    canvas = Image.new("RGB", size, PAPER)
     canvas.paste(image, (_MARGIN, _MARGIN))
     return canvas
 

@@ -17,6 +17,7 @@ from cdmaa_jax import disk
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError, Staged
 from cdmaa_jax.evaluation import picture, report
+from cdmaa_jax.evaluation.drawing import encode
 from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
 from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
@@ -153,7 +154,7 @@ def draw_picture(
         for generator, metadata in zip(ensemble.generators, ensemble.metadata, strict=True)
     ]
     drawn = picture.draw_report(before, after, square, panels, threshold, entry["psnr"])
-    return picture.encode(drawn)
+    return encode(drawn)
 
 
 def against(models: Sequence[Generator], config: Config) -> ProtectImages:

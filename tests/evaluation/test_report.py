@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cdmaa_jax.disk import FileError
-from cdmaa_jax.evaluation import picture, report
+from cdmaa_jax.evaluation import drawing, picture, report
 from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images.faces import Box
@@ -119,7 +119,7 @@ def test_picture_holds_every_edit(count):
     drawn = picture.draw_report(photo, photo, Box(30, 60, 120), panels, 0.05, math.pi)
     assert drawn.width >= 3 * 400 and drawn.mode == "RGB"
     assert drawn.height > 300 + (-(-count // 8)) * 2 * 136
-    assert picture.encode(drawn).startswith(b"\x89PNG")
+    assert drawing.encode(drawn).startswith(b"\x89PNG")
 
 
 def test_names_for_people():

@@ -5,8 +5,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from cdmaa_jax.evaluation.drawing import HELD
 from cdmaa_jax.experiments import charts
-from cdmaa_jax.experiments.sheets import _HELD, Row, Tile, _broken, _fits, draw_sheet
+from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 
 
 def decode(png):
@@ -29,8 +30,8 @@ def test_a_sheet_has_a_tile_for_each_picture():
 
 
 def test_edits_that_hold_are_red():
-    assert not (sheet("L 0.1") == _HELD).all(-1).any()
-    assert (sheet("L 0.1", holds=True) == _HELD).all(-1).any()
+    assert not (sheet("L 0.1") == HELD).all(-1).any()
+    assert (sheet("L 0.1", holds=True) == HELD).all(-1).any()
 
 
 def test_long_titles_are_broken_and_long_names_made_smaller():
@@ -50,10 +51,3 @@ def test_lines_and_panels_without_any():
         ("y", "y", "y"),
     )
     assert len(np.unique(decode(png).reshape(-1, 3), axis=0)) > 10
-
-
-def test_names_of_files_are_broken_where_they_are_too_long():
-    title = "a_very_long-photo_name-as-phones-give-them_20261128_134500.png original"
-    lines = _broken(title, 144)
-    assert len(lines) > 2 and all(_fits(line, 144) for line in lines)
-    assert "".join(lines) == title.replace(" ", "")

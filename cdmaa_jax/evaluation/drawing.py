@@ -1,0 +1,80 @@
+"""What the pictures of this package are drawn with: colours, tiles, and words that fit."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+PAPER: Colour = (255, 255, 255)
+INK: Colour = (28, 31, 36)
+FAINT: Colour = (110, 116, 125)
+SPOILED: Colour = (14, 122, 68)
+HELD: Colour = (186, 50, 40)
+FRAME: Colour = (255, 196, 0)
+
+
+def tile(image: np.ndarray, side: int) -> Image.Image:
+    """An image ``[h, w, 3]`` in [-1, 1] as a square picture of ``side`` pixels."""
+    levels = np.clip(np.rint((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
+    return Image.fromarray(levels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all words, ``size`` pixels high."""
+    return ImageFont.load_default(size)  # type: ignore[return-value]  # FreeType is in the wheels
+
+
+def fitted_font(text: str, width: int, largest: int, smallest: int) -> ImageFont.FreeTypeFont:
+    """The largest font in which a line is at most ``width`` pixels wide, or else the smallest."""
+    size = largest
+    while size > smallest and not fits(text, font(size), width):
+        size -= 1
+    return font(size)
+
+
+def fits(text: str, letters: ImageFont.FreeTypeFont, width: int) -> bool:
+    """Whether a line is at most ``width`` pixels wide."""
+    return letters.getlength(text) <= width
+
+
+def broken(text: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """A text in lines of at most ``width`` pixels.
+
+    Lines end between words; a word that is wider than a line, such as the name of a file, is
+    broken as well.
+    """
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and not fits(longer, letters, width):
+            longer = word
+            lines.append("")
+        while not fits(longer, letters, width):
+            ends = range(len(longer), 0, -1)
+            end = next(n for n in ends if n == 1 or fits(longer[:n], letters, width))
+            lines[-1], longer = longer[:end], longer[end:]
+            lines.append("")
+        lines[-1] = longer
+    return lines
+
+
+def write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    letters: ImageFont.FreeTypeFont,
+    colour: Colour = INK,
+    bold: bool = False,
+) -> None:
+    """Writes a line; ``place`` is its upper left corner."""
+    draw.text(place, text, colour, letters, stroke_width=0.4 if bold else 0, stroke_fill=colour)
+
+
+def encode(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
