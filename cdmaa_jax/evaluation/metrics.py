@@ -16,10 +16,12 @@ from skimage.metrics import structural_similarity
 
 from cdmaa_jax import kept
 from cdmaa_jax.attack import pieces
+from cdmaa_jax.attack.config import Config
 from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Generator
 
-THRESHOLD = 0.05
+THRESHOLD = Config().threshold
+"""The τ of attack rates for which no other is given."""
 _WINDOW = 7  # side of SSIM's window, in pixels
 _STRIP = 512  # rows at a time: SSIM needs some forty times the memory of its input
 

@@ -13,6 +13,8 @@ from cdmaa_jax.attack.config import Config
 
 STEPS = 80
 """The paper's T."""
+TOGETHER = "together"
+"""The method of a column that its options describe completely: they attack the models at once."""
 
 
 @dataclass(frozen=True)
@@ -21,19 +23,19 @@ class Column:
 
     Attributes:
       config: the options of the attack.
-      method: ``together`` for the attack on all models by these options; the methods that need more
-        than that are in ``related``.
-      model: the only model that is attacked; None for all.
+      method: ``TOGETHER`` for the attack on all models at once with these options; the methods that
+        need more than that are in ``methods``.
+      model: the only model that is attacked; None if all are.
     """
 
     config: Config
-    method: str = "together"
+    method: str = TOGETHER
     model: str | None = None
 
     @property
     def slug(self) -> str:
         """A readable name, of what differs from the paper's defaults."""
-        words = [] if self.method == "together" else [self.method]
+        words = [] if self.method == TOGETHER else [self.method]
         words += [self.model] if self.model else []
         words += [
             f"{name}-{value}"

@@ -62,7 +62,7 @@ class Crop:
 
 def make_crops(
     photos: Iterable[Path],
-    count: int | None,
+    count: int,
     folder: Path,
     size: int,
     aligned: bool = False,
@@ -74,7 +74,7 @@ def make_crops(
 
     Args:
       photos: in the order in which they are wanted.
-      count: how many; all if None.
+      count: how many crops to make at most.
       folder: where they go.
       size: their side, in pixels: the largest native size of the generators.
       aligned: whether the photos are aligned, so that their centre square is the crop.

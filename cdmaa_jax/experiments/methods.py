@@ -15,7 +15,7 @@ from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.numbers import structure_of
 from cdmaa_jax.attack.pieces import gradients_by
 from cdmaa_jax.experiments import runner
-from cdmaa_jax.experiments.columns import STEPS, Column, Table
+from cdmaa_jax.experiments.columns import STEPS, TOGETHER, Column, Table
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.forecast import Work, cost
 from cdmaa_jax.experiments.runner import Measured, Study, measure_column
@@ -26,7 +26,7 @@ from cdmaa_jax.search import DECADES, search_weights, weighted_config
 from cdmaa_jax.types import Generator, Labels
 from cdmaa_jax.universal import apply_universal, fit_universal, prepare_universal
 
-TOGETHER, ALONE, ENCODERS = "together", "alone", "encoders"
+ALONE, ENCODERS = "alone", "encoders"
 SEARCHED, UNIVERSAL = "searched", "universal"
 FITTED = (SEARCHED, UNIVERSAL)
 PERTURBATION = "perturbation.npy"

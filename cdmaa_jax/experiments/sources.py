@@ -74,7 +74,7 @@ def _test_photos(
     splits: Mapping[str, int],
     notices: list[str],
 ) -> list[Path]:
-    chosen, missing = celeba.choose_split(found, splits)
+    chosen, missing = celeba.choose_test_split(found, splits)
     if not chosen:
         what = f"none of its photos is in the test split of {partition}"
         raise FileError(folder, what, "give the folder that the list is of")

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cdmaa_jax.evaluation.metrics import THRESHOLD
-
 UNANIMOUS = "where all photos agree it is a point, which says nothing of other photos"
 """Of a bootstrap interval."""
 RESAMPLES = 10_000
@@ -51,7 +49,7 @@ def interval(
     return np.round(np.percentile(resampled, (tail, 100 - tail), axis=0), 12) + 0.0
 
 
-def per_image(losses: Losses, threshold: float = THRESHOLD) -> dict[str, np.ndarray]:
+def per_image(losses: Losses, threshold: float) -> dict[str, np.ndarray]:
     """What each image contributes to avg_L and attack_rate: metric to [N,J+1], the mean last.
 
     The mean is over models, each of them counting the same however many domains it has.
@@ -62,7 +60,7 @@ def per_image(losses: Losses, threshold: float = THRESHOLD) -> dict[str, np.ndar
 
 
 def summarize(
-    losses: Losses, default: Losses, draws: np.ndarray, threshold: float = THRESHOLD
+    losses: Losses, default: Losses, draws: np.ndarray, threshold: float
 ) -> dict[str, dict[str, Any]]:
     """The figures of a column: of each model and of their mean, with intervals.
 

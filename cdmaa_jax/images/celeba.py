@@ -57,11 +57,11 @@ def read_partition(path: Path) -> dict[str, int]:
     return splits
 
 
-def choose_split(
-    photos: Sequence[Path], splits: Mapping[str, int], split: int = TEST
+def choose_test_split(
+    photos: Sequence[Path], splits: Mapping[str, int]
 ) -> tuple[list[Path], list[str]]:
-    """The photos of a split, and the names in it of which there is no photo."""
-    chosen = [photo for photo in photos if splits.get(photo.name) == split]
+    """The photos of the test split, and the names in that split of which there is no photo."""
+    chosen = [photo for photo in photos if splits.get(photo.name) == TEST]
     there = {photo.name for photo in chosen}
-    missing = [name for name, value in splits.items() if value == split and name not in there]
+    missing = [name for name, value in splits.items() if value == TEST and name not in there]
     return chosen, missing

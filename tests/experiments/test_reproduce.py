@@ -62,7 +62,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def study(ensemble, folder, tmp_path):
-    crops = make_crops(sorted(folder.iterdir()), None, tmp_path / "crops", SIZE, aligned=True)
+    crops = make_crops(sorted(folder.iterdir()), 5, tmp_path / "crops", SIZE, aligned=True)
     return Study(ensemble, tuple(crops), tmp_path / "out", batch_size=2)
 
 
@@ -362,7 +362,7 @@ def test_whatever_decides_the_figures_has_a_folder_of_its_own(study, folder, tmp
     assert column_folder(column, same) == column_folder(column, study)
     fewer = dataclasses.replace(study, crops=study.crops[:4])
     save_photo(folder / "0.png", 99)
-    changed = make_crops(sorted(folder.iterdir()), None, tmp_path / "crops", SIZE, aligned=True)
+    changed = make_crops(sorted(folder.iterdir()), 5, tmp_path / "crops", SIZE, aligned=True)
     generators = study.ensemble.metadata
     weights = (dataclasses.replace(generators[0], arrays_sha256="0" * 64), *generators[1:])
     network = dataclasses.replace(generators[0].config, blocks=generators[0].config.blocks + 1)
@@ -423,7 +423,7 @@ def test_without_a_usable_photo_there_is_one_error(ensemble, tmp_path):
 
 def test_crops_are_made_once(folder, tmp_path, monkeypatch):
     paths = sorted(folder.iterdir())
-    first = make_crops(paths[:3], None, tmp_path / "crops", SIZE)
+    first = make_crops(paths[:3], 3, tmp_path / "crops", SIZE)
     monkeypatch.setattr("cdmaa_jax.experiments.crops.look", lambda *_: pytest.fail("looked again"))
     assert make_crops(paths, 3, tmp_path / "crops", SIZE) == first
     first[0].path.write_bytes(b"damaged")

@@ -53,7 +53,7 @@ def test_differences_are_paired():
 
 def test_a_column_compared_with_itself_does_not_differ():
     losses = {"a": np.array([[0.0], [1.0], [1.0]]), "b": np.array([[0.0], [0.0], [1.0]])}
-    column = summarize(losses, losses, resampling(3))
+    column = summarize(losses, losses, resampling(3), 0.05)
     assert set(column) == {"a", "b", "mean"}
     for figures in column.values():
         assert figures["difference"]["attack_rate"] == 0

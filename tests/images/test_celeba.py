@@ -37,12 +37,11 @@ def test_a_split_that_is_no_text_is_refused(tmp_path):
         celeba.read_partition(tmp_path / "list.txt")
 
 
-def test_the_photos_of_a_split_and_those_that_are_missing():
+def test_the_photos_of_the_test_split_and_those_that_are_missing():
     splits = {"a.jpg": 2, "b.jpg": 0, "c.jpg": 2, "d.jpg": 2}
     photos = [Path("in/a.jpg"), Path("in/b.jpg"), Path("in/d.jpg"), Path("in/other.jpg")]
-    chosen, missing = celeba.choose_split(photos, splits)
+    chosen, missing = celeba.choose_test_split(photos, splits)
     assert chosen == [Path("in/a.jpg"), Path("in/d.jpg")] and missing == ["c.jpg"]
-    assert celeba.choose_split(photos, splits, split=0) == ([Path("in/b.jpg")], [])
 
 
 @pytest.mark.parametrize("place", ["img_align_celeba", ".", "Eval", "../Eval"])
