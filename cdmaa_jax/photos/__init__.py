@@ -12,6 +12,7 @@ protected a second time.
 
 from cdmaa_jax.photos.jobs import (
     BATCH_SIZE,
+    Entry,
     Job,
     Outcome,
     ProtectImages,
@@ -32,6 +33,7 @@ from cdmaa_jax.photos.protecting import (
 __all__ = [
     "BATCH_SIZE",
     "REPORT",
+    "Entry",
     "Job",
     "Outcome",
     "ProtectImages",
