@@ -1,1 +1,1 @@
-"""PyTorch files to checkpoints and back: a table for each architecture, one strict engine."""
+"""PyTorch files to checkpoints and back: one table per architecture, one strict engine."""

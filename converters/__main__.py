@@ -12,13 +12,13 @@ from contextlib import contextmanager
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     with _ending_at_once():
-        from converters import command  # JAX and Flax, more than a second
+        from converters import command  # imports JAX and Flax, over a second
     return command.main(argv)
 
 
 @contextmanager
 def _ending_at_once() -> Iterator[None]:
-    """Within, an interrupt ends the process: what is being imported may swallow an exception."""
+    """Makes an interrupt end the process: a module's import may swallow an exception."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

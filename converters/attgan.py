@@ -79,7 +79,7 @@ def _outputs(shapes: Shapes, key: str, axis: int) -> int:
 def _joined(
     levels: list[int], decoders: list[tuple[int, ...]], attributes: int, given: Given
 ) -> tuple[int, int]:
-    """How many shortcuts and injections explain the inputs of all decoder layers."""
+    """The numbers of shortcuts and injections that explain all decoder layers' inputs."""
     depth = len(decoders)
     extra = [decoders[i][0] - decoders[i - 1][1] for i in range(1, depth)]
 

@@ -43,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted; nothing was written", 130)
     try:
         print(json.dumps(summary, indent=2) if args.json else _human(summary), flush=True)
-    except OSError as error:  # a full disk, or a reader that has had enough
+    except OSError as error:  # a full disk, or a closed pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail(f"{summary['written']} is written, but telling of it failed: {error.strerror}")
     return 0
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the command where options do not go together."""
+    """Ends the command if options do not go together."""
     if (args.out is None) == (args.to_torch is None):
         parser.error("give --out DIR, or --to-torch FILE for the way back")
     if args.to_torch is None:

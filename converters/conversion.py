@@ -29,7 +29,7 @@ TABLES: dict[str, ModuleType] = {
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What a file turned out to hold.
+    """The converted contents of a file.
 
     Attributes:
       arch: the architecture.
@@ -118,7 +118,7 @@ def from_state_dict(
 def to_state_dict(arch: str, config: Any, params: Params) -> dict[str, torch.Tensor]:
     """The official module's state dict, for ``load_state_dict(strict=True)``.
 
-    Bit for bit what was converted; the ignored tensors get a module's initial values.
+    Converted tensors are equal bit for bit; ignored ones get a module's initial values.
     """
     return engine.to_torch(TABLES[arch].table(config), params)
 
@@ -149,7 +149,7 @@ def write(
     record, params = load_params(directory)
     if record.architecture != arch:
         raise ConversionError(f"{directory}: holds {record.architecture}, not {arch}")
-    bare = path.suffix == ".safetensors"  # which has no parts
+    bare = path.suffix == ".safetensors"  # a format without parts
     if bare and part:
         raise ConversionError(f"{path}: safetensors have no parts; leave {part} out, or write .pth")
     place = _official_part(arch, record.config) if part is None and not bare else part or ""
@@ -178,7 +178,7 @@ def _official_part(arch: str, config: Any) -> str:
 
 
 def _with_direction(arch: str, given: Given, part: str) -> Given:
-    """U-GAT-IT's one domain is called after its direction, unless it was given a name."""
+    """Names U-GAT-IT's one domain after its direction, unless it was given a name."""
     if arch != "ugatit" or part not in TABLES[arch].PARTS or given.attributes:
         return given
     return dataclasses.replace(given, attributes=(part.removeprefix("gen"),))
@@ -194,7 +194,7 @@ def _check_signature(arch: str, shapes: Mapping[str, Any]) -> None:
 
 
 def _check_given(config: Any, given: Given) -> None:
-    """What was given and is also told by the tensors must agree."""
+    """Checks that the given options agree with the tensors."""
     for field in ("image_size", "shortcut_layers", "inject_layers", "padding", "statistics"):
         value = getattr(given, field)
         option = "--" + field.replace("_", "-")

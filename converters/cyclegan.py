@@ -32,8 +32,8 @@ PARTS: tuple[str, ...] = ()
 def infer(shapes: Shapes, given: Given) -> Config:
     """Reads the configuration from the shapes of a state dict; ``attributes`` name the one domain.
 
-    The keys tell the norm, zero padding and dropout; reflection and replication look alike, and the
-    official code builds reflection unless it is changed.
+    The keys show the norm, zero padding and dropout; reflection and replication look alike, and the
+    official code uses reflection by default.
 
     Raises:
       ConversionError: a tensor is missing, or an answer that only the caller has.
@@ -67,7 +67,7 @@ def table(config: Config) -> Table:
 
 
 def _block(config: Config, index: int) -> Table:
-    """Padding is a layer of its own, unless it is with zeros; dropout follows the first ReLU."""
+    """Padding is a separate layer, except with zeros; dropout follows the first ReLU."""
     key, path = f"model.{10 + index}.conv_block", f"blocks.{index}"
     pad = int(config.padding != "zero")
     second = pad + 3 + config.dropout + pad

@@ -1,4 +1,4 @@
-"""Tensors to parameters and back by a table: everything is accounted for, or it is an error."""
+"""Tensors to parameters and back by a table; any tensor not accounted for is an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def strip_module(tensors: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
-    """Every value is a dense tensor.
+    """Checks that every value is a dense tensor.
 
     Raises:
       ConversionError: one is not; the message names it.

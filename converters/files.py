@@ -19,11 +19,11 @@ from converters.tables import ConversionError
 
 PARTS = ("G", "state_dict", "genA2B", "genB2A")
 _REFUSALS = ("GLOBAL", "Unsupported class", "Can only build", "Can only create")
-"""How PyTorch says that a file would have it call something; "Unsupported operand" is of damage."""
+"""PyTorch's messages on files that would call something; "Unsupported operand" means damage."""
 
 
 def read_file(path: Path) -> Any:
-    """What a file holds, its tensors on the CPU.
+    """The contents of a file, tensors on the CPU.
 
     Raises:
       ConversionError: the file is missing, truncated, of another kind, or holds code.
@@ -35,7 +35,7 @@ def read_file(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exception that follows says it
+            warnings.simplefilter("ignore")  # the exception that follows says the same
             return torch.load(path, map_location="cpu", weights_only=True)
     except ConversionError:
         raise
@@ -43,7 +43,7 @@ def read_file(path: Path) -> Any:
         raise ConversionError(f"{path}: the file is missing") from error
     except PermissionError as error:
         raise ConversionError(f"{path}: may not be read") from error
-    except Exception as error:  # each format raises its own kinds
+    except Exception as error:  # each format raises its own types
         raise ConversionError(f"{path}: {_reason(path, error)}") from error
 
 
@@ -122,7 +122,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # or PyTorch would not say why it cannot
+        temporary.touch()  # PyTorch would not say why it cannot
         yield temporary
         os.replace(temporary, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

@@ -1,6 +1,6 @@
 """pix2pix's table: ``UnetGenerator`` in ``junyanz/pytorch-CycleGAN-and-pix2pix``.
 
-A file, ``latest_net_G.pth``, is a bare state dict, whose modules are nested level in level.
+A file, ``latest_net_G.pth``, is a bare state dict, whose levels are nested in each other.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def table(config: Config) -> Table:
 
 
 def _level(index: int) -> str:
-    """The key of the layers of level ``index``, from 1; level 0 is around them."""
+    """The key of the layers of level ``index``, from 1; level 0 encloses them."""
     return "model.model.1.model" + ".3.model" * (index - 1)
 
 
 def _depth(shapes: Shapes) -> int:
-    """How many levels there are: every one is inside the one before."""
+    """The number of levels, each nested in the one before."""
     return next(
         i for i in itertools.count(2) if not any(key.startswith(f"{_level(i)}.") for key in shapes)
     )

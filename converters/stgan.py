@@ -1,6 +1,6 @@
 """STGAN's table: ``Generator`` in ``bluestyle97/STGAN-pytorch``, ``models/stgan.py``.
 
-A file that the training wrote has the state dict under ``state_dict``.
+A file written by training has the state dict under ``state_dict``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def table(config: Config) -> Table:
 
 
 def _shortcuts(shapes: Shapes, width: int, depth: int) -> int:
-    """How many decoder layers have an input of three widths of their level instead of two."""
+    """The number of decoder layers whose input is three times their level's width, not twice."""
     joined = 0
     for i in range(1, depth):
         key, level = f"decoder.{i}.0.weight", width * 2 ** (depth - 1 - i)

@@ -1,6 +1,6 @@
-"""The words in which an architecture's table is written: which official tensor is which parameter.
+"""The parts of an architecture's table, which says which official tensor is which parameter.
 
-A table is a tuple of ``Tensor`` and ``Ignored`` rows. Nothing that is in no row is ever accepted.
+A table is a tuple of ``Tensor`` and ``Ignored`` rows. A tensor without a row is never accepted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 class ConversionError(ValueError):
-    """A file is not what its table says; one line of text that names the file's key or option."""
+    """A file does not match its table; the one-line message names the file's key or option."""
 
 
 class Layout(enum.Enum):
@@ -29,7 +29,7 @@ class Layout(enum.Enum):
 
 
 class Fill(enum.Enum):
-    """What an ignored tensor holds when a state dict is written: a module's initial value."""
+    """The value of an ignored tensor in a written state dict: a module's initial value."""
 
     ZEROS = "float zeros, like the parameter"
     ONES = "float ones, like the parameter"
@@ -47,9 +47,9 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Ignored:
-    """A tensor that files may carry and no output depends on; its shape is that of ``like``.
+    """A tensor that files may contain and no output depends on; its shape is that of ``like``.
 
-    One that only old files carry is not ``written``: a module of today has no such tensor.
+    One that only old files contain is not ``written``: current modules have no such tensor.
     """
 
     key: str
@@ -59,13 +59,13 @@ class Ignored:
 
 
 LARGEST_IMAGE = 4096
-"""Pixels a side; a generator of larger ones would not fit into any memory."""
+"""Pixels a side; a generator of larger images would not fit into any memory."""
 Table: TypeAlias = tuple[Tensor | Ignored, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What the caller says of a file, each None when it is left to the tensors."""
+    """The caller's answers about a file; None leaves one to the tensors."""
 
     image_size: int | None = None
     attributes: tuple[str, ...] | None = None
@@ -95,7 +95,7 @@ def affine(key: str, path: str) -> Table:
 
 
 def batch_norm(key: str, path: str) -> Table:
-    """A batch normalization; how many batches it saw matters only to training without momentum."""
+    """A batch normalization; its count of batches matters only to training without momentum."""
     return (
         *affine(key, path),
         Tensor(f"{key}.running_mean", f"{path}.mean", Layout.VECTOR),
@@ -117,8 +117,8 @@ def instance_norm(key: str, path: str) -> Table:
 def norm_of_kind(kind: str, key: str, path: str, like: str) -> Table:
     """A normalization of a kind in ``norms.KINDS``; ``like`` is a parameter of as many channels.
 
-    The non-affine instance normalization has no tensors. It recorded statistics once, which old
-    files carry; they were not used, and the official code drops them too.
+    The non-affine instance normalization has no tensors. It once recorded statistics, which old
+    files contain; they were not used, and the official code drops them too.
     """
     if kind == "batch":
         return batch_norm(key, path)
@@ -148,7 +148,7 @@ def shape(shapes: Shapes, key: str, rank: int = 4) -> tuple[int, ...]:
 
 
 def channels(shapes: Shapes, key: str, axis: int, other: str, other_axis: int) -> int:
-    """The channels that two tensors must agree on: a convolution, and what follows it.
+    """The channels on which a convolution and the layer that follows it must agree.
 
     Raises:
       ConversionError: they do not; the message names both.
@@ -161,13 +161,13 @@ def channels(shapes: Shapes, key: str, axis: int, other: str, other_axis: int) -
 
 
 def count(shapes: Shapes, prefix: str) -> int:
-    """How many layers have tensors whose keys begin so, where ``*`` is the layer's number."""
+    """The number of layers with keys that begin with ``prefix``; ``*`` is a layer's number."""
     regex = re.compile(re.escape(prefix).replace(r"\*", r"(\d+)"))
     return len({found[1] for key in shapes if (found := regex.match(key))})
 
 
 def ask_image_size(given: Given, official: Sequence[int]) -> int:
-    """The image size, which a convolutional network's tensors cannot tell.
+    """The image size, which a convolutional network's tensors do not show.
 
     Raises:
       ConversionError: it was not given, or is larger than any generator's.
@@ -224,7 +224,7 @@ def ask_domain(given: Given, default: str) -> str:
 
 
 def closest(configs: Iterable[Any], table: Callable[[Any], Table], shapes: Shapes) -> Any:
-    """The first of the configurations whose table has the fewest keys missing and unexpected."""
+    """The first configuration whose table has the fewest keys missing and unexpected."""
 
     def misfits(config: Any) -> int:
         rows = table(config)
@@ -235,7 +235,7 @@ def closest(configs: Iterable[Any], table: Callable[[Any], Table], shapes: Shape
 
 
 def with_statistics(config: Any, given: Given) -> Any:
-    """The configuration with the statistics that were given for its batch norms, if it has any."""
+    """The configuration with the given statistics for its batch norms, if it has any."""
     if given.statistics is None or config.norm != "batch":
         return config
     return build(type(config), **{**vars(config), "statistics": given.statistics})

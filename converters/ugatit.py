@@ -70,7 +70,7 @@ def table(config: Config) -> Table:
 
 
 def _image_size(flat: int, features: int) -> int | None:
-    """The size that the full model's first linear layer was made for; None in the light one."""
+    """The image size that fits the full model's first linear layer; None for the light model."""
     if flat == features:
         return None
     side = math.isqrt(flat // features)

@@ -1,1 +1,1 @@
-"""What is attacked: architectures, their domains, and generators on disk."""
+"""The generators under attack: architectures, their domains, and checkpoints on disk."""

@@ -93,7 +93,7 @@ class AttGAN(nnx.Module):
         return levels
 
     def decode(self, levels, c):
-        """The image of the features of every level under the labels c [B,n]."""
+        """The image decoded from all levels' features and the labels c [B,n]."""
         x = levels[-1]
         for i, block in enumerate(self.decoder):
             x = block(x, c)

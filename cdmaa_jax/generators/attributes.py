@@ -1,6 +1,6 @@
-"""Which label vector each edit asks for, shared by the networks that take attributes.
+"""The target label vector of each edit, for all networks that take attributes.
 
-CelebA's names are used where an attribute is one of CelebA's forty.
+Attributes among CelebA's forty go by CelebA's names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONTRADICTIONS = (
 
 
 def source_vectors(labels: Labels | None, attributes: Sequence[str]) -> np.ndarray:
-    """The attributes that images have, float32 [B,n] of 0 and 1; zeros [1,n] without labels.
+    """The images' own attributes, float32 [B,n] of 0 and 1; zeros [1,n] without labels.
 
     Raises:
       ValueError: an attribute is missing from the labels, or holds something but 0 and 1.
@@ -60,7 +60,7 @@ def no_conditions(labels: Labels | None) -> np.ndarray:
 
 
 def flip_exclusive_hair(source: np.ndarray, attributes: Sequence[str], index: int) -> np.ndarray:
-    """StarGAN's and STGAN's target of edit ``index``: a hair colour is set, all else is flipped.
+    """StarGAN's and STGAN's target of edit ``index``: sets a hair colour, flips anything else.
 
     Follows ``create_labels`` of the official StarGAN ``solver.py``.
     """
@@ -75,7 +75,7 @@ def flip_exclusive_hair(source: np.ndarray, attributes: Sequence[str], index: in
 
 
 def flip_consistent(source: np.ndarray, attributes: Sequence[str], index: int) -> np.ndarray:
-    """AttGAN's target of edit ``index``: flipped, and what contradicts a set attribute is cleared.
+    """AttGAN's target of edit ``index``: flips it and, if now set, clears what contradicts it.
 
     Follows ``check_attribute_conflict`` of the official AttGAN ``data.py``.
     """

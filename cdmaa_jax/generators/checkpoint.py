@@ -38,12 +38,12 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 
 
 class CheckpointError(ValueError):
-    """A generator cannot be written, or a directory is not a whole generator; one line of text."""
+    """A generator cannot be written, or a directory holds no complete one; a one-line message."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What ``metadata.json`` says of a generator.
+    """The contents of a generator's ``metadata.json``.
 
     Attributes:
       name: what reports call the generator.
@@ -117,7 +117,7 @@ def save_generator(
         source_sha256=source_sha256,
         extra=dict(metadata or {}),
     )
-    _to_json(target, record)  # refuses before anything is written
+    _to_json(target, record)  # raises before anything is written
     with _refusals(target), _replacing(target) as temporary:
         _write_arrays(temporary / ARRAYS_DIRECTORY, arrays)
         record = dataclasses.replace(record, files=_hashes(temporary / ARRAYS_DIRECTORY))
@@ -126,7 +126,7 @@ def save_generator(
 
 
 def check_target(directory: str | os.PathLike[str], overwrite: bool) -> None:
-    """Whether ``save_generator`` would write to ``directory``, to ask before a long work.
+    """Checks that ``save_generator`` would write to ``directory``, before long work.
 
     Raises:
       CheckpointError: the directory is taken.
@@ -137,14 +137,14 @@ def check_target(directory: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 def load_generator(directory: str | os.PathLike[str]) -> Generator:
-    """The generator in ``directory``, its parameters float32 on the default device.
+    """The generator in ``directory``, with float32 parameters on the default device.
 
     Raises:
       CheckpointError: the directory is missing, foreign, of another format version, or damaged.
     """
     record, params = load_params(directory)
     try:
-        # Nobody else has these arrays, so that they need not be copied, nor the copying compiled.
+        # Nothing else holds these arrays, so they need not be copied, nor a copy compiled.
         own = jax.device_put(params)
         return make_generator(record.architecture, record.config, own, record.name)
     except jax.errors.JaxRuntimeError as error:
@@ -174,7 +174,7 @@ def load_params(directory: str | os.PathLike[str]) -> tuple[Metadata, Params]:
 
 
 def read_metadata(directory: str | os.PathLike[str]) -> Metadata:
-    """What ``metadata.json`` in ``directory`` says, checked.
+    """Reads and checks ``metadata.json`` in ``directory``.
 
     Raises:
       CheckpointError: the directory is missing, foreign, or of another format version.
@@ -232,7 +232,7 @@ def _from_json(fields: Mapping[str, Any]) -> Metadata:
 
 
 def _config_from_json(entry: Architecture, fields: Mapping[str, Any]) -> Any:
-    """A ``Config`` of exactly its own fields, each of its own type."""
+    """A ``Config`` from exactly its own fields, each of the right type."""
     if not isinstance(fields, dict):
         raise TypeError("config is not an object")
     kinds = {field.name: str(field.type) for field in dataclasses.fields(entry.config)}
@@ -291,14 +291,14 @@ def _stored(target: Path, params: Params, dtype: str) -> Params:
 
 
 def _with_names(tree: Any) -> Any:
-    """The nested dict with every key a string, as Orbax keeps them."""
+    """The nested dict with string keys, as Orbax stores them."""
     if not isinstance(tree, Mapping):
         return tree
     return {str(key): _with_names(value) for key, value in tree.items()}
 
 
 def _with_indices(tree: Any) -> Any:
-    """The nested dict with the keys of lists as integers again."""
+    """The nested dict with list indices as integers again."""
     if not isinstance(tree, Mapping):
         return tree
     return {
@@ -316,15 +316,15 @@ def _digest(arrays: Params) -> str:
 
 
 def _write_arrays(path: Path, arrays: Params) -> None:
-    import orbax.checkpoint as ocp  # a second of imports that only files need
+    import orbax.checkpoint as ocp  # takes a second; only file access needs it
 
     with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
         checkpointer.save(path.absolute(), arrays)
-    (path / "commit_success.txt").unlink(missing_ok=True)  # holds the absolute path, read by none
+    (path / "commit_success.txt").unlink(missing_ok=True)  # holds the absolute path; never read
 
 
 def _hashes(path: Path) -> dict[str, str]:
-    """The SHA-256 of every file under ``path``, by its name there."""
+    """The SHA-256 of every file under ``path``, by relative path."""
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     return {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names}
 
@@ -332,7 +332,7 @@ def _hashes(path: Path) -> dict[str, str]:
 def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
     import orbax.checkpoint as ocp
 
-    # Orbax reads damaged files too, but what it then leaves running prints warnings later.
+    # Orbax would read damaged files too, but leaves tasks running that print warnings later.
     try:
         is_whole = files.items() <= _hashes(directory / ARRAYS_DIRECTORY).items()
     except OSError as error:
@@ -342,7 +342,7 @@ def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
     try:
         with frugal(), contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
             return checkpointer.restore((directory / ARRAYS_DIRECTORY).absolute())
-    except Exception as error:  # Orbax and TensorStore raise their own kinds
+    except Exception as error:  # Orbax and TensorStore raise their own types
         lines = str(error).strip().splitlines() or [type(error).__name__]
         what = f"{ARRAYS_DIRECTORY}/ is as it was written, but cannot be read: {lines[0]}"
         raise CheckpointError(f"{directory}: {what}") from error
@@ -377,7 +377,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether a directory's metadata are a generator's, of whatever version."""
+    """Whether a directory holds a generator's metadata, of any format version."""
     try:
         return _read_json(directory).get("format") == FORMAT
     except CheckpointError:
@@ -399,8 +399,8 @@ def _refusals(target: Path) -> Iterator[None]:
 def _replacing(target: Path) -> Iterator[Path]:
     """A new sibling directory that becomes ``target`` at the end, or is removed on any error.
 
-    What was there is removed last, when the new one stands in its place; of a link it is what the
-    link leads to that is replaced.
+    The old directory is removed last, once the new one is in place. If ``target`` is a link, the
+    directory that it points to is replaced.
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
 """Convolutions and their transposes, in NHWC, in the form that is fastest on the backend.
 
-Two functions, each the transpose of the other in the images, so that gradients of any order are
-the same two again: ``gather`` is a convolution, from large images to small, and ``scatter`` a
-transposed one. Both take the kernel as [k,k,L,S], of the large and the small images' channels.
+``gather``, a convolution from large images to small ones, and ``scatter``, a transposed one, are
+each other's transpose in the images, so gradients of any order need only these two. Both take the
+kernel as [k,k,L,S], of the large and the small images' channels.
 
-GPU and TPU get XLA's own convolutions; gradients of kernels, which training alone needs, have one
-form for all. XLA's CPU backend is near the machine's limit only for
-stride 1, input channels in fours and some padding, and falls to a tenth of it elsewhere. There,
-convolutions of stride 2 become such of 2×2 blocks; where kernels are larger than images, matrix
-products; and 3×3 convolutions of many channels Winograd's. What a program computes only once is
-left to XLA's own, which compile sooner.
+GPU and TPU use XLA's own convolutions; kernel gradients, which only training needs, have one form
+for all. XLA's CPU backend comes near the machine's limit only for stride 1, input channels in
+multiples of four and nonzero padding, and falls to a tenth of it otherwise. On CPU, stride-2
+convolutions become stride-1 ones of 2×2 blocks, or matrix products if kernels are larger than
+images, and 3×3 convolutions of many channels use Winograd's algorithm. Convolutions that a program
+computes only once are left to XLA's own, which compile sooner.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from cdmaa_jax.scheduling import materialize
 from cdmaa_jax.tracing import is_once
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_WINOGRAD_CHANNELS = 64  # with fewer the transforms cost more than they save
+_WINOGRAD_CHANNELS = 64  # with fewer channels the transforms cost more than they save
 _FEW_CHANNELS = 16
-_FEW_PIXELS = 64  # with fewer a product copies rather them than the kernel
-_FEW_INPUTS = 32  # up to which, to few channels, planes are faster
-_LARGE_TILES = 80  # from so many tiles of 4×4 outputs these are faster than tiles of 2×2
-_LARGE_TILES_ON_BLOCKS = 160  # the same for blocks and large kernels
-_SEVERAL_TILES = 48  # from so many on, tiles of blocks are faster than patches of small images
-_MANY_TILES = 256  # of one image, from which on a product of its own does not cost more
-_MANY_VALUES = 12 * 2**20  # of all tiles, from which on one image at a time pays
-_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which on blocks pay
+_FEW_PIXELS = 64  # with fewer the kernel goes first, so that XLA packs the pixels, not the kernel
+_FEW_INPUTS = 32  # input channels up to which planes are faster, for few output channels
+_LARGE_TILES = 80  # 4×4 output tiles from which they are faster than 2×2 tiles
+_LARGE_TILES_ON_BLOCKS = 160  # 4×4 tiles from which they beat 2×2, for large kernels on blocks
+_SEVERAL_TILES = 48  # 4×4 tiles from which tiles of blocks beat patches of small images
+_MANY_TILES = 256  # tiles of one image from which a product per image costs no more
+_MANY_VALUES = 12 * 2**20  # transformed values of all tiles from which one image at a time pays
+_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which Winograd on blocks pays
 
 
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
@@ -54,17 +54,17 @@ def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
 def scatter(y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int]) -> jax.Array:
     """``torch.nn.functional.conv_transpose2d`` of y [B,h,w,S], kernel [k,k,L,S]: [B,*size,L].
 
-    The transpose of ``gather`` from images of ``size`` pixels to such of h × w. If y has fewer
-    channels than the kernel, they are its first, and the others are zero.
+    The transpose of ``gather`` from images of ``size`` to images of h × w pixels. If y has fewer
+    channels than the kernel, they are the first ones, and the others are zero.
     """
     options = {"stride": stride, "padding": padding, "computed_once": is_once()}
     return _scatter_p.bind(y, kernel, size=tuple(size), **options)
 
 
 def _kernel_slope(large: Any, small: Any, stride: int, padding: int, size: int) -> jax.Array:
-    """The gradient [k,k,L,S] of the kernel: small images are the slope of ``gather``, or its like.
+    """The kernel's gradient [k,k,L,S]; one of ``large`` and ``small`` is the output's cotangent.
 
-    A matrix product for each tap; for many taps and few channels XLA's transposition is faster.
+    One matrix product per tap; for many taps and few channels XLA's transpose is faster.
     """
     if size > 4:
         shape = (size, size, large.shape[3], small.shape[3])
@@ -114,7 +114,7 @@ def _plain_transposed(
 def _gather_on_cpu(
     x: Any, kernel: Any, stride: int, padding: int, channels: int, computed_once: bool
 ) -> jax.Array:
-    """All of the kernel's channels, and then those asked for: cheaper than to cut a kernel."""
+    """Computes all of the kernel's channels, then slices: cheaper than slicing the kernel."""
     return _gather_all_on_cpu(x, kernel, stride, padding, computed_once)[..., :channels]
 
 
@@ -153,7 +153,7 @@ def _scatter_on_cpu(
     y: Any, kernel: Any, stride: int, padding: int, size: tuple[int, int], computed_once: bool
 ) -> jax.Array:
     taps, (large, small) = kernel.shape[0], kernel.shape[2:]
-    y = jnp.pad(y, [(0, 0)] * 3 + [(0, small - y.shape[3])])  # cheaper than to cut a kernel
+    y = jnp.pad(y, [(0, 0)] * 3 + [(0, small - y.shape[3])])  # cheaper than slicing the kernel
     if stride == 1 and padding < taps:
         if tile := 0 if computed_once else _tile(kernel, len(y), y.shape[1:3]):
             convolve = functools.partial(
@@ -176,7 +176,7 @@ def _scatter_on_cpu(
 
 
 def _tile(kernel: Any, count: int, sides: Any) -> int:
-    """The outputs a side of Winograd's tiles for so many images; 0 if it does not pay."""
+    """The side of Winograd's output tiles for ``count`` images; 0 if it does not pay."""
     taps, _, *channels = kernel.shape
     if taps != 3 or min(channels) < _WINOGRAD_CHANNELS or min(sides) < 4:
         return 0
@@ -184,9 +184,9 @@ def _tile(kernel: Any, count: int, sides: Any) -> int:
 
 
 def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
-    """The same for a convolution of blocks, from so many channels on.
+    """The tile side for a convolution of blocks; 0 below ``channels`` channels.
 
-    Larger tiles take fewer products, but more points, at which a large kernel is slow to make.
+    Larger tiles take fewer products, but more points, to which a large kernel is slow to transform.
     """
     is_small = min(sides) < 12 and _tiles(count, sides) < _SEVERAL_TILES
     if len(folded) != 2 or min(folded.shape[2:]) < channels or is_small:
@@ -196,24 +196,24 @@ def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
 
 
 def _transform_of_large(kernel: Any, tile: int) -> Callable[..., jax.Array] | None:
-    """A transform of a large kernel, which has small tiles, from what it is before it is folded."""
+    """A transform of a large kernel, which has 2×2 tiles, directly from its unfolded form."""
     if tile != 2 or len(kernel) != 4:
         return None
     return lambda _, *arguments: winograd.transform_kernel_of_blocks(kernel, *arguments)
 
 
 def _tiles(count: int, sides: Any) -> int:
-    """How many tiles of 4×4 outputs so many images have."""
+    """The number of 4×4 output tiles of ``count`` images."""
     return count * -(-sides[0] // 4) * -(-sides[1] // 4)
 
 
 def _in_caches(
     convolve: Callable[..., jax.Array], x: Any, kernel: Any, tile: int, sides: Any
 ) -> jax.Array:
-    """``convolve(x, points=…)`` of x [B,...], in Winograd's form to or from small images of a size.
+    """``convolve(x, points=…)`` of x [B,...] by Winograd; ``sides`` are those of the small images.
 
-    One image after the other, where the tiles of all would leave the caches and those of one are
-    enough to keep a matrix product busy.
+    Takes one image at a time if the tiles of all would not fit the caches and one image has enough
+    of them to keep a matrix product busy.
     """
     tiles = _tiles(1, sides)
     values = len(x) * tiles * (len(kernel) + 3) ** 2 * sum(kernel.shape[2:])
@@ -224,15 +224,15 @@ def _in_caches(
 
 
 def _is_kernel_larger(count: int, sides: Any, channels: int) -> bool:
-    """Whether reading the kernel weighs more than writing all patches of so many small images."""
+    """Whether reading the kernel costs more than writing all patches of ``count`` small images."""
     return 4 * sides[0] * sides[1] <= channels and _tiles(count, sides) < _SEVERAL_TILES
 
 
 def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
-    """A stride-1 convolution for which XLA's CPU backend has a fast path.
+    """A stride-1 convolution, fitted to the fast path of XLA's CPU backend.
 
-    It has one for input channels in fours and some padding; for few output channels, only if the
-    size stays. What else is asked for is cut out of that.
+    It takes input channels in multiples of four and nonzero padding; for few output channels, only
+    an unchanged size. Other results are cropped from that.
     """
     if kernel.shape[0] == 1 and padding == 0:
         return x @ kernel[0, 0]
@@ -245,7 +245,7 @@ def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
     same = kernel.shape[0] // 2
     if is_narrow:
         extra, margin = max(padding - same, 0), max(same - padding, 0)
-        x = lax.optimization_barrier(_pad(x, extra))  # or the padding would join the convolution's
+        x = lax.optimization_barrier(_pad(x, extra))  # or XLA would merge it into the conv
         y = _plain(x, kernel, 1, same)
         return y[:, margin : y.shape[1] - margin, margin : y.shape[2] - margin]
     if padding:
@@ -255,9 +255,9 @@ def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
 
 
 def _by_planes(x: Any, kernel: Any, padding: int) -> jax.Array:
-    """A stride-1 convolution to few channels: one matrix product, to a plane for each tap of each.
+    """A stride-1 convolution to few channels: one matrix product to a plane per tap and channel.
 
-    The planes are summed up where the taps lie. So both are fast, though pixels have few values.
+    The planes are then shifted by their taps and summed. Both are fast, though channels are few.
     """
     taps, channels = kernel.shape[0], kernel.shape[2]
     x = _pad(x, padding)
@@ -267,7 +267,7 @@ def _by_planes(x: Any, kernel: Any, padding: int) -> jax.Array:
     height, width = (n - taps + 1 for n in x.shape[1:3])
 
     def plane(i: int, j: int) -> jax.Array:
-        """One tap's, with its axes: XLA would move their removal along the sum, bit by bit."""
+        """One tap's planes, axes kept: XLA would push their removal through the sum bit by bit."""
         return planes[i : i + 1, j : j + 1, :, :, i : i + height, j : j + width]
 
     every = [plane(i, j) for i, j in itertools.product(range(taps), repeat=2)]
@@ -281,7 +281,7 @@ def _turn(kernel: Any) -> jax.Array:
 
 
 def _fold(kernel: Any) -> jax.Array:
-    """A stride-2 kernel [2m,2m,L,S], or one tap smaller, as that on 2×2 blocks, [m,m,4L,S]."""
+    """A stride-2 kernel [2m,2m,L,S], or a tap smaller, as a kernel on 2×2 blocks, [m,m,4L,S]."""
     odd = kernel.shape[0] % 2
     kernel = jnp.pad(kernel, [(0, odd)] * 2 + [(0, 0)] * 2)
     m, (large, small) = kernel.shape[0] // 2, kernel.shape[2:]
@@ -290,20 +290,20 @@ def _fold(kernel: Any) -> jax.Array:
 
 
 def _blocks(x: Any) -> list[jax.Array]:
-    """Of blocks of 2×2 pixels of x [B,H,W,C] either row as channels: two of [B,H/2,W/2,2C]."""
+    """The 2×2 blocks of x [B,H,W,C], each of their two rows as channels: two [B,H/2,W/2,2C]."""
     b, h, w, c = x.shape
     pairs = x.reshape(b, h // 2, 2, w // 2, 2 * c)
     return [pairs[:, :, 0], pairs[:, :, 1]]
 
 
 def _rows(blocks: Any) -> jax.Array:
-    """Both rows of blocks [B,h,w,4C], one after the other: [B,2h,w,2C]."""
+    """Blocks [B,h,w,4C] split into their two rows, interleaved: [B,2h,w,2C]."""
     b, h, w, c = blocks.shape
     return jnp.stack(jnp.split(blocks, 2, axis=3), axis=2).reshape(b, 2 * h, w, c // 2)
 
 
 def _depth_to_space(rows: Any) -> jax.Array:
-    """The pixels of rows [B,H,w,2C] of blocks: [B,H,2w,C]."""
+    """Rows of blocks [B,H,w,2C] as pixels: [B,H,2w,C]."""
     b, h, w, c = rows.shape
     return rows.reshape(b, h, 2 * w, c // 2)
 
@@ -318,8 +318,8 @@ def _columns(x: Any) -> jax.Array:
 def _to_columns(y: Any, kernel: Any) -> jax.Array:
     """Patches [B,h,w,16L] from pixels [B,h,w,S], by a kernel [4,4,L,S].
 
-    A product first copies its second factor into another order: for few pixels not the kernel, and
-    not where Eigen does it, which takes twice as long then as for the product.
+    A product first packs its second factor into another order. The kernel therefore comes first
+    for few pixels, and for Eigen, which takes twice as long to pack it as to multiply.
     """
     kernel = kernel.reshape(-1, kernel.shape[3])
     if math.prod(y.shape[:3]) >= _FEW_PIXELS and not processor.is_x86_without_avx512():
@@ -333,14 +333,14 @@ def _add_columns(columns: Any, channels: int) -> jax.Array:
     b, h, w, _ = columns.shape
     taps = columns.reshape(b, h, w, 4, 4, channels)
     rows = jnp.stack([_overlap(taps[..., i, :, :], taps[..., i + 2, :, :], 1) for i in (0, 1)], 2)
-    # Materialized, since fusing would add up the rows once for each of four columns.
+    # Materialized: fused, the rows would be summed once for each of four columns.
     rows = lax.optimization_barrier(rows.reshape(b, 2 * h + 2, w, 4, channels))
     both = jnp.stack([_overlap(rows[..., i, :], rows[..., i + 2, :], 2) for i in (0, 1)], 3)
     return both.reshape(b, 2 * h + 2, 2 * w + 2, channels)
 
 
 def _overlap(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
-    """The sum of two arrays, the second one place further along an axis."""
+    """The sum of two arrays, the second shifted by one along an axis."""
     return winograd.shift(first, axis, 0, 1) + winograd.shift(second, axis, 1, 0)
 
 
@@ -351,11 +351,11 @@ def _pad(x: Any, padding: int) -> jax.Array:
 def _primitive(
     name: str, on_cpu: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array]
 ) -> Primitive:
-    """A primitive of images and a kernel, in one form on CPUs and in another elsewhere.
+    """A primitive of images and a kernel, with one form on CPUs and another elsewhere.
 
-    A form is traced where a program is lowered, once for all that are alike, and not kept: traces
-    and their derivatives hold but one equation for each convolution. What images are mapped over
-    joins the batch, so that the choice of a form knows how many there are.
+    A form is traced when a program is lowered, once for all equal calls, and not kept: traces and
+    their derivatives hold only one equation per convolution. ``vmap`` over images merges the mapped
+    axis into the batch, so that the choice of a form sees the number of images.
     """
     primitive = Primitive(name)
 
@@ -364,7 +364,7 @@ def _primitive(
         return jax.jit(functools.partial(primitive.bind, **options))
 
     def compute(images: Any, kernel: Any, **options: Any) -> jax.Array:
-        with jax.disable_jit(False):  # without jit the primitive would come back here for ever
+        with jax.disable_jit(False):  # without jit the primitive would recurse here for ever
             return compiled(**options)(images, kernel)
 
     def shape(images: Any, kernel: Any, **options: Any) -> Any:
@@ -411,7 +411,7 @@ def _scatter_to_kernel(slope, y, kernel, stride, padding, **_):
 
 
 def _of_all(kernel, slope):
-    """The gradient of a kernel's first channels as that of all."""
+    """The gradient of a kernel's first channels, padded to all."""
     return jnp.pad(slope, [(0, 0)] * 3 + [(0, kernel.aval.shape[3] - slope.shape[3])])
 
 

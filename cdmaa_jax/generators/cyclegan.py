@@ -14,16 +14,16 @@ from cdmaa_jax.generators.attributes import no_conditions
 from cdmaa_jax.types import Labels
 
 PADDINGS = {"reflect": "reflect", "replicate": "edge", "zero": "constant"}
-"""The paddings of a residual block, and what ``jax.numpy.pad`` calls them."""
+"""A residual block's padding to its mode in ``jax.numpy.pad``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Sizes and options of a CycleGAN generator; width in channels, image_size in pixels.
 
-    ``norm`` and ``statistics`` are of ``norms``; ``padding`` is that of the residual blocks.
-    ``dropout`` tells that the blocks were built with dropout layers, which number the official
-    keys differently; it is always off.
+    ``norm`` and ``statistics`` are as in ``norms``; ``padding`` is that of the residual blocks.
+    ``dropout`` says that the blocks were built with dropout layers, which change the numbers in
+    the official keys; dropout itself is always off.
     """
 
     image_size: int = 256
@@ -43,7 +43,7 @@ class Config:
             raise ValueError("image_size must be a multiple of 4 and at least 8")
 
     def norm_of(self, features):
-        """A normalization of so many channels."""
+        """A normalization of ``features`` channels."""
         return norms.make(self.norm, self.statistics, features)
 
 

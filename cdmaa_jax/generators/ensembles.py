@@ -22,7 +22,7 @@ _FOLDERS = (_PACKAGE / "bundled", _PACKAGE.parent / "checkpoints")  # in a wheel
 
 
 class EnsembleError(ValueError):
-    """There is no such ensemble, or its generators do not go together; one line of text."""
+    """There is no such ensemble, or its generators do not go together; a one-line message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +70,12 @@ def _each_of(names: str | Sequence[str]) -> Sequence[str]:
 
 
 def read_ensemble_metadata(names: str | Sequence[str]) -> tuple[Metadata, ...]:
-    """What an ensemble consists of, without loading it. Raises as ``load_ensemble``."""
+    """The metadata of an ensemble, without loading it. Raises as ``load_ensemble``."""
     return tuple(read_metadata(path) for path in ensemble_directories(names))
 
 
 def load_ensemble(names: str | Sequence[str] = DEFAULT) -> Ensemble:
-    """Loads the generators of an ensemble; a name that occurs twice is numbered.
+    """Loads the generators of an ensemble; repeated names are numbered.
 
     Args:
       names: as for ``ensemble_directories``.
@@ -120,7 +120,7 @@ def _is_checkpoint(path: Path) -> bool:
 def _checkpoints_in(path: Path) -> tuple[Path, ...]:
     """The checkpoint directories in a directory, in the architectures' order, then by name.
 
-    Hidden ones are what a killed conversion has left.
+    Hidden ones, left by a killed conversion, are skipped.
     """
     order = list(ARCHITECTURES)
     inside = [child for child in _inside(path) if _is_checkpoint(child)]
@@ -128,7 +128,7 @@ def _checkpoints_in(path: Path) -> tuple[Path, ...]:
     def rank(child: Path) -> tuple[int, str]:
         try:
             return order.index(read_metadata(child).architecture), child.name
-        except CheckpointError:  # said with its reason when it is loaded
+        except CheckpointError:  # loading reports it with its reason
             return len(order), child.name
 
     return tuple(sorted(inside, key=rank))
@@ -142,7 +142,7 @@ def _inside(path: Path) -> list[Path]:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, those that occurred before with a number: a, b, a-2."""
+    """The names, repeated ones numbered: a, b, a-2."""
     taken: list[str] = []
     for name in names:
         number, candidate = 1, name

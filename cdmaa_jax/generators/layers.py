@@ -43,10 +43,10 @@ def conv_transpose2d(
 def planes_conv2d(c: Any, kernel: Any, size: tuple[int, int], padding: int) -> jax.Array:
     """The stride-1 convolution of the constant planes ``c`` [B,n] with a kernel [k,k,n,O].
 
-    Convolution is linear, so conv(join(x, planes)) = conv(x) + conv(planes); what does not depend
-    on the labels is then computed once for all domains under ``vmap``. A plane of ones answers with
-    the sum of the taps that fall inside the image, which is separable, and alike for all pixels but
-    those near the edges.
+    Convolution is linear, so conv(concat(x, planes)) = conv(x) + conv(planes); under ``vmap`` the
+    part that does not depend on the labels is then computed once for all domains. The response to a
+    plane of ones is the sum of the taps inside the image, which is separable, and the same for all
+    pixels except near the edges.
     """
     rows, columns = (_taps_inside(n, kernel.shape[0], padding) for n in size)
     insides = [_inside(lines) for lines in (rows, columns)]
@@ -109,7 +109,7 @@ def _instance(mean: Any, var: Any, scale: Any = 1, bias: Any = 0) -> tuple[jax.A
 def _layer_instance(
     pixels: int, mean: Any, var: Any, rho: Any, scale: Any, bias: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """The moments of an image are those of its channels, combined."""
+    """The moments of an image are combined from those of its channels."""
     base = mean[..., :1]
     distance = (mean - base).mean(3, keepdims=True)
     square = (var + (mean - base) ** 2).mean(3, keepdims=True)
@@ -126,12 +126,12 @@ def _layer_instance(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _normalize(map_of: Callable[..., Any], x: Any, options: tuple[Any, ...]) -> jax.Array:
-    """A norm of x [B,H,W,C] as what it is, an affine map of each channel.
+    """A norm of x [B,H,W,C] as an affine map of each channel.
 
-    That is (x - mean) · factor + offset, where ``map_of(mean, var, *options)`` is factor and
-    offset, of the moments over an image's pixels; all are [B,1,1,C]. Of all that is large, the
-    gradient keeps one alone: x, or on a CPU, which makes it for the variance, x - mean. Half floats
-    are normalized in float32.
+    The map is (x - mean) · factor + offset, where ``map_of(mean, var, *options)`` gives factor and
+    offset from the moments over an image's pixels; all are [B,1,1,C]. The backward pass keeps one
+    large array: x, or on CPU x - mean, which the variance needs anyway. Half-precision floats are
+    normalized in float32.
     """
     return _normalize_forward(map_of, x, options)[0]
 
@@ -159,7 +159,7 @@ def _normalize_backward(map_of, saved, slope):
 
 
 def _map(map_of: Callable[..., Any]) -> Callable[..., Any]:
-    """``map_of`` with options of a channel or of each image's, in the type of the moments."""
+    """``map_of`` with options per channel, or per image and channel, in the moments' dtype."""
 
     def with_options(mean: Any, var: Any, options: tuple[Any, ...]) -> Any:
         alike = (jnp.broadcast_to(v, mean.shape).astype(mean.dtype) for v in options)
@@ -172,21 +172,21 @@ _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and variance, and the distances to the mean."""
+    """Mean, variance and x - mean."""
     mean = x.mean((1, 2), keepdims=True)
     distance = materialize(x - mean)
     return mean, (distance**2).mean((1, 2), keepdims=True), distance
 
 
 def _once(x: Any) -> jax.Array:
-    """x, which XLA's CPU backend would otherwise compute anew for each use, or for each pixel."""
+    """x, which XLA's CPU backend would otherwise recompute for each use, or for each pixel."""
     return lax.platform_dependent(x, cpu=materialize, default=lambda x: x)
 
 
 def _moments_in_one_pass(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and variance, and x as it is.
+    """Mean, variance and x itself.
 
-    By squares of distances to one pixel: those of values may be large beside the variance.
+    Squares distances to one pixel: squares of the values may be large beside the variance.
     """
     base, count = x[:, x.shape[1] // 2, x.shape[2] // 2][:, None, None], x.shape[1] * x.shape[2]
     mean, square = (v.sum((1, 2), keepdims=True) / count for v in (x, (x - base) ** 2))
@@ -194,12 +194,12 @@ def _moments_in_one_pass(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _distance(kept: Any, mean: Any) -> jax.Array:
-    """x - mean, of what the gradient keeps."""
+    """x - mean, from what the backward pass keeps."""
     return lax.platform_dependent(kept, mean, cpu=lambda kept, _: kept, default=jnp.subtract)
 
 
 def _wide(x: Any) -> jax.Array:
-    """Half floats as float32, to compute with; others as they are."""
+    """Half-precision floats as float32; others unchanged."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
@@ -208,7 +208,7 @@ def _rsqrt(var: Any) -> jax.Array:
 
 
 def per_channel(v: Any) -> jax.Array:
-    """A vector [C] made ready to meet features [B,H,W,C]."""
+    """A vector [C] shaped to broadcast against features [B,H,W,C]."""
     return v[None, None, None, :]
 
 
@@ -216,11 +216,11 @@ class Conv(nnx.Module):
     """``torch.nn.Conv2d`` with a square kernel and zero padding.
 
     The last ``planes`` channels of the input are constant label planes, which ``__call__`` takes as
-    vectors [B,planes]. An input that is a concatenation may be given as a tuple of its parts: what
-    the parts that no label reaches contribute is then computed once for all domains.
+    vectors [B,planes]. An input that is a concatenation may be given as a tuple of its parts: the
+    contribution of parts that depend on no label is then computed once for all domains.
 
     On a CPU the contribution of the planes is recomputed in every step of an attack, which is
-    faster than to read it back from memory.
+    faster than reading it back from memory.
 
     Raises:
       ValueError: there are planes and the stride is not 1.
@@ -246,7 +246,7 @@ class Conv(nnx.Module):
         pairs = zip(parts, shares, strict=True)
         terms = [conv2d(part, share, self.stride, self.padding) for part, share in pairs]
         y = _add([*terms, labels] if self.planes else terms)
-        if self.planes:  # or a norm's mean and its distances would each make the labels' share
+        if self.planes:  # or a norm would recompute the planes' part for mean and x - mean
             y = lax.platform_dependent(y, middle, cpu=materialize, default=_first)
         return y if self.bias is None else y + per_channel(self.bias[...])
 
@@ -278,7 +278,7 @@ class ConvTranspose(nnx.Module):
     def __call__(self, x, c=None):
         kernel, *parts = self.kernel[...], *(x if isinstance(x, tuple) else (x,))
         shape = parts[0].shape[1:3]
-        shares = jnp.split(kernel, _joints(parts), axis=3)  # the last has the planes' taps too
+        shares = jnp.split(kernel, _joints(parts), axis=3)  # the last includes the planes' taps
         pairs = zip(parts, shares, strict=True)
         terms = [conv_transpose2d(part, share, *self.numbers) for part, share in pairs]
         if self.planes:
@@ -356,7 +356,7 @@ class AdaptiveLayerInstanceNorm(nnx.Module):
 
 
 def _uniform(rngs: nnx.Rngs | None, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    """PyTorch's default of convolutions and linear layers; zeros if there are no ``rngs``."""
+    """PyTorch's default for convolutions and linear layers; zeros if there are no ``rngs``."""
     if rngs is None:
         return nnx.Param(jnp.zeros(shape))
     bound = 1 / math.sqrt(fan_in)
@@ -364,7 +364,7 @@ def _uniform(rngs: nnx.Rngs | None, shape: tuple[int, ...], fan_in: int) -> nnx.
 
 
 def _joints(parts: Any) -> list[int]:
-    """Where the channels of joined parts meet."""
+    """The channels at which concatenated parts meet."""
     return list(itertools.accumulate(part.shape[-1] for part in parts))[:-1]
 
 
@@ -386,13 +386,13 @@ def _taps_inside(size: int, taps: int, padding: int) -> np.ndarray:
 
 
 def _inside(taps: np.ndarray) -> tuple[int, int]:
-    """Where the lines begin and end that read no padding; from 0 to 1 if there are none."""
+    """Start and end of the lines that read no padding; 0 and 1 if there are none."""
     (inside,) = np.nonzero(taps.all(axis=1))
     return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 1)
 
 
 def _repeat_line(x: jax.Array, axis: int, place: int, count: int) -> jax.Array:
-    """x with ``count`` times its line at a place along an axis, by what XLA fuses."""
+    """x with a line along an axis repeated ``count`` times, in operations XLA fuses."""
     before, line, behind = jnp.split(x, [place, place + 1], axis)
     shape = [*line.shape[:axis], count, *line.shape[axis + 1 :]]
     return jnp.concatenate([before, jnp.broadcast_to(line, shape), behind], axis)

@@ -2,8 +2,8 @@
 
 ``instance`` has no parameters and leaves the bias to the convolution before it; ``batch`` has a
 scale and a bias; ``none`` does nothing. The authors test in training mode on one image at a time
-(their ``--eval`` is off by default), where batch normalization takes the statistics of that image:
-that is ``statistics="instance"``. With ``--eval`` it takes the running ones: ``"running"``.
+(their ``--eval`` is off by default), where batch normalization uses the statistics of that image:
+``statistics="instance"``. With ``--eval`` it uses the running statistics: ``"running"``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STATISTICS = ("instance", "running")
 
 
 def check(kind: str, statistics: str) -> None:
-    """Refuses what does not exist.
+    """Rejects options that do not exist.
 
     Raises:
       ValueError: a name is unknown, or there are no running statistics to use.
@@ -50,9 +50,9 @@ def identity(x: Any) -> Any:
 
 
 class PerImageBatchNorm(layers.BatchNorm):
-    """``torch.nn.BatchNorm2d`` in training mode, of every image as a batch of its own.
+    """``torch.nn.BatchNorm2d`` in training mode, with every image a batch of its own.
 
-    The running statistics are kept, for the way back to PyTorch, and not used.
+    The running statistics are kept for conversion back to PyTorch, but not used.
     """
 
     def __call__(self, x):

@@ -15,7 +15,7 @@ from cdmaa_jax.types import Labels
 
 SLOPE = 0.2
 MAX_FACTOR = 8
-"""No level is wider than so many times the first."""
+"""The largest width of a level, relative to the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Config:
     """Sizes and options of a pix2pix generator; width in channels, image_size in pixels.
 
     ``layers`` is how often the size is halved: 8 in ``unet_256``, 7 in ``unet_128``. ``norm`` and
-    ``statistics`` are of ``norms``. The authors' dropout, which leaves no trace in a file, is off,
-    so that an image has one output.
+    ``statistics`` are as in ``norms``. The authors' dropout, which leaves no trace in a file, is
+    off, so that outputs are deterministic.
     """
 
     image_size: int = 256
@@ -47,12 +47,12 @@ class Config:
         return tuple(self.width * min(2**i, MAX_FACTOR) for i in range(self.layers))
 
     def norm_of(self, features):
-        """A normalization of so many channels."""
+        """A normalization of ``features`` channels."""
         return norms.make(self.norm, self.statistics, features)
 
 
 class _Stage(nnx.Module):
-    """A convolution and what normalizes its output, if anything does."""
+    """A convolution and the normalization of its output, if any."""
 
     def __init__(self, conv, norm=norms.identity):
         self.conv = conv
@@ -83,8 +83,8 @@ class Pix2Pix(nnx.Module):
     def encode(self, x):
         """The features of every level, the latent last.
 
-        All but the latent are those after the activation: the official one works in place, before
-        the skip connection takes its input. (Its output would be the same without, for a ReLU
+        All but the latent are taken after the activation: the official one works in place, before
+        the skip connection reads its input. (The output would be the same without it, since a ReLU
         follows.)
         """
         levels = [self.down[0](x)]

@@ -1,4 +1,4 @@
-"""Generators that are computed in another precision than what they are given."""
+"""Generators computed in a different precision from that of their inputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cdmaa_jax.types import Generator
 
 
 def in_bfloat16(generator: Generator) -> Generator:
-    """The generator with bfloat16 parameters and features; images and outputs keep their type.
+    """The generator with bfloat16 parameters and features; images and outputs keep their dtype.
 
-    So do losses, gradients and their Gram matrix. It is faster on GPUs and TPUs that have units for
-    it, not on CPUs. The statistics of instance norms are float32 all the same.
+    So do losses, gradients and their Gram matrix. bfloat16 is faster on GPUs and TPUs that have
+    units for it, not on CPUs. Instance norms still compute their statistics in float32.
     """
     params = jax.tree.map(_narrow, generator.params)
     encode = None if generator.encode is None else _InBfloat16(generator.encode)
@@ -26,7 +26,7 @@ def in_bfloat16(generator: Generator) -> Generator:
 
 
 def _narrow(array: Any) -> Any:
-    """In bfloat16, unless it is of integers or truth values."""
+    """The array in bfloat16, unless it is of integers or booleans."""
     return jnp.asarray(array, jnp.bfloat16) if _is_real(array) else array
 
 
@@ -36,7 +36,7 @@ def _is_real(array: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _InBfloat16:
-    """A generator's function of bfloat16 inputs; equal ones share compiled programs."""
+    """A generator's function, given bfloat16 inputs; equal ones share compiled programs."""
 
     function: Callable[..., jax.Array]
 

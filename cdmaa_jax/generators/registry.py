@@ -66,7 +66,7 @@ class _Apply:
     method: str = "__call__"
 
     def __call__(self, params: Params, *args: Any) -> Any:
-        if args[0].dtype == jnp.float64:  # else they would not meet in a convolution
+        if args[0].dtype == jnp.float64:  # convolutions take only one dtype
             params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
         module = nnx.merge(graph_of(self.arch, self.config)[0], params)
         return getattr(module, self.method)(*args)
@@ -100,7 +100,7 @@ def init_params(arch: str, config: Any, seed: int = 0) -> Params:
 def graph_of(arch: str, config: Any) -> tuple[nnx.GraphDef, Params]:
     """The graph definition of a module and the shapes of its parameters, without computing any.
 
-    Not even random numbers are traced, which takes several times as long as all the rest.
+    Random numbers are not even traced: that takes several times as long as all the rest.
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: architecture(arch).module(config, rngs=None)))
     return graph, nnx.to_pure_dict(state)

@@ -1,8 +1,8 @@
-"""Where what all domains share meets what each has of its own.
+"""Combining values that all domains share with values of each domain.
 
-Generators are mapped over domains by ``vmap``, in which an encoder's features, say, are computed
-once. Their gradient is then a sum over domains. JAX leaves that to a reduction, for which XLA's CPU
-backend needs ten times as long as for the additions that it comes to; ``meet`` makes them so.
+Generators are mapped over domains by ``vmap``, which computes an encoder's features, for example,
+once. Their gradient is then a sum over domains. JAX makes it a reduction, which takes XLA's CPU
+backend ten times as long as the equivalent additions; ``meet`` emits those additions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from jax.interpreters import ad, batching, mlir
 
 
 def meet(x: Any, own: Any) -> jax.Array:
-    """x itself; under ``vmap``, one for each domain if ``own`` is mapped over them."""
+    """x itself; under ``vmap``, a copy per domain if ``own`` is mapped and x is not."""
     return _meet_p.bind(x, own)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _spread(x: Any, count: int) -> jax.Array:
-    """``count`` of the same, along a new first axis."""
+    """``count`` copies of x along a new first axis."""
     return jnp.broadcast_to(x, (count, *x.shape))
 
 
@@ -33,7 +33,7 @@ def _spread_forward(x, count):
 
 
 def _spread_backward(count, _, slope):
-    # Each with its axis: XLA would move the removal along the sum, one addition at a time.
+    # Axes kept: XLA would push their removal through the sum, one addition at a time.
     return (functools.reduce(operator.add, [slope[i : i + 1] for i in range(count)])[0],)
 
 

@@ -79,7 +79,7 @@ class StarGAN(nnx.Module):
 def conditions(config: Config, labels: Labels | None) -> np.ndarray:
     """Condition vectors [B,K,n] in {0,1}: a hair colour replaces the others, the rest is flipped.
 
-    Without labels every attribute is taken as absent, so that each edit asks for its own alone.
+    Without labels every attribute is taken as absent, so that each edit sets only its own.
     """
     source = source_vectors(labels, config.attributes)
     targets = [flip_exclusive_hair(source, config.attributes, i) for i in range(source.shape[1])]

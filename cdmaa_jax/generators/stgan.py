@@ -106,7 +106,7 @@ class _Head(nnx.Module):
 
 
 class STGAN(nnx.Module):
-    """``(x [B,h,w,3], c [B,n]) -> [B,h,w,3]``; c is target - source of the labels."""
+    """``(x [B,h,w,3], c [B,n]) -> [B,h,w,3]``; c is target labels - source labels."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs | None):
         n, width, depth = len(config.attributes), config.width, config.layers

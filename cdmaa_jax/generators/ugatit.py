@@ -30,7 +30,7 @@ class Config:
 
 
 class _Conv(nnx.Module):
-    """Reflection padding, then a convolution; the padding is PyTorch's."""
+    """``torch.nn.ReflectionPad2d``, then a convolution."""
 
     def __init__(self, inputs, outputs, size, stride=1, *, rngs):
         self.conv = layers.Conv(inputs, outputs, size, stride, rngs=rngs)
@@ -107,7 +107,7 @@ class UGATIT(nnx.Module):
         return jax.nn.relu(self.attention(jnp.concatenate(joined, axis=-1))), logits
 
     def decode(self, x):
-        """The image of attended features."""
+        """The image decoded from attended features."""
         y = x.mean((1, 2)) if self.light else _flatten(x)
         for linear in self.mlp:
             y = jax.nn.relu(linear(y))

@@ -1,8 +1,8 @@
 """Winograd's minimal filtering: convolutions of 2×2 and 3×3 taps with far fewer multiplications.
 
-A tile of m×m outputs comes from n×n inputs, n = m + taps - 1, by one product for each of n² points
-at which tile and kernel are evaluated as polynomials: y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A (Lavin, Gray
-2016). The points are ones that round little: the usual 0, ±1, ±2 lose twice to four times as much.
+A tile of m×m outputs takes n×n inputs, n = m + taps - 1, and one product at each of n² points at
+which tile and kernel are evaluated as polynomials: y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A (Lavin, Gray
+2016). The points are chosen to round little: the usual 0, ±1, ±2 lose two to four times as much.
 The transposed convolution is the same computation transposed, so it takes the same kernel.
 """
 
@@ -28,20 +28,20 @@ def _rational(*points: str) -> tuple[Fraction, ...]:
     return tuple(Fraction(point) for point in points)
 
 
-_POINTS = {  # tile and taps to the points other than infinity
+_POINTS = {  # (tile, taps) to the points other than infinity
     (2, 3): _rational("1", "-1", "0"),
     (4, 3): _rational("3/4", "-3/4", "3/2", "-3/2", "0"),
     (2, 2): _rational("1", "-1"),
     (4, 2): _rational("2/5", "-2/5", "5/4", "-5/4"),
 }
-MANY_VALUES = 5 * 2**20  # at the points of images and kernels, that leave a CPU's caches
-_CACHED_VALUES = 3 * 2**20  # such that do not
-_LONG_SUM = 512  # of so many products each; for shorter ones turning the sums takes too long
-_LARGE_KERNEL = 1000  # in values for each tile
+MANY_VALUES = 5 * 2**20  # transformed values above which they no longer fit a CPU's caches
+_CACHED_VALUES = 3 * 2**20  # transformed values that do fit
+_LONG_SUM = 512  # contraction length from which a kernel-first product is worth its transpose
+_LARGE_KERNEL = 1000  # kernel values per tile
 
 
 class Transforms(NamedTuple):
-    """The matrices of F(m, taps), of n = m + taps - 1 points: A [n,m], G [n,taps] and B [n,n]."""
+    """The matrices of F(m, taps), n = m + taps - 1 points: A [n,m], G [n,taps] and B [n,n]."""
 
     outputs: np.ndarray
     kernel: np.ndarray
@@ -50,7 +50,7 @@ class Transforms(NamedTuple):
 
 @functools.cache
 def transforms(tile: int, taps: int) -> Transforms:
-    """The transforms for tiles of ``tile`` outputs by interpolation (Toom and Cook)."""
+    """The transforms for tiles of ``tile`` outputs, by Toom-Cook interpolation."""
     points = _POINTS[tile, taps]
     outputs, kernel = (_evaluation(points, count) for count in (tile, taps))
     nodes = [[p - q for q in points if q != p] for p in points]
@@ -63,7 +63,7 @@ def transforms(tile: int, taps: int) -> Transforms:
 
 
 def _evaluation(points: Sequence[Fraction], count: int) -> np.ndarray:
-    """[n,count]: takes coefficients to the values of a polynomial at the points and infinity."""
+    """[n,count]: maps a polynomial's coefficients to its values at the points and infinity."""
     finite = [[p**i for i in range(count)] for p in points]
     return np.array([*finite, [Fraction(int(i == count - 1)) for i in range(count)]])
 
@@ -80,11 +80,11 @@ def _product_of_roots(roots: Sequence[Fraction]) -> np.ndarray:
 def transform_kernel(kernel: Any, tile: int, after: Any, rows: slice = slice(None)) -> jax.Array:
     """A kernel [k,k,I,O] at the n² points, or in some of their n rows: [n · rows,I,O].
 
-    They are made after the number ``after``, since they are slower to read than to make.
+    Computed only after the number ``after``: it is slower to read back than to recompute.
     """
     matrix = transforms(tile, len(kernel)).kernel
     taps = kernel.reshape(-1, *kernel.shape[2:])
-    both = np.einsum("pi,qj->qpij", matrix[rows], matrix)  # of rows and of columns at once
+    both = np.einsum("pi,qj->qpij", matrix[rows], matrix)  # rows and columns at once
     both = both.reshape(-1, len(taps)).astype(kernel.dtype)
     return jnp.einsum("pt,tio->pio", later(both, after), taps, precision=lax.Precision.HIGHEST)
 
@@ -92,9 +92,9 @@ def transform_kernel(kernel: Any, tile: int, after: Any, rows: slice = slice(Non
 def transform_kernel_of_blocks(
     kernel: Any, tile: int, after: Any, rows: slice = slice(None)
 ) -> jax.Array:
-    """The same of a kernel [4,4,L,S] as that on blocks of 2×2 pixels, [2,2,4L,S], by additions.
+    """``transform_kernel`` of [4,4,L,S] folded to 2×2 blocks, [2,2,4L,S], by additions.
 
-    For a large kernel, which is slower to copy into that order than to read more than once.
+    For a large kernel, which is slower to copy into folded order than to read several times.
     """
     matrix, (large, small) = transforms(tile, 2).kernel, kernel.shape[2:]
     taps = later(kernel, after).reshape(2, 2, 2, 2, large, small)  # [row, its half, column, half]
@@ -113,8 +113,8 @@ def convolve(
 ) -> jax.Array:
     """The stride-1 convolution of x [B,H,W,I] with a kernel [k,k,I,O].
 
-    What is joined to x along the channels may be given instead. ``points`` is what ``transform``,
-    or else ``transform_kernel``, makes of the kernel, if that has been done.
+    x may be given as the parts that concatenate to it along the channels. ``points`` is the kernel
+    already transformed by ``transform``, or by default ``transform_kernel``.
     """
     matrices, reach = transforms(tile, len(kernel)), len(kernel) - 1
     parts = list(x) if isinstance(x, Sequence) else [x]
@@ -147,8 +147,8 @@ def convolve_transposed(
 ) -> jax.Array:
     """The transpose of ``convolve``: y [B,H,W,O] to [B,H',W',I], H' = H + k - 1 - 2 · padding.
 
-    With ``rows`` each pixel is a column of so many, whose channels lie one after the other in I:
-    [B,rows · H',W',I / rows].
+    With ``rows``, I holds the channels of a column of ``rows`` pixels, one after the other; they
+    come out as [B,rows · H',W',I / rows].
     """
     matrices = transforms(tile, len(kernel))
     height, width = (n + len(kernel) - 1 - 2 * padding for n in y.shape[1:3])
@@ -197,12 +197,11 @@ def _by_points(
     transform: Callable[..., jax.Array] | None,
     rows: int = 1,
 ) -> jax.Array:
-    """To the points along rows and columns, there times the kernel, and back.
+    """Transforms along rows and columns, multiplies by the kernel at each point, transforms back.
 
-    The kernel is transformed after a value from the middle of the first row, which is none of a
-    padding's zeros. Where all points would leave the caches, as many rows of them at a time as do
-    not. What goes along rows is materialized before what goes along columns: fused, it would be
-    computed for each.
+    The kernel is transformed after a value from the middle of the first row, which is not one of
+    the padding's zeros. If the points do not all fit the caches, as many rows as fit are taken at
+    a time. Row transforms are materialized: fused, they would be recomputed for each column point.
     """
     side = tile + len(kernel) - 1
     tiles = len(parts[0]) * math.prod(counts)
@@ -211,7 +210,7 @@ def _by_points(
     through_rows = _through_rows(parts, way, counts[0], step)
     transform, products, after = transform or transform_kernel, [], None
 
-    @jax.jit  # traced once for all
+    @jax.jit  # traced once per shape
     def through_columns(part: jax.Array, at: jax.Array) -> jax.Array:
         part = jnp.concatenate(way.to_points(part, 3, counts[1]))  # [n · rows,B,*counts,C]
         product = _multiply(part.reshape(len(at), tiles, -1), at, way.contracted)
@@ -229,14 +228,14 @@ def _by_points(
     shares = [jnp.split(product, rows, axis=-1) for product in products]
     own = [way.from_points(share, 2) for share in zip(*shares, strict=True)]
     x = _interleave([x for each in zip(*own, strict=True) for x in each], 2)[0]
-    return lax.optimization_barrier(x)  # or XLA would sum up each of these apart, for a mean
+    return lax.optimization_barrier(x)  # or XLA would sum each part separately for a mean
 
 
 def _multiply(images: jax.Array, kernel: jax.Array, contracted: int) -> jax.Array:
     """images [n,T,C] times a kernel [n,I,O] at each point, summed over I or O: [n,T,O] or [n,T,I].
 
-    Eigen is slow to pack a large kernel's transpose: there the kernel comes first, and what comes
-    out is turned.
+    Eigen is slow to pack a large kernel's transpose: there the kernel comes first, and the product
+    is transposed.
     """
     alike = ((0,), (0,))
     _, tiles, length = images.shape
@@ -250,10 +249,10 @@ def _multiply(images: jax.Array, kernel: jax.Array, contracted: int) -> jax.Arra
 def _through_rows(
     parts: Sequence[jax.Array], way: _Way, count: int, step: int
 ) -> Callable[[int], jax.Array]:
-    """From a number to so many rows of points, [rows,B,count,W,C], from that on.
+    """A function from a row's index to ``step`` rows of points, [rows,B,count,W,C].
 
-    XLA computes anew for each point along the columns what is not joined from several arrays. A row
-    by itself is joined along the channels.
+    XLA recomputes an operand for each column point unless it is a concatenation. A single row is
+    therefore split along the channels and concatenated again.
     """
     if step > 1:
         rows = way.to_points(jnp.concatenate(parts, axis=-1)[None], 2, count)
@@ -264,33 +263,33 @@ def _through_rows(
 
 
 def _halves(x: jax.Array) -> list[jax.Array]:
-    """x [B,H,W,C] in two, where vectors begin."""
+    """x [B,H,W,C] in two along C, at a vector boundary."""
     return jnp.split(x, [x.shape[-1] // 32 * 16], axis=-1)
 
 
 def _rows_at_once(side: int, values: int) -> int:
-    """How many rows of points, of so many values each, stay in the caches; pairs stay together."""
+    """How many rows of points, of ``values`` values each, fit the caches; pairs stay together."""
     fit = max(_CACHED_VALUES // values, 1)
     return side if side * values <= MANY_VALUES else max(fit - fit % 2, 1)
 
 
 def _in_parts(x: jax.Array, count: int) -> list[jax.Array]:
-    """An array in so many parts along its first axis."""
+    """An array split into ``count`` parts along its first axis."""
     size = len(x) // count
     return [lax.slice_in_dim(x, i, i + size) for i in range(0, len(x), size)]
 
 
 def _interleave(parts: Sequence[jax.Array], axis: int) -> jax.Array:
-    """One array of what alternates along an axis."""
+    """The parts interleaved along an axis."""
     shape = parts[0].shape
     return jnp.stack(parts, axis + 1).reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
 def _product(matrix: np.ndarray, terms: Sequence[jax.Array]) -> list[jax.Array]:
-    """matrix @ terms, by half the operations: a point's negative shares all but signs with it."""
+    """matrix @ terms in half the operations: rows of points ±p are equal except for signs."""
     columns, rows = _mirrored(matrix.T), _mirrored(matrix)
     terms = list(terms)
-    for i, j in columns:  # to what both have in common, and to what they differ in
+    for i, j in columns:  # to their sum and their difference
         terms[i], terms[j] = terms[i] + terms[j], terms[i] - terms[j]
     halved = _butterfly(_butterfly(matrix.T, columns).T, rows)
     products = [_combine(row, terms) for row in halved]
@@ -300,13 +299,13 @@ def _product(matrix: np.ndarray, terms: Sequence[jax.Array]) -> list[jax.Array]:
 
 
 def _mirrored(rows: np.ndarray) -> list[tuple[int, int]]:
-    """The pairs of rows that are alike but for signs."""
+    """The pairs of rows that are equal except for signs."""
     pairs = itertools.combinations(range(len(rows)), 2)
     return [(i, j) for i, j in pairs if np.array_equal(abs(rows[i]), abs(rows[j]))]
 
 
 def _butterfly(rows: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The rows, of each pair half the sum and half the difference instead."""
+    """The rows, each pair replaced by half its sum and half its difference."""
     rows = rows.copy()
     for i, j in pairs:
         rows[i], rows[j] = (rows[i] + rows[j]) / 2, (rows[i] - rows[j]) / 2
@@ -314,9 +313,9 @@ def _butterfly(rows: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray
 
 
 def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
-    """Σ coefficient · term, without the zeros and the products by ±1."""
+    """Σ coefficient · term, skipping zeros and multiplications by ±1."""
     pairs = [(float(c), term) for c, term in zip(coefficients, terms, strict=True) if c]
-    pairs.sort(key=lambda pair: pair[0], reverse=True)  # begins with one that is not subtracted
+    pairs.sort(key=lambda pair: pair[0], reverse=True)  # starts with one that is not subtracted
     (first, term), *others = pairs
     total = term if first == 1 else first * term
     for c, term in others:
@@ -326,14 +325,14 @@ def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
 
 
 def fit(x: Any, before: int, size: Any) -> jax.Array:
-    """x [B,H,W,C] with ``before`` zeros in front (if negative: cropped), then cut to ``size``."""
+    """x [B,H,W,C] after ``before`` zeros (cropped if negative), cut or padded to ``size``."""
     ends = [n - have - before for n, have in zip(size, x.shape[1:3], strict=True)]
     edges = [(0, 0, 0), *((before, end, 0) for end in ends), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
 def shift(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
-    """An array with so many zeros before and after it along an axis."""
+    """An array with ``before`` and ``after`` zeros around it along an axis."""
     widths = [(0, 0, 0)] * x.ndim
     widths[axis] = (before, after, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), widths)

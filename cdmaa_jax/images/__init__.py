@@ -1,1 +1,1 @@
-"""Files to arrays and back, and what a generator sees of a photo."""
+"""Photos from files and back, and the views of them that generators see."""

@@ -1,8 +1,8 @@
 """CelebA as it is distributed: the aligned photos, their attributes and their split.
 
-``img_align_celeba/`` holds photos of 178 x 218 pixels in which the face has its place, so that no
-face is looked for. ``list_eval_partition.txt`` has a line of a file name and 0 (training),
-1 (validation) or 2 (test) for each; ``labels.read_labels`` reads ``list_attr_celeba.txt``.
+``img_align_celeba/`` holds photos of 178 x 218 pixels with the face in a fixed place, so that no
+search is needed. ``list_eval_partition.txt`` has a line for each, a file name and 0 (training),
+1 (validation) or 2 (test); ``labels.read_labels`` reads ``list_attr_celeba.txt``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REMEDY = f"give the {PARTITION} that comes with CelebA"
 
 
 def find_list(photos: Path, name: str) -> Path | None:
-    """One of CelebA's lists: in the folder of photos, beside it or above, or in Anno or Eval there.
+    """Finds a CelebA list in the photos' folder or the two above, or in Anno or Eval there.
 
     Args:
       photos: the folder of photos.
@@ -60,7 +60,7 @@ def read_partition(path: Path) -> dict[str, int]:
 def choose_test_split(
     photos: Sequence[Path], splits: Mapping[str, int]
 ) -> tuple[list[Path], list[str]]:
-    """The photos of the test split, and the names in that split of which there is no photo."""
+    """The photos of the test split, and the split's file names that have no photo."""
     chosen = [photo for photo in photos if splits.get(photo.name) == TEST]
     there = {photo.name for photo in chosen}
     missing = [name for name, value in splits.items() if value == TEST and name not in there]

@@ -1,4 +1,4 @@
-"""Where the face is in a photo, and the square around it that the generators look at.
+"""Finds the face in a photo, and the square around it that the generators see.
 
 Photos are uint8 arrays ``[H, W, 3]``, RGB; every position and length is in pixels of that photo.
 """
@@ -15,12 +15,12 @@ from PIL import Image
 from skimage.feature import Cascade
 
 _LONGEST_SIDE = 512  # a photo is shrunk to this before the detector sees it
-_SMALLEST_FACE = 36  # of the shrunk photo; smaller hits are mostly texture
+_SMALLEST_FACE = 36  # side in the shrunk photo; smaller hits are mostly texture
 _WINDOW = 24  # the detector's own window: it cannot scan a smaller picture
 _SCALE_FACTORS = (1.1, 1.2)
 _SAME_FACE = 0.3  # intersection over union from which two hits are one face
-_ANOTHER_FACE = 0.4  # of the summed side of the most prominent face
-_ENLARGE = 1.5  # side of the square over side of the hit: hair and chin come in
+_ANOTHER_FACE = 0.4  # share of the most prominent face's summed side that others need
+_ENLARGE = 1.5  # side of the square over side of the hit, to include hair and chin
 _RAISE = 0.06  # the square's centre lies this far (in sides of the hit) above the hit's
 
 
@@ -38,9 +38,8 @@ def find_faces(photo: np.ndarray) -> list[Box]:
     """The frontal faces of ``photo`` (uint8 ``[H, W, 3]``), the most prominent first.
 
     A box is tight, about eyebrows to chin. Several scans (two scale steps, mirrored or not) vote;
-    the hits on one face are averaged, and the face with the greatest summed side wins. Of the
-    others those count that have a good part of its sum: less is mostly texture. Same photo, same
-    boxes.
+    the hits on one face are averaged, and the face with the greatest summed side wins. Others
+    count if their sum is a good part of its: less is mostly texture. The result is deterministic.
 
     Raises:
         ValueError: ``photo`` is not uint8 ``[H, W, 3]``.
@@ -58,9 +57,9 @@ def find_faces(photo: np.ndarray) -> list[Box]:
 
 
 def face_square(box: Box, height: int, width: int) -> Box:
-    """The square around the face ``box``, hair and chin in it, in a ``height`` x ``width`` photo.
+    """The square around the face ``box``, with hair and chin, in a ``height`` x ``width`` photo.
 
-    Where the photo ends too early the square is shifted; where the photo is too small, shrunk.
+    Near the photo's edges the square is shifted; if the photo is too small, shrunk.
     """
     size = _ENLARGE * box.size
     centre_y = box.top + box.size * (0.5 - _RAISE)
@@ -69,7 +68,7 @@ def face_square(box: Box, height: int, width: int) -> Box:
 
 
 def centre_square(height: int, width: int) -> Box:
-    """The largest square in the middle of a photo: looked at when there is no face."""
+    """The largest square in the middle of a photo, used when there is no face."""
     size = min(height, width)
     return _inside((height - size) / 2, (width - size) / 2, size, height, width)
 
@@ -89,7 +88,7 @@ def _cascade() -> Cascade:
 
 
 def _hits(photo: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """(top, left, size) of what the detector finds in ``photo`` and in its mirror image."""
+    """(top, left, size) of the detector's hits in ``photo`` and in its mirror image."""
     height, width = photo.shape[:2]
     longest = min(height, width)
     smallest = min(_SMALLEST_FACE, longest)
@@ -104,7 +103,7 @@ def _hits(photo: np.ndarray) -> Iterator[tuple[int, int, int]]:
 
 
 def _groups(hits: np.ndarray) -> Iterator[np.ndarray]:
-    """Overlapping hits (top, left, size) together, those whose sizes sum to the most first."""
+    """Groups of overlapping hits (top, left, size), by descending sum of sizes."""
     least = 0.0
     while len(hits):
         groups = [hits[_overlaps(hits, hit) >= _SAME_FACE] for hit in hits]

@@ -1,7 +1,7 @@
-"""Photo files: decoded whatever their size and mode, and encoded as PNG.
+"""Photo files: decoded from any size and mode, and encoded as PNG.
 
-A photo in memory is uint8, ``[H, W, 3]``, RGB, upright. Metadata such as EXIF and the place where a
-photo was taken are not kept; its colour profile and its transparency are.
+A photo in memory is uint8, ``[H, W, 3]``, RGB, upright. Its colour profile and transparency are
+kept; metadata such as EXIF and the place where it was taken are not.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ MIN_SIDE = 16
 _RAW = (
     ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw",
 )  # fmt: skip
-"""Of what cameras record, many of them TIFF files that begin with a small preview."""
+"""Suffixes of cameras' raw files, many of them TIFFs that begin with a small preview."""
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif",
     ".ppm", ".pgm", ".heic", ".heif", *_RAW,
 )  # fmt: skip
-"""Of pictures; HEIC and raw files among them, whose owner is told that they are not read."""
+"""Suffixes of pictures; HEIC and raw files too, so that users learn they are not supported."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 _SEVERAL = {
     **dict.fromkeys(("GIF", "PNG", "WEBP", "AVIF"), "animated: only its first frame is used"),
     "TIFF": "of several pages: only its first is used",
 }
-"""What is said of a picture that is one of several, by the format of the file."""
+"""The note on a file that holds several pictures, by its format."""
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -50,7 +50,7 @@ _WITH_LARGEST, _COMMENT, _LONGEST_HEADER = (
     re.compile(b"#[^\n]*"),
     4096,
 )
-"""PPM files whose header ends in the largest level, what to leave out of it, and its bytes."""
+"""PPM signatures whose header ends in the largest level, its comments and greatest length."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,11 +60,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by the orientation of Exif."""
+"""The transposition to upright, by Exif orientation."""
 _LARGEST_TEXT = 64 * 2**20
-"""Bytes of a PNG's colour profile or text, unpacked; printers' profiles have a few millions."""
+"""Most bytes of a PNG's unpacked colour profile or text; printers' profiles take a few million."""
 _GAMMA = 1 / 2.2
-"""What the PNG format means by sRGB where a file names a gamma."""
+"""The gamma by which a PNG file means sRGB."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, told by their suffix, by name; hidden ones are left out.
+    """The pictures directly in a folder, found by suffix and sorted by name, without hidden ones.
 
-    Links that lead nowhere are among them: reading them says so.
+    Broken links are included: reading them reports the error.
 
     Raises:
       FileError: there are none, or the folder cannot be read.
@@ -171,7 +171,7 @@ def _open(path: Path, data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
     except UnidentifiedImageError:
         raise _unidentified(path, data) from None
-    except Exception as error:  # decoders raise whatever a damaged header leads them to
+    except Exception as error:  # a damaged header can make decoders raise anything
         raise _damage(path, error) from error
 
 
@@ -204,7 +204,7 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits per channel of the file; Pillow reads more than 8 of RGB as 8."""
+    """Bits per channel of the file; Pillow reduces RGB to 8."""
     if image.format == "TIFF":
         return max(_tags(image).get(_BITS_PER_SAMPLE, (1,)))
     if image.format == "PNG":
@@ -215,14 +215,14 @@ def _bits(image: Image.Image, data: bytes) -> int:
 
 
 def _tags(image: Image.Image) -> Any:
-    """Those of a TIFF file."""
+    """The tags of a TIFF file."""
     return image.tag_v2  # type: ignore[attr-defined]
 
 
 def _fit_key(image: Image.Image, bits: int) -> None:
-    """The grey or colour that a PNG names as transparent, in the range of Pillow's pixels.
+    """Converts the grey or colour that a PNG makes transparent to the range of Pillow's pixels.
 
-    Pillow gives the file's own number, but pixels of 8 bits where the file has 2, 4, or 16.
+    Pillow gives the file's own value, but 8-bit pixels if the file has 2, 4, or 16 bits.
     """
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None:
@@ -234,9 +234,9 @@ def _fit_key(image: Image.Image, bits: int) -> None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings a picture upright by what its camera noted; a damaged note is ignored.
+    """The transposition to upright, by Exif orientation; a damaged entry is ignored.
 
-    Pillow's own function also writes the other notes anew, and turns nothing where one is damaged.
+    Pillow's own function also rewrites the other entries, and turns nothing if one is damaged.
     """
     try:
         return _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
@@ -245,7 +245,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
-    """RGB or RGBA of 8 bits. A profile that is not one of RGB is applied and dropped."""
+    """8-bit RGB or RGBA. A profile of another colour space is applied and dropped."""
     profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
     if image.mode in _GREY_16:
         image = _grey_8(path, image)
@@ -282,7 +282,7 @@ def _grey_8(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """CMYK, Lab or grey as sRGB, through the picture's own profile where that works."""
+    """CMYK, Lab or grey as sRGB, using the picture's own profile if that works."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -300,7 +300,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
 
 
 def _grey_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
-    """A grey picture, as RGB or RGBA, through its own profile."""
+    """A grey picture, as RGB or RGBA, using its own profile."""
     rgb = _to_srgb(image.getchannel(0), profile, notes)
     if image.mode == "RGBA":
         rgb.putalpha(image.getchannel("A"))
@@ -308,7 +308,7 @@ def _grey_to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image
 
 
 def _of_gamma(image: Image.Image, gamma: float) -> Image.Image:
-    """A PNG's pixels by the gamma that it names: level**(1/gamma) is the light, in 0 to 1."""
+    """A PNG's pixels as sRGB, from its gamma: level**(1/gamma) is the light, in 0 to 1."""
     if not 0.01 < gamma < 10 or abs(gamma / _GAMMA - 1) < 0.05:
         return image
     light = (np.arange(256) / 255) ** (1 / gamma)
@@ -318,13 +318,13 @@ def _of_gamma(image: Image.Image, gamma: float) -> Image.Image:
 
 
 def _space(profile: bytes) -> bytes:
-    """The colour space that the header of an ICC profile names; nothing of other bytes."""
+    """The colour space named in an ICC profile's header; empty for other bytes."""
     return profile[16:20] if len(profile) >= 128 and profile[36:40] == b"acsp" else b""
 
 
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Pillow's own limit on pixels is off, ``_check_size`` is the limit; that on text is higher."""
+    """Turns off Pillow's limit on pixels, left to ``_check_size``, and raises that on text."""
     png = PngImagePlugin
     with LOCK:
         before = Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK
@@ -341,7 +341,7 @@ def _damaged(path: Path) -> Iterator[None]:
         yield
     except (FileError, MemoryError):
         raise
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
+    except Exception as error:  # a damaged file can make decoders raise anything
         raise _damage(path, error) from error
 
 

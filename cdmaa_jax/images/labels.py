@@ -94,7 +94,7 @@ def _value(path: Path, number: int, label: str) -> int:
 
 
 def _composed(name: str) -> str:
-    """A name with its accents in one of the two ways that systems write them."""
+    """A name with composed accents (NFC), which some systems decompose."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -113,7 +113,7 @@ class LabelTable:
     values: Mapping[str, tuple[int, ...]] = field(repr=False)
 
     def has(self, file: Path) -> bool:
-        """Whether there are labels of a photo, by its name without folders."""
+        """Whether a photo has labels, found by its name without folders."""
         return _composed(file.name) in self.values
 
     def row(self, file: Path) -> tuple[int, ...]:

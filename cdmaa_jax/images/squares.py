@@ -1,6 +1,6 @@
-"""The square of a photo that generators look at: what they see of it, and the way back.
+"""The square of a photo that generators see: finding it, resizing it, and writing changes back.
 
-Photos are uint8 ``[H, W, 3]``. What is seen is float32 ``[size, size, 3]`` in [-1, 1].
+Photos are uint8 ``[H, W, 3]``. Generators see float32 ``[size, size, 3]`` in [-1, 1].
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from cdmaa_jax.images.faces import Box, centre_square, face_square, find_faces
 
 GREY_LEVEL = 1 / 127.5
 """One step of an 8-bit channel in units of [-1, 1]."""
-_ROUNDS = 2  # of back-projection; more make a change more visible than effective
+_ROUNDS = 2  # of back-projection; more add visibility rather than effect
 
 
 def look(photo: np.ndarray, aligned: bool = False) -> Look:
-    """Finds the face of ``photo`` and the square around it; without one, the centre square.
+    """Finds the most prominent face of ``photo`` and its square; without one, the centre square.
 
-    Of several faces it is the most prominent one.
-
-    What is ``aligned`` is a face crop already, and its centre square is what generators look at.
+    An ``aligned`` photo is a face crop already, so generators see its centre square.
     """
     faces = [] if aligned else find_faces(photo)
     if not faces:
@@ -32,7 +30,7 @@ def look(photo: np.ndarray, aligned: bool = False) -> Look:
 
 
 def see(photo: np.ndarray, square: Box, size: int) -> np.ndarray:
-    """What a generator of ``size`` pixels sees: the square, resized (bilinear, antialiased)."""
+    """The input of a generator of ``size`` pixels: the square, resized (bilinear, antialiased)."""
     crop = square.crop(photo)
     levels = np.stack([_resize(crop[..., channel], size) for channel in range(3)], axis=-1)
     return np.clip(levels * np.float32(GREY_LEVEL) - np.float32(1), -1, 1)
@@ -43,8 +41,8 @@ def write_back(
 ) -> np.ndarray:
     """The photo with a perturbation added in its square, as whole grey levels.
 
-    Plain interpolation would blur it, and a generator would then see less of it than was found. So
-    what is missing, seen at the perturbation's own size, is added again a few times (iterative
+    Plain interpolation would blur the perturbation, and a generator would see less of it than was
+    found. The difference, at the perturbation's own size, is therefore added a few times (iterative
     back-projection, Irani and Peleg 1991), as far as ``epsilon`` and the range of colours allow.
 
     Args:
@@ -64,9 +62,9 @@ def write_back(
 
 
 def _back_project(wanted: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
-    """What to add to ``values``, uint8 ``[s, s]``, so that ``[N, N]`` of it are as ``wanted``.
+    """The change to ``values``, uint8 ``[s, s]``, that resized to ``[N, N]`` is near ``wanted``.
 
-    float32 of at most ``limit``, with which the values stay within 0 and 255.
+    float32, at most ``limit``, and such that the values stay within 0 and 255.
     """
     change = _within(_resize(wanted, len(values)), values, limit)
     if len(wanted) == len(values):  # nothing is lost
@@ -79,7 +77,7 @@ def _back_project(wanted: np.ndarray, values: np.ndarray, limit: int) -> np.ndar
 
 
 def _within(change: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
-    """A change that is at most ``limit`` and leaves values from 0 to 255."""
+    """The change clipped to ``limit`` and to results from 0 to 255."""
     change = np.clip(change, -limit, limit)
     change += values
     np.clip(change, 0, 255, out=change)
@@ -95,9 +93,9 @@ def _resize(plane: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Look:
-    """Where generators look: the face, None where none was found, and the square around it.
+    """The face in a photo, None if none was found, and the square that generators see.
 
-    ``others`` is how many more faces there are.
+    ``others`` is the number of further faces.
     """
 
     face: Box | None

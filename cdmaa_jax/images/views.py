@@ -1,4 +1,4 @@
-"""What a generator sees of a photo: differentiable maps from images to images.
+"""Views of a photo for generators: differentiable maps from images to images.
 
 Images are ``[B, H, W, 3]``, RGB, in [-1, 1]. A view is called as ``view(images, key=None)``; it is
 a frozen, hashable record, so equal views share compiled programs. None of these is random: the key
@@ -46,7 +46,7 @@ def resize(size: int) -> View:
     """The view resized to ``size`` x ``size`` pixels: bilinear, antialiased when it shrinks.
 
     The filter is Pillow's ``BILINEAR`` (and torchvision's with ``antialias=True``) on floats.
-    Images that have that size are returned as they are.
+    Images of that size are returned unchanged.
 
     Raises:
       ValueError: ``size`` is not positive.
@@ -78,7 +78,7 @@ def jpeg(quality: int) -> View:
 
 
 def compose(*views: View) -> View:
-    """The views one after the other, the first first; each is given its own key."""
+    """The views applied in the order given; each gets its own key."""
     return _Compose(tuple(views))
 
 
@@ -114,7 +114,7 @@ def _tables(quality: int) -> np.ndarray:
 
 
 def _quantize(planes: Array, quality: int) -> Array:
-    """Y, Cb and Cr, level-shifted, ``[B, 8h, 8w, 3]``, as a decoder gives them back."""
+    """Y, Cb and Cr, level-shifted, ``[B, 8h, 8w, 3]``, as a decoder restores them."""
     count, height, width, _ = planes.shape
     dct = jnp.asarray(_dct_matrix(), planes.dtype)
     steps = jnp.asarray(_tables(quality), planes.dtype).reshape(1, 1, 1, 3, 8, 8)
