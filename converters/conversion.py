@@ -118,7 +118,8 @@ def from_state_dict(
 def to_state_dict(arch: str, config: Any, params: Params) -> dict[str, torch.Tensor]:
     """The official module's state dict, for ``load_state_dict(strict=True)``.
 
-    Converted tensors are equal bit for bit; ignored ones get a module's initial values.
+    Tensors that were converted from float32 are equal bit for bit; ignored ones get a module's
+    initial values.
     """
     return engine.to_torch(TABLES[arch].table(config), params)
 

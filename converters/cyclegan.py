@@ -78,7 +78,7 @@ def _block(config: Config, index: int) -> Table:
 
 
 def _stage(config: Config, conv_key: str, norm_key: str, path: str, number: str = "") -> Table:
-    """A convolution, with a bias if its norm has none, and the norm."""
+    """A convolution and its norm; the convolution has a bias where ``norms.has_bias`` says so."""
     conv_path, norm_path = f"{path}.conv{number}", f"{path}.norm{number}"
     return (
         *conv(conv_key, conv_path, bias=norms.has_bias(config.norm)),

@@ -47,7 +47,9 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Ignored:
-    """A tensor that files may contain and no output depends on; its shape is that of ``like``.
+    """A tensor that files may contain and no output depends on.
+
+    Its shape is that of ``like``, or () for a count.
 
     One that only old files contain is not ``written``: current modules have no such tensor.
     """

@@ -27,7 +27,7 @@ def source_vectors(labels: Labels | None, attributes: Sequence[str]) -> np.ndarr
     """The images' own attributes, float32 [B,n] of 0 and 1; zeros [1,n] without labels.
 
     Raises:
-      ValueError: an attribute is missing from the labels, or holds something but 0 and 1.
+      ValueError: an attribute is missing from the labels, or holds a value other than 0 and 1.
     """
     if labels is None:
         return np.zeros((1, len(attributes)), np.float32)
@@ -60,7 +60,8 @@ def no_conditions(labels: Labels | None) -> np.ndarray:
 
 
 def flip_exclusive_hair(source: np.ndarray, attributes: Sequence[str], index: int) -> np.ndarray:
-    """StarGAN's and STGAN's target of edit ``index``: sets a hair colour, flips anything else.
+    """StarGAN's and STGAN's target of edit ``index``: sets a hair colour
+    and clears the others, flips anything else.
 
     Follows ``create_labels`` of the official StarGAN ``solver.py``.
     """

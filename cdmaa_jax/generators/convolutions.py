@@ -8,8 +8,8 @@ GPU and TPU use XLA's own convolutions; kernel gradients, which only training ne
 for all. XLA's CPU backend comes near the machine's limit only for stride 1, input channels in
 multiples of four and nonzero padding, and falls to a tenth of it otherwise. On CPU, stride-2
 convolutions become stride-1 ones of 2×2 blocks, or matrix products if kernels are larger than
-images, and 3×3 convolutions of many channels use Winograd's algorithm. Convolutions that a program
-computes only once are left to XLA's own, which compile sooner.
+images, and convolutions of many channels with kernels of 3×3, or 2×2 blocks, use Winograd's
+algorithm, unless a program computes them only once: it takes longer to compile.
 """
 
 from __future__ import annotations

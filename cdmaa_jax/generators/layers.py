@@ -270,6 +270,8 @@ class ConvTranspose(nnx.Module):
         planes=0,
         rngs,
     ):
+        if planes and output_padding:
+            raise ValueError(f"label planes take no output padding, not {output_padding}")
         fan_in = outputs * size * size  # PyTorch takes the fan from the axis of the outputs
         self.kernel = _uniform(rngs, (size, size, outputs, inputs + planes), fan_in)
         self.bias = _uniform(rngs, (outputs,), fan_in) if bias else None

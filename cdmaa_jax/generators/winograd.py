@@ -175,10 +175,10 @@ class _Way(NamedTuple):
     """A convolution, or its transpose, between pixels and points.
 
     Attributes:
-      to_points: ``to_points(x, axis, count)``: of so many tiles along an axis the values at the
-        points, one array for each.
-      from_points: ``from_points(products, axis)``: from an array for each point to pixels, one
-        array for each of a tile's.
+      to_points: ``to_points(x, axis, count)``: the values of ``count`` tiles along an axis at the
+        points, one array per point.
+      from_points: ``from_points(products, axis)``: from one array per point to one array per pixel
+        of a tile.
       contracted: the kernel's axis that the products sum over.
     """
 

@@ -245,7 +245,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
-    """8-bit RGB or RGBA. A profile of another colour space is applied and dropped."""
+    """8-bit RGB or RGBA. Profiles of grey, CMYK and Lab pictures are applied and dropped."""
     profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
     if image.mode in _GREY_16:
         image = _grey_8(path, image)

@@ -156,9 +156,11 @@ def test_planes_are_joined_channels(layer):
         np.testing.assert_allclose(split(parts, c), want, atol=1e-12)
 
 
-def test_label_planes_take_no_stride():
+def test_label_planes_take_no_stride_and_no_output_padding():
     with pytest.raises(ValueError, match="stride of 1, not 2"):
         layers.Conv(3, 4, 3, 2, 1, planes=2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="no output padding, not 1"):
+        layers.ConvTranspose(3, 4, 3, 2, 1, 1, planes=2, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (4, 2, 1), (3, 2, 1)])
