@@ -60,9 +60,9 @@ def no_conditions(labels: Labels | None) -> np.ndarray:
 
 
 def flip_exclusive_hair(source: np.ndarray, attributes: Sequence[str], index: int) -> np.ndarray:
-    """StarGAN's and STGAN's target of edit ``index``: sets a hair colour
-    and clears the others, flips anything else.
+    """StarGAN's and STGAN's target of edit ``index``.
 
+    A hair colour is set and the others are cleared; any other attribute is flipped.
     Follows ``create_labels`` of the official StarGAN ``solver.py``.
     """
     target = source.copy()
