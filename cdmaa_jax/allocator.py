@@ -1,4 +1,4 @@
-"""The C library's allocator, which by itself keeps what large pieces of work have freed."""
+"""Control of the C library's allocator, which by default keeps memory that large tasks free."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the parameters of glibc's mallopt
-_SMALL, _LARGE = 2**20, 2**25  # bytes; the larger one is where glibc's own adjustment ends
+_SMALL, _LARGE = 2**20, 2**25  # bytes; ``_LARGE`` is the limit of glibc's own adjustment
 
 
 def release_memory() -> None:
-    """Gives freed memory back to the system, which glibc's allocator does not by itself."""
+    """Returns freed memory to the system, which glibc's allocator does not do by itself."""
     gc.collect()
     if (trim := _function("malloc_trim")) is not None:
         trim(0)
@@ -23,11 +23,11 @@ def release_memory() -> None:
 
 @contextlib.contextmanager
 def frugal() -> Iterator[None]:
-    """Memory that is freed within, by any thread, goes back to the system at once.
+    """Returns memory freed in this context, by any thread, to the system at once.
 
-    For reading files, whose threads would otherwise each keep what they have used. It costs time
-    where much is allocated again and again, as programs do when they run. Afterwards glibc's
-    thresholds are fixed where its own adjustment would have brought them.
+    For reading files, whose threads would otherwise each keep the memory they used. It slows code
+    that repeatedly allocates large blocks, as compiled programs do when they run. Afterwards
+    glibc's thresholds are fixed at the values that its own adjustment would have reached.
     """
     adjust = _function("mallopt")
     if adjust is not None:
@@ -44,6 +44,6 @@ def frugal() -> Iterator[None]:
 
 @functools.cache
 def _function(name: str) -> Any:
-    """A function of glibc; None where the C library is another."""
+    """A function of glibc; None if the C library is another."""
     library = ctypes.CDLL(None) if os.name == "posix" else None
     return getattr(library, name) if hasattr(library, "gnu_get_libc_version") else None

@@ -1,4 +1,4 @@
-"""What Linux's control groups let a process have: a container's limit of memory, for one."""
+"""The memory that Linux control groups, such as a container's, allow a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 class _Files(NamedTuple):
-    """The files of a group, and the key in the last of what is freed when memory is short."""
+    """The files of a group, and the key in ``statistics`` of memory freed when memory is short."""
 
     limit: str
     used: str
@@ -27,10 +27,10 @@ _SECOND = _Files("memory.max", "memory.current", "memory.stat", "inactive_file")
 
 
 def memory_left() -> float:
-    """The bytes that this process may still take; infinite where no group has a limit.
+    """The bytes that this process may still allocate; infinite if no group has a limit.
 
-    The least of its group and of those around it, as far as they are to be seen. What the kernel
-    caches of files counts as free if it has not been used of late.
+    The minimum over its group and the enclosing groups, as far as they are visible. The kernel's
+    file cache counts as free if it has not been used recently.
     """
     return min((_left(folder, files) for folder, files in _groups()), default=math.inf)
 
@@ -59,6 +59,6 @@ def _left(folder: Path, files: _Files) -> float:
         limit, used = (int((folder / name).read_text()) for name in (files.limit, files.used))
         lines = (folder / files.statistics).read_text().splitlines()
         cached = {key: int(value) for key, value in map(str.split, lines)}
-    except (OSError, ValueError):  # no limit ("max"), or not to be seen from within a container
+    except (OSError, ValueError):  # no limit ("max"), or not visible from within a container
         return math.inf
     return max(0, limit - used + cached.get(files.reclaimable, 0))

@@ -1,4 +1,4 @@
-"""Files are read, and written whole or not at all, with errors for people."""
+"""Reads files, and writes them whole or not at all, with errors that people can act on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 TO_READ = "check its name and its permissions"
-"""What to do about a file that cannot be read."""
+"""The remedy for a file that cannot be read."""
 _TO_WRITE = "choose another --out"
 _TO_MAKE_ROOM = "free some space and run again"
 _LONGEST_NAME = 255
-"""Bytes of a file's name that file systems take."""
+"""The most bytes that file systems allow in a file's name."""
 _LOCK_FILE = ".cdmaa.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -37,7 +37,7 @@ _REASONS = {
 }
 
 LOCK = threading.RLock()
-"""Held while files appear or disappear: whoever holds it may end the process."""
+"""Held while files are created or removed, so that its holder may safely end the process."""
 _UNFINISHED: set[Path] = set()
 
 
@@ -51,7 +51,7 @@ class FileError(Exception):
 
 @dataclass(frozen=True)
 class Staged:
-    """A whole file that waits beside its place."""
+    """A complete file that waits beside its final path."""
 
     temporary: Path
     path: Path
@@ -86,7 +86,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder to write into, and those above it.
+    """Creates a folder to write into, with its parents.
 
     Raises:
       FileError: it cannot be made, is a file, or cannot be written into.
@@ -101,9 +101,9 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for the same from writing into a folder meanwhile.
+    """Keeps other processes that also lock a folder from writing into it meanwhile.
 
-    Where the file system knows no locks, there is none.
+    If the file system does not support locks, there is none.
 
     Raises:
       FileError: another has it.
@@ -133,7 +133,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def real_path(path: Path) -> Path:
-    """The file that a path leads to, by all links; of a link that leads to itself, the path."""
+    """A path with all links resolved; the absolute path if a link leads back to itself."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):  # RuntimeError: before Python 3.13
@@ -141,31 +141,31 @@ def real_path(path: Path) -> Path:
 
 
 def file_name(stem: str, ending: str) -> str:
-    """``stem`` and ``ending`` as a file's name, the stem cut where that would be too long."""
+    """``stem + ending`` as a file's name, the stem shortened if that would be too long."""
     while stem and is_too_long(stem + ending):
         stem = stem[:-1]
     return stem + ending
 
 
 def is_of_no_room(error: FileError) -> bool:
-    """Whether it is one of a disk that takes no more."""
+    """Whether the error says that the disk accepts no more data."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in _NO_ROOM
 
 
 def is_too_long(name: str) -> bool:
-    """Whether no file can have a name, so long is it."""
+    """Whether a name is too long for a file."""
     return len(os.fsencode(name)) > _LONGEST_NAME
 
 
 def stage(path: Path, data: bytes) -> Staged:
-    """Writes ``data`` beside ``path`` and to the disk, for ``commit`` to put in its place.
+    """Writes ``data`` to a file beside ``path``, synced to disk, for ``commit`` to move into place.
 
     Raises:
       FileError: it cannot be written; nothing is left behind.
     """
     with translated(path, _TO_WRITE), LOCK:
-        if is_too_long(path.name):  # before a long work, not as it is put in its place
+        if is_too_long(path.name):  # fail before long work, not when moved into place
             raise OSError(errno.ENAMETOOLONG, "")
         descriptor, name = tempfile.mkstemp(".part", f".{path.stem[:40]}-", path.parent)
         staged = Staged(Path(name), path)
@@ -175,7 +175,7 @@ def stage(path: Path, data: bytes) -> Staged:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(OSError):  # not the owner of what is on a share: its mode is the share's
+            with suppress(OSError):  # on a share we are not the owner, and it sets the mode
                 os.chmod(name, 0o666 & ~_umask())
         except BaseException:
             discard([staged])
@@ -184,7 +184,7 @@ def stage(path: Path, data: bytes) -> Staged:
 
 
 def commit(files: Sequence[Staged]) -> None:
-    """Puts staged files in their places, in order; all or, on an error, those before it.
+    """Moves staged files into place, in order; all or, on an error, those before it.
 
     Raises:
       FileError: a place is taken by a folder, or the folder is gone.
@@ -201,7 +201,7 @@ def commit(files: Sequence[Staged]) -> None:
 
 
 def discard(files: Sequence[Staged]) -> None:
-    """Removes staged files that were not put in their places."""
+    """Removes staged files that were not moved into place."""
     with LOCK:
         for staged in files:
             with suppress(OSError):
@@ -210,13 +210,13 @@ def discard(files: Sequence[Staged]) -> None:
 
 
 def discard_unfinished() -> None:
-    """Removes every staged file of this process; for whoever ends it, holding ``LOCK``."""
+    """Removes every staged file of this process; call with ``LOCK`` held, before ending it."""
     discard([Staged(path, path) for path in list(_UNFINISHED)])
 
 
 @contextmanager
 def translated(path: Path, remedy: str) -> Iterator[None]:
-    """An error of the system as a ``FileError``."""
+    """Raises errors of the operating system as ``FileError``."""
     try:
         yield
     except FileError:

@@ -1,7 +1,7 @@
-"""Loops of which what does not depend on the turn is computed before the first.
+"""Loops whose loop-invariant operations are hoisted out of the body.
 
-XLA does so on CPUs. On GPUs it does not: there a step of an attack would cut the same parts out of
-the same weights, and multiply the same labels by them, every time.
+XLA hoists them on CPUs. On GPUs it does not: there every step of an attack would slice the same
+parts out of the same weights, and multiply the same labels by them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from jax.core import eval_jaxpr
 from jax.extend.core import Literal, Primitive
 
 T = TypeVar("T")
-_PLATFORMS = {"gpu": ("cuda", "rocm")}  # as programs are lowered for them
+_PLATFORMS = {"gpu": ("cuda", "rocm")}  # the names used in lowering
 _SPREADING = ("broadcast_in_dim", "concatenate", "convert_element_type", "iota", "pad")
 _TURNING = ("reshape", "rev", "squeeze", "transpose")
 _FORMS: dict[Primitive, Callable[..., Any]] = {}
 
 
 def register(primitive: Primitive, form: Callable[..., Any]) -> None:
-    """Tells what a primitive comes to elsewhere than on a CPU, bound to the same.
+    """Registers the function that a primitive stands for except on CPUs, given its parameters.
 
-    So its own share of what does not depend on the turn is found.
+    This exposes the loop-invariant operations within it.
     """
     _FORMS[primitive] = form
 
@@ -35,12 +35,12 @@ def register(primitive: Primitive, form: Callable[..., Any]) -> None:
 def scan(
     body: Callable[[T], tuple[T, Any]], init: T, length: int, platform: str | None
 ) -> tuple[T, Any]:
-    """``lax.scan`` of ``body(carry)``; for a platform what does not change from turn to turn first.
+    """``lax.scan`` of ``body(carry)``; given a platform, loop-invariant operations are done first.
 
-    The same operations are done, so results are the same but for what XLA makes of them. A turn
-    still does what only spreads few values over many: it reads a line rather than the plane that
-    repeats it. And what only turns values around: XLA knows transposed convolutions by their
-    reversed kernels.
+    The operations are the same, so results differ only by how XLA compiles them. Those that only
+    spread few values over many stay in the loop, which then reads a line rather than the plane that
+    repeats it. So do those that only rearrange values: XLA recognizes transposed convolutions by
+    their reversed kernels.
 
     Args:
       body: takes the carry to the next one, and to what is stacked.
@@ -68,7 +68,7 @@ def scan(
 
 @dataclasses.dataclass(eq=False)
 class _Value:
-    """What an operation makes or takes.
+    """A result or operand of an operation.
 
     Attributes:
       array: None if it changes from turn to turn.
@@ -83,7 +83,7 @@ class _Value:
 
 @dataclasses.dataclass(eq=False)
 class _Operation:
-    """``compute(*arrays)`` of operands, to a list of results."""
+    """``compute(*arrays)`` maps the operands' arrays to a list of results."""
 
     compute: Callable[..., list[Any]]
     operands: list[_Value]
@@ -93,7 +93,7 @@ class _Operation:
 def _split(
     traced: Any, arguments: Sequence[_Value], platforms: Sequence[str], loop: list[_Operation]
 ) -> list[_Value]:
-    """The results of a traced function: computed, or left to operations added to the ``loop``."""
+    """The results of a traced function: computed now, or by operations added to the ``loop``."""
     jaxpr = traced.jaxpr
     values = dict(zip(jaxpr.constvars, map(_held, traced.consts), strict=True))
     values |= zip(jaxpr.invars, arguments, strict=True)
@@ -117,12 +117,12 @@ def _split(
 def _inner(
     equation: Any, operands: list[_Value], platforms: Sequence[str]
 ) -> tuple[Any, list[_Value]] | None:
-    """What an equation consists of and the operands of that, where it is worth to look at it."""
+    """The function inside an equation and its operands; None if nothing is gained by splitting."""
     parameters = equation.params
     if parameters.get("branches_platforms") is not None:
         branch = _branch(parameters["branches_platforms"], platforms)
         return None if branch is None else (parameters["branches"][branch], operands[1:])
-    if len({value.array is None for value in operands}) < 2:  # all of it turns, or nothing
+    if len({value.array is None for value in operands}) < 2:  # all or none are invariant
         return None
     if equation.primitive.name == "jit":
         return parameters["jaxpr"], operands
@@ -134,7 +134,7 @@ def _inner(
 
 
 def _branch(choices: Sequence[Sequence[str] | None], platforms: Sequence[str]) -> int | None:
-    """The branch for platforms, of those that a program chooses from; None if they differ in it."""
+    """The index of the branch that the platforms choose; None if they differ."""
     found = {
         next((i for i, names in enumerate(choices) if names is None or name in names), None)
         for name in platforms
@@ -145,7 +145,7 @@ def _branch(choices: Sequence[Sequence[str] | None], platforms: Sequence[str]) -
 def _apply(
     jaxpr: Any, equation: Any, operands: list[_Value], loop: list[_Operation]
 ) -> list[_Value]:
-    """The results of one equation: computed, if it may be, else left to the loop."""
+    """The results of one equation: computed now if possible, else left to the loop."""
     inputs = {
         atom: value
         for atom, value in zip(equation.invars, operands, strict=True)
@@ -174,7 +174,7 @@ def _held(array: Any) -> _Value:
 
 
 def _read(value: _Value, arrays: dict[_Value, Any]) -> Any:
-    """A value's array in a turn, of which ``arrays`` are known."""
+    """A value's array in an iteration; ``arrays`` holds those that are known."""
     if value in arrays:
         return arrays[value]
     if value.maker is not None:

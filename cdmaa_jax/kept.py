@@ -1,12 +1,12 @@
-"""Programs that were traced before, kept on disk: a process that finds its own traces nothing.
+"""A disk cache of traced programs: a process that finds its program there traces nothing.
 
-JAX's persistent cache keeps what XLA makes of a program. To find it there the program has to be
-traced and lowered first, in Python, which for an attack takes longer than reading it. What is kept
-here is the lowered program (``jax.export``), under a name made of all that it depends on: the
-arguments that are part of it, the shapes of the others, this package's source, and what computes.
+JAX's persistent cache keeps compiled programs. To look one up, the program must first be traced and
+lowered in Python, which for an attack takes longer than reading it. This cache keeps the lowered
+program (``jax.export``), under a hash of everything that it depends on: the static arguments, the
+shapes of the others, this package's source, and the libraries, backend and settings.
 
-It is for the command line, where nothing but these can change a program. Whoever replaces parts of
-the package while it runs must not turn it on.
+It is for the command line, where nothing else can change a program. Code that replaces parts of
+the package at run time must not enable it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _programs: dict[tuple[str, Any], Callable[..., Any]] = {}
 
 @contextlib.contextmanager
 def programs_in(folder: Path | None) -> Iterator[None]:
-    """Within, in all threads, programs are kept in a folder; with None they are not kept."""
+    """Keeps programs in a folder while in this context, in all threads; None keeps none."""
     global _folder
     before, _folder = _folder, folder
     try:
@@ -56,10 +56,10 @@ def programs_in(folder: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def mended(folder: Path) -> Iterator[None]:
-    """Within, what JAX finds damaged among the compiled programs in a folder is removed.
+    """While in this context, removes compiled programs in a folder that JAX finds damaged.
 
-    A full disk cuts a program short, for example. JAX warns of it, compiles anew, and would leave
-    it there. It names no file, but a function; all programs of that are removed.
+    A full disk can truncate a program, for example. JAX warns of it, recompiles, and would leave it
+    there. The warning names a function, not a file, so all programs of that function are removed.
     """
     show = warnings.showwarning
 
@@ -132,13 +132,13 @@ def _trace(
         disk.write_whole(path, hashlib.sha256(data).digest() + data)
     except disk.FileError as error:
         _LOG.warning("a traced program is not kept: %s", error)
-    return export.deserialize(bytearray(data))  # as others read it, who then find what XLA makes
+    return export.deserialize(bytearray(data))  # as others do, to share XLA's cache entry
 
 
 def _read(path: Path) -> export.Exported | None:
-    """The program in a file; None where there is none, or no whole one.
+    """The program in a file; None if it is missing or damaged.
 
-    Its digest comes first: what JAX does not look into until it is run may be damaged, too.
+    The file begins with a digest, since JAX does not check some parts until the program runs.
     """
     try:
         found = path.read_bytes()
@@ -148,13 +148,13 @@ def _read(path: Path) -> export.Exported | None:
         return export.deserialize(bytearray(data))
     except FileNotFoundError:
         return None
-    except Exception as error:  # of whatever kind the damage is
+    except Exception as error:  # damage can raise any exception
         _LOG.warning("a traced program cannot be read and is replaced: %s: %s", path, error)
         return None
 
 
 def _surroundings() -> list[str]:
-    """What a program depends on beside what it is given."""
+    """Everything that a program depends on besides its arguments."""
     environment = sorted(
         f"{name}={value}" for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_"))
     )
@@ -174,11 +174,11 @@ def _sources() -> tuple[str, ...]:
 
 
 class _HasNoName(Exception):
-    """Something depends on the process that it is in."""
+    """A value has no description that is valid in other processes."""
 
 
 def _describe(value: Any) -> str:
-    """A text that is the same of equal values in all processes, and of others another.
+    """A text that is the same for equal values in all processes, and different for others.
 
     Raises:
       _HasNoName: there is none.
@@ -203,6 +203,6 @@ def _describe(value: Any) -> str:
 
 
 def _is_ours(value: type | types.FunctionType) -> bool:
-    """Whether a class or function is one of this package's, and there under its name."""
+    """Whether a class or function belongs to this package and can be found by its name."""
     package = str(value.__module__).split(".")[0] == __name__.split(".")[0]
     return package and "<" not in value.__qualname__

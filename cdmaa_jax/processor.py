@@ -1,4 +1,4 @@
-"""What the processor can do, of what decides which form of a computation is the faster one."""
+"""Processor features that decide which form of a computation is faster."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _FACTS = Path("/proc/cpuinfo")
 
 @functools.cache
 def is_x86_without_avx512() -> bool:
-    """Whether this is an x86 processor whose vectors have 256 bits; False where none can tell.
+    """Whether this is an x86 processor with 256-bit vectors; False if that cannot be determined.
 
-    There Eigen, which XLA's CPU backend also has, multiplies the matrices of the four generators'
-    convolutions faster, taken together, than YNNPACK, its default. That was measured on an EPYC of
-    family 25; with AVX-512 it was not, nor is it done.
+    There Eigen, which XLA's CPU backend also includes, is faster overall at the matrix products of
+    the four generators' convolutions than YNNPACK, the default. That was measured on an EPYC of
+    family 25; with AVX-512 it was not, nor is Eigen used there.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False

@@ -1,4 +1,4 @@
-"""Arrays of photos to arrays of protected photos, any number of them."""
+"""Protects arrays of any number of photos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
 DEFAULT_BATCH = 8
 """Images per device in one batch; official widths then fit in a few GiB."""
 SEEDS = 2**32
-"""How many there are: JAX's keys are made of 32 bits."""
+"""The number of seeds: JAX makes keys from 32 bits."""
 _BATCH_AXES: Any = Result(images=0, losses=1, weights=1)  # type: ignore[arg-type]
 
 
@@ -39,8 +39,8 @@ def protect(
 ) -> Result:
     """Protects images against every domain of every generator (Algorithm 1).
 
-    Batches have one fixed shape, the last padded, so one compiled program serves all of them, and
-    further calls with the same shapes. Images of another size than a generator's native one are
+    Batches have one fixed shape, the last one padded, so one compiled program serves all of them,
+    and later calls with the same shapes. Images that differ from a generator's native size are
     resized for it, differentiably, unless the generator has a view of its own.
 
     Args:
@@ -109,7 +109,7 @@ def prepare(
     devices: Sequence[Any] | None = None,
     chunk: int | None = None,
 ) -> None:
-    """Compiles what ``protect`` runs for the same arguments, unless that was done or begun.
+    """Compiles the program of ``protect`` for the same arguments, unless that was done or begun.
 
     Runs nothing. May be called in another thread; a ``protect`` that needs the program meanwhile
     waits for it.
@@ -133,7 +133,7 @@ def _attacks(
     batch_size: int | None,
     devices: Sequence[Any] | None,
 ) -> Iterator[tuple[tuple[Generator, ...], Batch, Array]]:
-    """The models, and one batch after the other with its keys."""
+    """Yields the models with each batch and its keys."""
     _check_config(config)
     clean = checked_images(images)
     count, height, width, _ = clean.shape
@@ -150,7 +150,7 @@ def fit_views(
 ) -> tuple[Generator, ...]:
     """The generators, ready for images of height x width pixels.
 
-    One that has no view, and another native size, gets the view resized to that.
+    A generator of another native size that has no view gets one that resizes images.
     """
 
     def fit(model: Generator) -> Generator:
@@ -162,7 +162,7 @@ def fit_views(
 
 
 def checked_images(images: Any) -> np.ndarray:
-    """Images [N,H,W,3] in the float type that is computed with.
+    """Images [N,H,W,3] in the float type used for computation.
 
     Raises:
       ValueError: they are not finite floats in [-1, 1] of that shape.
@@ -242,13 +242,13 @@ def checked_keys(key: int | Array, count: int) -> Array:
 
 
 def check_seed(seed: int) -> None:
-    """Raises ValueError for a seed that JAX would cut to another one."""
+    """Raises ValueError for a seed that JAX would truncate to another one."""
     if not 0 <= seed < SEEDS:
         raise ValueError(f"the seed must be a whole number from 0 to {SEEDS - 1}, not {seed}")
 
 
 def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
-    """The images per batch, which the number of devices divides.
+    """The number of images per batch, a multiple of the number of devices.
 
     Raises:
       ValueError: the size that was asked for is not such a number.
@@ -264,7 +264,7 @@ def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
 
 
 def batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Which image each row of a batch is; padding repeats the last one."""
+    """Yields the image index of each row of a batch; padding repeats the last image."""
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
 
@@ -281,21 +281,21 @@ def make_batch(
     mask: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Batch:
-    """Some rows [B] of images [N,H,W,3], of condition vectors [N,K,n] and of pixels' weights."""
+    """The batch of some rows [B] of images [N,H,W,3], condition vectors and pixel weights."""
     vectors = tuple(jnp.asarray(c[rows]) for c in conditions)
     some = None if weights is None else jnp.asarray(weights[rows])
     return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(mask), some)
 
 
 def _unpad(result: Result, mask: Any) -> Result:
-    """The rows of a batch that are images, in NumPy."""
+    """The rows of a result that are not padding, in NumPy."""
     mask = np.asarray(mask)
     images, losses, weights = jax.device_get((result.images, result.losses, result.weights))
     return Result(images[mask], losses[:, mask], weights[:, mask])
 
 
 def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
-    """Names what is broken, by losses [T,N,J] and what was found, of any shape.
+    """Checks losses [T,N,J] and a result of any shape; the error names the model and the step.
 
     Raises:
       ValueError: a value is NaN or infinite.
@@ -305,7 +305,7 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
         step = int(broken.any(1).argmax())
         names = ", ".join(models[j].name for j in np.flatnonzero(broken[step]).tolist())
         told = f"in step {step} the outputs of {names} are not finite (NaN or infinite)"
-        if step and broken[step].all():  # so are the images, perhaps
+        if step and broken[step].all():  # perhaps the images are not finite
             told = f"in step {step - 1} a generator's gradient is not finite, or {told}"
         raise ValueError(told)
     if not np.isfinite(np.asarray(found)).all():
@@ -313,7 +313,7 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
 
 
 def _warn_of_constant(models: Sequence[Generator], losses: Any) -> None:
-    """Warns of generators whose losses [T,N,J] stay 0: what they make does not depend on an image.
+    """Warns of generators whose losses [T,N,J] stay 0: outputs that do not depend on the image.
 
     Their gradient is 0, and so is the shortest combination of it with others.
     """

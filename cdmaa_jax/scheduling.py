@@ -1,9 +1,9 @@
 """Values that tell XLA when to compute something.
 
 ``lax.optimization_barrier`` is too weak for that. XLA moves a barrier out of a loop together with
-its operands, and removes all barriers before it fuses operations and orders them: they only keep
-apart what would be simplified together. Here the value itself is made to depend on what has to come
-first. It stays the same, bit for bit.
+its operands, and removes all barriers before it fuses and schedules operations: they only prevent
+joint simplification. Here the value itself is made to depend on what has to come first. It stays
+the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 def later(x: Any, after: Any) -> jax.Array:
     """x, available only once ``after`` has been computed.
 
-    If ``after`` changes in every turn of a loop, what is made of x is computed in the loop, rather
-    than before it and kept in memory. If it is the last result of a large computation, the memory
-    of that computation is free before what is made of x takes its own.
+    If ``after`` changes in every iteration of a loop, values derived from x are computed in the
+    loop, rather than hoisted and kept in memory. If it is the last result of a large computation,
+    that computation's memory is free before values derived from x are allocated.
 
     Args:
       x: an array.
@@ -33,8 +33,8 @@ def materialize(x: Any, number: Any = None) -> jax.Array:
     """x, computed once on a CPU, not again for each of its uses.
 
     XLA's CPU backend duplicates cheap operations into their users, but not a division. x is divided
-    by a one that XLA cannot tell to be one, since it is computed from x itself or, where making x
-    twice would be expensive, from ``number``, a positive scalar.
+    by a 1 that XLA cannot recognize, since it is computed from x itself or, if computing x twice
+    would be expensive, from ``number``, a positive scalar.
     """
     value = x if number is None else (number > 0).astype(x.dtype)
     return x / jnp.minimum(1 + value**2, 1)

@@ -1,7 +1,7 @@
 """Weights of the models by line search, as Fang et al. 2020 find them.
 
-Their attack is the gradient of a weighted sum of the models' losses. The J - 1 ratios of the
-weights to the first are found by trying: one after the other, on a grid, on photos to tune with.
+Their attack follows the gradient of a weighted sum of the models' losses. The J - 1 ratios of the
+weights to the first are searched one after the other, on a grid, with photos for tuning.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from cdmaa_jax.protection import (
 from cdmaa_jax.types import Array, Generator, Labels
 
 DECADES = tuple(10.0**exponent for exponent in range(-3, 4))
-"""Factors that a ratio is multiplied with; models differ in sensitivity by orders of magnitude."""
+"""Factors tried for a ratio; models differ in sensitivity by orders of magnitude."""
 NARROWING = 3
-"""Each further round looks at a range that is this much narrower, in the logarithm."""
+"""The factor by which each further round narrows the range, in the logarithm."""
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, called after each trial."""
 
@@ -64,10 +64,10 @@ def search_weights(
 ) -> WeightSearch:
     """The weights of ``across_models="weighted"`` that disrupt the models best.
 
-    What is maximized is the mean over models of the mean over images and domains of min(L, τ) at
-    the end of the attack, L being the mean squared error of the outputs whatever the attack's loss:
-    an attack_rate without its jump. There is no regularization, as in the original. All trials run
-    one compiled program.
+    The search maximizes the mean over models of the mean over images and domains of min(L, τ) at
+    the end of the attack, where L is the mean squared error of the outputs, whatever the attack's
+    loss: an attack_rate without its jump. There is no regularization, as in the original. All
+    trials share one compiled program.
 
     Args:
       images: [N,H,W,3], the photos to tune with; others than those that results are told of.
@@ -126,8 +126,8 @@ def line_search(
 ) -> tuple[tuple[float, ...], dict[tuple[float, ...], float]]:
     """The ratios [count] to the first, which is 1, that maximize a value, one after the other.
 
-    Returns also the value of all that were tried, each once, in order. Of equal values the first
-    that was tried counts.
+    Also returns the values of all ratios tried, each once, in order. Of equal values, the first
+    tried wins.
     """
     _check_grid(grid, rounds)
     best = (1.0,) * count

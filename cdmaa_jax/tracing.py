@@ -1,4 +1,4 @@
-"""What a trace may know of the program that it becomes part of."""
+"""Facts that a trace can know about the program that it becomes part of."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _once = contextvars.ContextVar("once", default=False)
 
 @contextlib.contextmanager
 def once(holds: bool = True) -> Iterator[None]:
-    """What is traced within is computed once: it had better be quick to compile than to compute.
+    """Prefers fast compilation to fast execution in code traced within.
 
-    Or so few times that it comes to the same. Attacks that are run within count as traced there.
+    That code runs once, or too rarely to matter. Attacks run within count as traced there.
     """
     token = _once.set(holds or is_once())
     try:
@@ -23,5 +23,5 @@ def once(holds: bool = True) -> Iterator[None]:
 
 
 def is_once() -> bool:
-    """Whether what is being traced is computed once."""
+    """Whether the code being traced is computed once."""
     return _once.get()

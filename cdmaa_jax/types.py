@@ -1,6 +1,6 @@
-"""The records that flow through the package; no logic.
+"""The data types that the package passes around; no logic.
 
-Stated once, for every module: images are NHWC, RGB, in [-1, 1]; a *domain* is one edit of one
+Conventions of all modules: images are NHWC, RGB, in [-1, 1]; a *domain* is one edit of one
 generator, given to it as a condition vector; a *model*, as the paper calls it, is a ``Generator``;
 arrays may be NumPy's or JAX's.
 """
@@ -17,13 +17,13 @@ Array: TypeAlias = jax.Array
 Params: TypeAlias = Any
 """Any pytree of arrays."""
 Labels: TypeAlias = Mapping[str, Any]
-"""Attribute name to an array [B] of 0 (absent) or 1 (present), as a label file gives them."""
+"""Maps an attribute's name to an array [B] of 0 (absent) or 1 (present), as in a label file."""
 View: TypeAlias = Callable[..., jax.Array]
-"""``view(images [B,H,W,3], key) -> [B,h,w,3]``: what a generator sees of the canonical images.
+"""``view(images [B,H,W,3], key) -> [B,h,w,3]``: the canonical images as a generator sees them.
 
-Differentiable. ``key`` is one typed PRNG key for all images that it is given; an attack gives it
-one image at a time, and another key in each step than for the clean reference, so that L of a
-random view also holds what two draws differ by. A view that is not random ignores it."""
+Differentiable. ``key`` is one typed PRNG key for all images of the call; an attack passes one image
+at a time, and in each step a different key than for the clean reference, so that L under a random
+view includes the difference between two draws. A view that is not random ignores the key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an attack returns.
+    """The result of an attack.
 
     Attributes:
       images: [B,H,W,3], the protected images, within epsilon of the clean ones.

@@ -1,8 +1,8 @@
-"""One perturbation for every photo: fitted on some, then added to others it never saw.
+"""One perturbation for all photos: fitted on some, then added to others it never saw.
 
-As CMUA (Huang et al. 2022) has it, but in the steps of this package: where that averages the signed
-steps of the images and blends the models' perturbations one after the other, here the gradients are
-averaged over the images, model by model, and then weighed as the configuration says.
+The idea is CMUA's (Huang et al. 2022), with the steps of this package: CMUA averages the images'
+signed steps and blends the models' perturbations one after the other, while here the gradients are
+averaged over the images, per model, and then weighted as configured.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def fit_universal(
 ) -> Universal:
     """Finds one perturbation that disrupts every domain of every generator for all images.
 
-    Every step is one of Algorithm 1 on a batch of images that share the perturbation. With more
+    Each step is a step of Algorithm 1 on a batch of images that share the perturbation. With more
     images than a batch holds, each step takes the next batch of an endless shuffled deck, through
     one compiled program; otherwise all steps take all images, in the program of ``run``.
 
@@ -98,7 +98,7 @@ def prepare_universal(
     labels: Labels | None = None,
     batch_size: int | None = None,
 ) -> None:
-    """Compiles what ``fit_universal`` runs for the same arguments, unless that was done or begun.
+    """Compiles ``fit_universal``'s program for the same arguments, unless that was done or begun.
 
     May be called in another thread; a ``fit_universal`` that needs the program meanwhile waits for
     it.
@@ -128,7 +128,7 @@ def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarra
       ValueError: the images are not as above, the perturbation has another size or is not finite,
         or there is no such epsilon.
     """
-    Config(epsilon=epsilon)  # which refuses what cannot be
+    Config(epsilon=epsilon)  # raises for an invalid epsilon
     clean = checked_images(images)
     shared = np.asarray(perturbation, clean.dtype)
     if shared.shape != clean.shape[1:]:
@@ -143,7 +143,7 @@ def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    """What a perturbation is fitted to, checked.
+    """The checked arguments of a fit.
 
     Attributes:
       config: of a universal perturbation.
@@ -168,7 +168,7 @@ class _Fit:
 
     @property
     def structure(self) -> Config:
-        """What the program of a step depends on."""
+        """The options that the program of a step depends on."""
         return structure_of(self.config)
 
     def everything(self) -> Batch:
@@ -177,15 +177,15 @@ class _Fit:
         return make_batch(self.clean, self.vectors, rows, padding_mask(rows))
 
     def batch_of(self, rows: np.ndarray) -> Batch:
-        """Those images, of which none is padding."""
+        """The images of these rows, none of which is padding."""
         return make_batch(self.clean, self.vectors, rows, np.ones(self.size, bool))
 
     def deck(self) -> list[np.ndarray]:
-        """Which images each step takes."""
+        """The indices of the images that each step takes."""
         return list(_deck(self.key, len(self.clean), self.size, self.config.resolve().steps))
 
     def start_of(self, batch: Batch) -> tuple[Any, ...]:
-        """What every step takes beside the structure: models, batch, keys and numbers."""
+        """The arguments of a step besides its structure: models, batch, keys and numbers."""
         keys = jnp.broadcast_to(self.key, (self.size,))
         return self.models, batch, keys, numbers_of(self.config, self.clean.dtype, len(self.models))
 
@@ -198,7 +198,7 @@ def _fit_of(
     labels: Labels | None,
     batch_size: int | None,
 ) -> _Fit:
-    """Everything that is to be fitted, checked."""
+    """Checks the arguments of a fit."""
     clean = checked_images(images)
     models = fit_views(ensemble, *clean.shape[1:3])
     vectors = tuple(conditions_of(model, labels, len(clean)) for model in models)
@@ -221,7 +221,7 @@ def _fit_at_once(fit: _Fit) -> Universal:
 
 
 def _fit_in_turn(fit: _Fit, progress: Callable[[int, int], None] | None) -> Universal:
-    """A batch of the deck for each step."""
+    """Fits with one batch of the deck per step."""
     told, deck = [], fit.deck()
     carried = _begin(fit.structure, *fit.start_of(fit.batch_of(deck[0])))
     for done, rows in enumerate(deck, start=1):
@@ -237,7 +237,7 @@ def _fit_in_turn(fit: _Fit, progress: Callable[[int, int], None] | None) -> Univ
 def _step_of(
     fit: _Fit, batch: Batch, carried: Carried
 ) -> tuple[Callable[..., tuple[Carried, Info]], tuple[Any, ...], Plan]:
-    """The program of a step, and what it is called with."""
+    """The program of a step, its arguments and its plan."""
     device = compilation.default_device()
     chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
     arguments = (fit.structure, *fit.start_of(batch), carried)
@@ -245,7 +245,7 @@ def _step_of(
 
 
 def _deck(key: Array, count: int, size: int, steps: int) -> Iterator[np.ndarray]:
-    """Which images each step takes: a deck dealt on, and shuffled anew when it runs out."""
+    """Yields the images that each step takes, from a deck that is reshuffled when it runs out."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     dealt = np.empty(0, int)
     for _ in range(steps):

@@ -1,8 +1,8 @@
 """Algorithm 1 as pure functions: ``init``, ``step`` and ``finish`` of an attack on one batch.
 
 Everything is per image. A result does not depend on which other images share the batch, on padding,
-or on the number of devices, but for the rounding of the generators' own sums. The one exception is
-asked for: a universal perturbation, which the images of a batch share.
+or on the number of devices, except for rounding in the generators' own sums. The one exception is
+optional: a universal perturbation, which all images of a batch share.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class State(NamedTuple):
-    """What an attack carries from step to step.
+    """The state that an attack carries from step to step.
 
     Attributes:
       images: x_t, [B,H,W,3].
@@ -58,7 +58,7 @@ class State(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What a universal perturbation takes along to the next images: fields of a ``State``."""
+    """The fields of a ``State`` that a universal perturbation carries over to the next images."""
 
     perturbation: Array
     time: Array
@@ -66,7 +66,7 @@ class Carried(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step reports: of each model the loss and the weight, both [B,J], at its start."""
+    """The report of a step: each model's loss and weight, both [B,J], at the start of the step."""
 
     losses: Array
     weights: Array
@@ -91,7 +91,7 @@ class Attack(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How an attack is computed; its result does not depend on it, but for rounding.
+    """How an attack is computed; it affects the result only through rounding.
 
     A static argument of every program that computes attacks.
 
@@ -110,7 +110,7 @@ class Plan:
 
 
 class _Problem(NamedTuple):
-    config: Config  # of its numbers only ``steps`` is read
+    config: Config  # ``steps`` is the only numeric option read from it
     numbers: Numbers
     ensemble: Sequence[Generator]
     batch: Batch
@@ -134,8 +134,8 @@ def build(
 ) -> Attack:
     """The attack on a batch; its functions are pure, to be called under ``jit``.
 
-    Generators see the images as they are, or through their own ``view``, whatever their
-    ``image_size``: ``protection.fit_views`` gives those views that need one to resize.
+    Generators see the images unchanged, or through their own ``view``, whatever their
+    ``image_size``; ``protection.fit_views`` adds resizing views to generators that need them.
 
     Args:
       config: the options.
@@ -173,7 +173,7 @@ def _pose(
 
 
 def check_conditions(ensemble: Sequence[Generator], batch: Batch) -> None:
-    """Raises ValueError where a batch has conditions for more or fewer generators."""
+    """Raises ValueError unless a batch has one condition array per generator."""
     if len(batch.conditions) != len(ensemble):
         raise ValueError(
             f"the batch has conditions for {len(batch.conditions)} generators, not {len(ensemble)}"
@@ -183,7 +183,7 @@ def check_conditions(ensemble: Sequence[Generator], batch: Batch) -> None:
 def _init(
     problem: _Problem, keys: Array, carried: Carried | None = None, observes: bool = True
 ) -> State:
-    """The state at the start; if it observes nothing, its references are zeros."""
+    """The initial state; its references are zeros unless it ``observes`` the clean images."""
     batch, clean = problem.batch, problem.batch.images
     keys = jnp.broadcast_to(keys, (len(clean),))
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -216,7 +216,7 @@ def observe(
     keys: Array,
     pixel_weights: Array | None,
 ) -> tuple[Array, Array | None]:
-    """The references and pixel weights that ``make_target`` gives for images."""
+    """The references and pixel weights that ``make_target`` computes for images."""
 
     def observe_part(part: tuple[Any, ...]) -> tuple[Array, Array | None]:
         target = make_target(loss, model, *part)
@@ -242,7 +242,7 @@ def _placed(problem: _Problem, iterate: Array) -> dict[str, Any]:
 
 
 def _iterate(state: State) -> Array:
-    """What the update rule optimizes: x_t, or the perturbation that all images share."""
+    """The variable that the update rule optimizes: x_t, or the shared perturbation."""
     return state.images if state.perturbation is None else state.perturbation
 
 
@@ -266,10 +266,10 @@ def _step(
 
 
 def _observe_or_step(problem: _Problem, state: State) -> tuple[State, Info]:
-    """A step; at time -1, instead, evaluates the clean images and keeps the references.
+    """Takes a step or, at time -1, evaluates the clean images and stores the references.
 
     Computing the references in the loop avoids a second copy of the generators in the program,
-    which would be a tenth of what there is to compile.
+    which would be a tenth of the code to compile.
     """
     observes = state.time < 0
     models = _evaluate(problem, state, observes)
@@ -280,13 +280,13 @@ def _observe_or_step(problem: _Problem, state: State) -> tuple[State, Info]:
 
 
 def regularized(numbers: Numbers, gradient: Array, loss: Array) -> Array:
-    """A model's gradient [B,H,W,3] as the chosen regularization has it, for its loss [B]."""
+    """A model's gradient [B,H,W,3] with the chosen regularization, given its loss [B]."""
     each = [regularize(gradient, loss, numbers.zeta) for regularize in REGULARIZATIONS.values()]
     return lax.select_n(numbers.regularization, *each)
 
 
 def weights_of(numbers: Numbers, gradients: Array, time: Array) -> Array:
-    """The weights [B,J] of the models as the chosen strategy has them, in a step."""
+    """The weights [B,J] that the chosen strategy gives the models in a step."""
     each = [
         strategy(gradients, time, numbers.model_weights) for strategy in MODEL_STRATEGIES.values()
     ]
@@ -305,9 +305,9 @@ def _finish(problem: _Problem, state: State, models: Sequence[Evaluation] | None
 
 
 def _evaluate(problem: _Problem, state: State, clean: Array | None = None) -> list[Evaluation]:
-    """Every model at the current images, through this step's draw of the random views.
+    """Evaluates every model at the current images, with this step's draw of the random views.
 
-    Where ``clean``, a bool array [], is true: at the clean images, through the draw for those.
+    If ``clean``, a bool array [], is true: at the clean images, with the draw for those.
     """
     config, images, evaluations = problem.config, state.images, []
     strategy = functools.partial(DOMAIN_STRATEGIES[config.across_domains], config.loss)
@@ -320,7 +320,7 @@ def _evaluate(problem: _Problem, state: State, clean: Array | None = None) -> li
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
         evaluations.append(evaluate(strategy, chunk, model, images, keys, domain, *row))
         if not problem.plan.overlap:
-            # Models take turns: memory of one's gradient is free before the next begins.
+            # Models take turns: one's gradient frees its memory before the next begins.
             images = later(images, evaluations[-1].gradient)
     return evaluations
 
@@ -339,7 +339,7 @@ def evaluate(
     domain: Array,
     *target: Any,
 ) -> T:
-    """``strategy(target, images, keys, domain)`` of a model, ``chunk`` images at a time."""
+    """``strategy(target, images, keys, domain)`` for a model, ``chunk`` images at a time."""
 
     def evaluate_part(part: tuple[Any, ...]) -> T:
         images, keys, *rest = part
@@ -349,22 +349,21 @@ def evaluate(
 
 
 def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:
-    """What APGD maximizes, [B]: the mean over models and their domains of min(L, τ)."""
+    """The objective of APGD, [B]: the mean over models and their domains of min(L, τ)."""
     capped = [jnp.minimum(model.domain_losses, threshold).mean(1) for model in models]
     return jnp.stack(capped).mean(0)
 
 
 def box(clean: Array, epsilon: float) -> tuple[Array, Array]:
-    """The bounds of what is within epsilon of the clean images and in [-1, 1], each [B,H,W,3].
+    """The bounds, each [B,H,W,3], of values within epsilon of the clean images and in [-1, 1].
 
-    They are rounded inwards: the distance of a bound to the clean value, in exact arithmetic, is at
-    most epsilon.
+    They are rounded inwards: in exact arithmetic, a bound is at most epsilon from the clean value.
     """
     return bounds(clean, inner_radius(epsilon, clean.dtype))
 
 
 def start_noise(radius: float | Array, keys: Array, like: Array) -> Array:
-    """What is added to the clean images [B,H,W,3] at first; a field depends on its key alone."""
+    """The start noise for the clean images [B,H,W,3]; an image's noise depends only on its key."""
     draw = functools.partial(
         jax.random.uniform, shape=like.shape[1:], dtype=like.dtype, minval=-radius, maxval=radius
     )
@@ -381,11 +380,11 @@ def attack_batch(
     axis: str | None = None,
     plan: Plan = Plan(),
 ) -> Result:
-    """``run`` without its checks and its compilation: a pure function, to trace.
+    """``run`` without its checks and compilation: a pure function, to be traced.
 
-    It returns what ``init``, T times ``step``, and ``finish`` of ``build`` return. But the loop
-    makes the clean references too, in a turn before the steps, and judges APGD's last images in a
-    turn after them: the generators are then in the program once, not three times.
+    It computes the same as ``init``, T times ``step``, and ``finish`` of ``build``. But the loop
+    also computes the clean references, in an iteration before the steps, and evaluates APGD's last
+    images in one after them, so the program contains the generators once, not three times.
     """
     problem = _pose(config, ensemble, batch, numbers, axis, plan)
     steps = problem.config.steps
@@ -416,7 +415,7 @@ def advance(
     carried: Carried,
     plan: Plan = Plan(),
 ) -> tuple[Carried, Info]:
-    """One step of a universal perturbation on the next images: a pure function, to trace."""
+    """One step of a universal perturbation on the next images: a pure function, to be traced."""
     attack = build(config, ensemble, batch, numbers, plan=plan)
     with once(plan.computed_once):
         state, info = attack.step(attack.init(keys, carried))
@@ -439,6 +438,6 @@ def _carry(state: State) -> Carried:
 
 
 def fit(batch: Batch) -> Batch:
-    """A batch whose condition vectors are of every image, in the images' type."""
+    """The batch with its condition vectors broadcast to every image, in the images' dtype."""
     conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
     return dataclasses.replace(batch, conditions=conditions)

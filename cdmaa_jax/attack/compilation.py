@@ -1,4 +1,6 @@
-"""How the programs of an attack are compiled, and called without what that leaves behind."""
+"""Compiles and calls attack programs: XLA options, ahead-of-time compilation shared between
+threads, and freeing what compilation leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,16 @@ _ON_CPU = {
     "xla_backend_optimization_level": "1",
     "xla_disable_hlo_passes": "reshape-mover,simplify-while-loops",
 }
-"""By default XLA starts early what can run side by side; two convolutions cannot, and what they are
-prepared with then waits in memory: an attack takes twice as much, and no less time. LLVM's higher
-levels compile a fifth longer for loops that wait for memory at any level. The passes left out
-change little, but after each change all simplification runs again: ten times, where two suffice."""
+"""By default XLA schedules early what can run concurrently. Convolutions cannot, so their prepared
+inputs wait in memory: an attack takes twice the memory, and no less time. LLVM's higher levels take
+a fifth longer to compile loops that are memory-bound at any level. The disabled passes change
+little, but each change reruns all simplification: ten times, where two suffice."""
 _PRODUCTS_BY_EIGEN = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_FUSION_TYPE_REDUCE"
     ),
 }
-"""Of what XLA leaves to YNNPACK by default all but matrix products."""
+"""The operations that XLA delegates to YNNPACK by default, except matrix products."""
 _ON_GPU = {
     "xla_gpu_enable_command_buffer": (
         "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION,"
@@ -39,15 +41,15 @@ _ON_GPU = {
     ),
 }
 """For ``call_as_graph``: all steps become one graph. By default convolutions are launched one by
-one, between graphs of what else there is, and the host waits for the min-norm solver."""
+one, between graphs of the other operations, and the host waits for the min-norm solver."""
 _OVERLAPPING = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
-"""Kernels of a graph run side by side unless one needs what another writes."""
+"""Kernels of a graph run concurrently unless one reads what another writes."""
 
 
 def cached(function: Callable[..., T]) -> Callable[..., T]:
-    """``functools.cache``, of which threads that come together get one and the same value.
+    """``functools.cache`` that returns the same object to concurrent threads.
 
-    Of programs that matters: what one thread prepares another would not recognize as its own.
+    Programs need this: a thread would not recognize one that another has prepared as its own.
     """
     known, lock = functools.cache(function), threading.RLock()
 
@@ -60,7 +62,7 @@ def cached(function: Callable[..., T]) -> Callable[..., T]:
 
 
 def default_device() -> jax.Device:
-    """The device that programs run on where none is chosen: JAX's, or what its user set."""
+    """The device that programs run on by default: JAX's, or the one that its user set."""
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     if chosen is None:
         return jax.devices()[0]
@@ -68,7 +70,7 @@ def default_device() -> jax.Device:
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """XLA's options for a platform; none where this JAX does not know them."""
+    """XLA's options for a platform; none if this version of JAX does not know them."""
     if platform != "cpu":
         return {}
     by_eigen = _known(_PRODUCTS_BY_EIGEN) if processor.is_x86_without_avx512() else {}
@@ -76,15 +78,15 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 
 def graph_options(overlap: bool) -> dict[str, str]:
-    """XLA's options for a program that a GPU is to run as one graph.
+    """XLA's options for a program that a GPU runs as one graph.
 
-    If its kernels may ``overlap``, independent ones run side by side, in more memory.
+    With ``overlap``, independent kernels run concurrently, which takes more memory.
     """
     return _known(_ON_GPU | (_OVERLAPPING if overlap else {}))
 
 
 def _known(options: dict[str, str]) -> dict[str, str]:
-    """The options, or none where this JAX does not know them."""
+    """The options, or none if this version of JAX does not know them."""
     return options if _are_known(tuple(options.items())) else {}
 
 
@@ -99,28 +101,28 @@ def _are_known(options: tuple[tuple[str, str], ...]) -> bool:
 
 _LOG = logging.getLogger(__name__)
 _READY: dict[Any, Future[None]] = {}
-_CHANGES = threading.Lock()  # of which programs are ready, or being made so
+_CHANGES = threading.Lock()  # held to read or change ``_READY``
 
 
 def call(program: Any, *arguments: Any, **options: Any) -> Any:
-    """``program(*arguments, **options)`` of a jitted function, when ``prepare`` has compiled it."""
+    """``program(*arguments, **options)`` of a jitted function, compiled first by ``prepare``."""
     prepare(program, *arguments, **options).result()
     return program(*arguments, **options)
 
 
 PATIENCE = 10.0
-"""Seconds that an attack runs kernel by kernel before a graph is made of it: what that takes."""
-_RUN_FOR: dict[Any, float] = {}  # kernel by kernel, the seconds of what is called as a graph
-_VERIFIED: set[Any] = set()  # of that, what has run as a graph
-_NO_GRAPHS: set[Any] = set()  # and what cannot
+"""Seconds that an attack runs kernel by kernel before its graph is made, which takes as long."""
+_RUN_FOR: dict[Any, float] = {}  # seconds run kernel by kernel, for each graph's key
+_VERIFIED: set[Any] = set()  # keys of graphs that have run
+_NO_GRAPHS: set[Any] = set()  # keys of graphs that cannot run
 
 
 def call_as_graph(graph: Any, plain: Any, *arguments: Any, **options: Any) -> Any:
-    """``call`` of two programs that do the same on a GPU, ``graph`` as one graph of kernels.
+    """``call`` of one of two equivalent GPU programs, ``graph`` as one graph of kernels.
 
-    ``plain`` comes first: few attacks are over sooner than a second program is compiled. And cuDNN
-    sets up its kernels as they first run, which fails while a graph of them is recorded. Where that
-    fails even so, or takes more memory than there is, ``plain`` it stays.
+    ``plain`` runs first: a few attacks finish before a second program is compiled, and cuDNN sets
+    up its kernels on their first run, which fails while a graph is being recorded. If recording
+    fails even so, or memory runs out, ``plain`` is used from then on.
     """
     key = (graph, *_signature((arguments, options)))
     spent = _RUN_FOR.get(key)
@@ -147,9 +149,9 @@ def _call_plain(key: Any, plain: Any, arguments: Any, options: Any) -> Any:
 
 
 def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:
-    """Compiles a jitted function for arguments, unless that was done or another thread is at it.
+    """Compiles a jitted function for arguments, unless this or another thread has done or begun it.
 
-    The memory that compilation has freed goes back to the system before the program takes its own:
+    Memory freed by compilation is returned to the system before the program allocates its own:
     a fifth of the peak.
 
     Returns:
@@ -181,18 +183,18 @@ def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:
 
 
 def _forget_names(module: Any) -> None:
-    """Takes from a program the names of JAX's operations and the lines that they come from.
+    """Strips the names and source lines of JAX's operations from a program.
 
-    XLA's CPU backend holds a program's text in memory while it runs, and five times while it is
-    read in from the cache, where an attack has its peak; a tenth of it are these. Profiles then
-    show the operations that XLA made of them. The cache's key does not depend on them.
+    XLA's CPU backend holds a program's text in memory while it runs, and five copies while it is
+    loaded from the cache, when an attack's memory peaks; a tenth of the text is this debug
+    information. Profiles then show XLA's operations instead. The cache key does not depend on it.
     """
     with module.context:
         PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
 
 
 def _signature(tree: Any) -> tuple[Any, ...]:
-    """What a program is compiled for: its arguments, and where it runs."""
+    """The key of a compiled program: its arguments, matmul precision and device."""
     leaves, structure = jax.tree.flatten(tree)
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     shapes = ((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)

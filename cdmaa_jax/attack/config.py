@@ -1,4 +1,4 @@
-"""What an attack is told to do."""
+"""The options of an attack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTS = ("jitter", "uniform")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The options of an attack; the defaults are the paper's. Hashable, a static argument of jit.
+    """The options of an attack, by default the paper's; hashable, to be a static argument of jit.
 
     Attributes:
       steps: T, the number of steps.
@@ -79,7 +79,7 @@ class Config:
         object.__setattr__(self, "model_weights", weights)
 
     def resolve(self) -> Config:
-        """The same attack with ``fgsm`` and ``pgd`` written out as the ``i-fgsm`` that they are."""
+        """The same attack, with ``fgsm`` and ``pgd`` expressed as the equivalent ``i-fgsm``."""
         if self.update == "fgsm":
             return dataclasses.replace(self, update="i-fgsm", steps=1, step_size=self.epsilon)
         if self.update == "pgd":
@@ -88,7 +88,7 @@ class Config:
 
 
 def choices() -> dict[str, tuple[str, ...]]:
-    """The values that each option with a list of values takes."""
+    """The allowed values of each option that takes one from a list."""
     return {
         "update": UPDATES,
         "across_domains": tuple(DOMAIN_STRATEGIES),
@@ -101,7 +101,7 @@ def choices() -> dict[str, tuple[str, ...]]:
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raises ValueError for a value of an option that is none of those allowed."""
+    """Raises ValueError if the value of an option is not allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 
@@ -135,7 +135,7 @@ def _checked_weights(given: object, across_models: str) -> tuple[float, ...] | N
 
 
 def _as_floats(values: object) -> tuple[float, ...]:
-    """The values as numbers; none of them where one is not a number."""
+    """The values as floats; empty if any of them is not a number."""
     if not isinstance(values, Iterable) or isinstance(values, str):
         return ()
     values = tuple(values)

@@ -1,7 +1,7 @@
-"""How the domains of one model become one loss and one gradient: steps 3 and 4 of Algorithm 1.
+"""Combines a model's domains into one loss and one gradient: steps 3 and 4 of Algorithm 1.
 
-Each takes the name of the loss, a target, the images [B,H,W,3], the keys [B] of random views and
-the number of the step.
+Each strategy takes the name of the loss, a target, the images [B,H,W,3], the keys [B] of random
+views and the step number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cdmaa_jax.types import Array
 
 
 class Evaluation(NamedTuple):
-    """A model at the current images.
+    """The evaluation of a model at the current images.
 
     Attributes:
       loss: [B], the loss L of the model.
@@ -45,7 +45,7 @@ def uniform(loss: str, target: Target, images: Array, keys: Array, time: Array) 
     def total(images: Array) -> tuple[Array, tuple[Array, Array]]:
         observed = observe(loss, target.generator, images, target.conditions, keys)
         losses = compare(loss, target, observed)
-        # Images do not interact, so the gradient of the sum is each one's own.
+        # Images do not interact, so the gradient of the sum holds each image's own gradient.
         return losses.mean(1).sum(), (losses, observed)
 
     gradient, (losses, observed) = jax.grad(total, has_aux=True)(images)
@@ -72,13 +72,13 @@ def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> 
 
 
 def joined(gradients: Array, losses: Array) -> Evaluation:
-    """What ``mgda`` makes of the gradients [B,K,H,W,3] and the losses [B,K] of ``each_domain``."""
+    """The evaluation by ``mgda``, given gradients [B,K,H,W,3] and losses [B,K] of all domains."""
     gradient = combine(min_norm_weights(gradients), gradients)
     return Evaluation(losses.mean(1), gradient, losses)
 
 
 def each_domain(loss: str, target: Target, images: Array, keys: Array) -> tuple[Array, Array]:
-    """Of every domain the gradient, [B,K,H,W,3], and the loss, [B,K]."""
+    """The gradient [B,K,H,W,3] and the loss [B,K] of every domain."""
 
     def alone(conditions: Array, references: Array) -> tuple[Array, Array]:
         """The gradient of one domain's loss, and that loss [B]."""
@@ -90,12 +90,12 @@ def each_domain(loss: str, target: Target, images: Array, keys: Array) -> tuple[
 
         return jax.grad(total, has_aux=True)(images)
 
-    conditions = target.conditions[:, : target.references.shape[1]]  # a latent is of all domains
+    conditions = target.conditions[:, : target.references.shape[1]]  # a latent is for all domains
     return jax.vmap(alone, 1, 1)(conditions, target.references)
 
 
 def _only(target: Target, index: Array | int) -> Target:
-    """The target with one domain, counted on from the first after the last."""
+    """The target with domain ``index mod K`` alone."""
 
     def take(array: Array) -> Array:
         return lax.dynamic_index_in_dim(array, index % array.shape[1], axis=1)

@@ -1,7 +1,7 @@
 """PRNG keys whose draws depend on the key alone.
 
-An attack draws for every image with that image's key, mapped over the batch. JAX's other
-implementations (``rbg``, ``unsafe_rbg``) then draw for all images with the first one's key.
+An attack draws for every image with that image's key, by ``vmap`` over the batch. JAX's other
+implementations (``rbg``, ``unsafe_rbg``) would use the first image's key for all of them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ IMPLEMENTATION = "threefry2x32"
 
 
 def seeded(seed: int) -> Array:
-    """The typed key of a seed, whatever implementation JAX is set to take by default."""
+    """The typed key of a seed, whatever implementation JAX uses by default."""
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
 def check_implementation(key: Array) -> None:
-    """Raises ValueError for what is no typed key, or one whose draws depend on the batch."""
+    """Raises ValueError for an untyped key, or one whose draws depend on the batch."""
     if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
         raise ValueError("a key must be a typed one, such as jax.random.key(0)")
     found = jax.random.key_impl(key)

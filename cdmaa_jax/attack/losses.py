@@ -1,4 +1,4 @@
-"""What is observed of a model, and how far it is from that of the clean image: the L of eq. (4).
+"""The loss L of eq. (4): an observation of a model, and its distance from the clean image's.
 
 A loss is a record of the two. Observations of the clean image are computed once per attack.
 """
@@ -15,20 +15,20 @@ from cdmaa_jax.types import Array, Generator
 
 FACE_CENTRE = (0.53, 0.50)
 FACE_RADII = (0.37, 0.28)
-"""The ellipse that holds a face, y before x, in sides of the square that generators look at.
+"""The ellipse that holds a face, y before x, in units of the side of the generators' square input.
 
-``images.squares`` lays the square so that a detected face, eyebrows to chin, takes its middle two
-thirds, 0.04 below the centre. In the mean of 191 portraits seen so the eyes are at 0.46, the mouth
-is at 0.73, and the skin ends at 0.15 (hair), 0.90 (chin), 0.22 and 0.78. In the centre square of
-CelebA's aligned photos the eyes are at 0.51 and the mouth is at 0.74."""
+``images.squares`` places the square so that a detected face, eyebrows to chin, spans its middle two
+thirds, 0.04 below the centre. In the mean of 191 portraits cropped this way, the eyes are at 0.46,
+the mouth is at 0.73, and the skin ends at 0.15 (hair), 0.90 (chin), 0.22 and 0.78. In the centre
+square of CelebA's aligned photos the eyes are at 0.51 and the mouth is at 0.74."""
 FACE_EDGE = 0.25
-"""Half the width of the soft edge, in radii."""
+"""Half the width of the ellipse's soft edge, in radii."""
 BACKGROUND = 0.1
-"""The weight outside the face, where it is 1 inside: a choice of this package."""
+"""The weight outside the face, relative to 1 inside: a choice of this package."""
 
 
 class Loss(NamedTuple):
-    """What an attack maximizes of one model.
+    """The quantity that an attack maximizes for one model.
 
     Attributes:
       observe: ``observe(generator, seen [B,h,w,3], conditions [B,K,n]) -> [B,K,...]``, of what the
@@ -45,8 +45,8 @@ class Loss(NamedTuple):
 def outputs(generator: Generator, seen: Array, conditions: Array) -> Array:
     """A generator's outputs [B,K,h,w,3] for what it sees, [B,h,w,3], in domains [B,K,n].
 
-    The map over domains is over the condition alone: what does not depend on it, an encoder, is
-    computed once per image.
+    Only the condition is mapped over domains: whatever does not depend on it, such as an encoder,
+    is computed once per image.
 
     Raises:
       ValueError: an output is no array, or of another shape than what the generator was given.
@@ -66,9 +66,9 @@ def outputs(generator: Generator, seen: Array, conditions: Array) -> Array:
 
 
 def latent(generator: Generator, seen: Array, conditions: Array) -> Array:
-    """What a generator's encoder makes of what it sees, [B,1,...]; it knows of no domain.
+    """The latent [B,1,...] of what a generator sees; it does not depend on the domain.
 
-    A generator whose first layer takes the condition, StarGAN, has no such encoder.
+    A generator whose first layer takes the condition, such as StarGAN, has no such encoder.
 
     Raises:
       ValueError: the generator has none.
@@ -85,30 +85,30 @@ def latent(generator: Generator, seen: Array, conditions: Array) -> Array:
 def mean_squared_error(outputs: Array, references: Array, weights: None = None) -> Array:
     """The mean of the squared difference over height, width and channels, [B,K,h,w,3] -> [B,K].
 
-    Equation (4) is printed without the square; the threshold of 0.05 is one of the squared error.
+    Equation (4) is printed without the square; the threshold of 0.05 is for the squared error.
     Images are in [-1, 1], so L is at most 4.
     """
     return ((outputs - references) ** 2).mean((-3, -2, -1))
 
 
 def weighted_squared_error(outputs: Array, references: Array, weights: Array) -> Array:
-    """The same with weights of the pixels, [B,h,w], of mean 1: more for the face (Lv 2021)."""
+    """``mean_squared_error`` with pixel weights [B,h,w] of mean 1: more for the face (Lv 2021)."""
     return (weights[:, None, :, :, None] * (outputs - references) ** 2).mean((-3, -2, -1))
 
 
 def mean_squared_features(features: Array, references: Array, weights: None = None) -> Array:
     """The mean of the squared difference over all features (Dong and Xie 2021).
 
-    In units of the features. Encoders that end in a normalization have features about as large as
-    images; the shares of models whose units differ more than that are not comparable.
+    It is in units of the features. Encoders that end in a normalization have features about as
+    large as images; the shares of models whose units differ more than that are not comparable.
     """
     return ((features - references) ** 2).mean(tuple(range(2, features.ndim)))
 
 
 def face_map(height: int, width: int) -> Array:
-    """Weights of pixels [height,width]: 1 in the face of an aligned crop, ``BACKGROUND`` around it.
+    """Pixel weights [height,width]: 1 in the face of an aligned crop, ``BACKGROUND`` around it.
 
-    Smooth; taken at the pixels' centres; not normalized.
+    Smooth, sampled at pixel centres, and not normalized.
     """
     y = (jnp.arange(height, dtype=float) + 0.5) / height - FACE_CENTRE[0]
     x = (jnp.arange(width, dtype=float) + 0.5) / width - FACE_CENTRE[1]
@@ -119,13 +119,13 @@ def face_map(height: int, width: int) -> Array:
 
 
 def unit_largest(weights: Array) -> Array:
-    """Weights [B,h,w] whose largest is 1 per image; equal ones where all of an image's are 0."""
+    """Weights [B,h,w] scaled to a maximum of 1 per image; all 1 if all of an image's are 0."""
     largest = weights.max((1, 2), keepdims=True)
     return jnp.where(largest > 0, weights / jnp.where(largest > 0, largest, 1), 1)
 
 
 def unit_mean(weights: Array) -> Array:
-    """Weights [B,h,w] of mean 1 per image, so that L stays comparable."""
+    """Weights [B,h,w] scaled to mean 1 per image, so that L stays comparable."""
     scaled = unit_largest(weights)
     return scaled / scaled.mean((1, 2), keepdims=True)
 
@@ -135,4 +135,4 @@ LOSSES: dict[str, Loss] = {
     "face-weighted": Loss(outputs, weighted_squared_error, weighs_pixels=True),
     "latent": Loss(latent, mean_squared_features),
 }
-"""Name to loss; add one to offer it."""
+"""Losses by name; a new entry becomes an option."""

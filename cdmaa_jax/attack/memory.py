@@ -1,8 +1,8 @@
-"""How much memory an attack takes, and how many images a generator may take at once.
+"""Estimates the memory of an attack, and the images that a generator may take at once.
 
-An attack of a batch holds its images, their clean outputs and those of a step all the time, and
-what the gradient of one generator needs of the images that it takes at once: a *chunk* of the
-batch. Fewer at once change nothing but the rounding of sums, and the time.
+An attack on a batch always holds its images, their clean outputs and those of a step, plus what
+the gradient of one generator keeps for the images that it takes at once: a *chunk* of the batch.
+A smaller chunk changes only the rounding of sums, and the time.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from cdmaa_jax.types import Batch, Generator
 
 T = TypeVar("T")
 SHARE = 0.8
-"""The share of the free memory that is used unasked."""
-_MARGIN = 1.25  # what a program takes over what its gradients keep, for its transforms and copies
-_ENOUGH_PIXELS = 8 * 128 * 128  # of all outputs of a chunk, from which a CPU gains nothing by more
-_GENEROUS = 16 * 1024  # bytes that a generator hardly keeps for each pixel of its outputs
+"""The share of the free memory used if no chunk size is given."""
+_MARGIN = 1.25  # a program's memory over what its gradients keep: transforms and copies
+_ENOUGH_PIXELS = 8 * 128 * 128  # output pixels per chunk beyond which a CPU gains nothing
+_GENEROUS = 16 * 1024  # a generous upper estimate of the bytes kept per output pixel
 _GIB = 2**30
 
 
-_PLANS: dict[Any, tuple[int, ...]] = {}  # kept, or every change of it would compile anew
-_OVERLAPS: dict[Any, bool] = {}  # likewise
-_PLANNING = threading.RLock()  # so that threads that come together plan alike
+_PLANS: dict[Any, tuple[int, ...]] = {}  # cached, since a changed plan means recompilation
+_OVERLAPS: dict[Any, bool] = {}  # cached for the same reason
+_PLANNING = threading.RLock()  # gives concurrent threads the same plan
 
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """What an attack of a batch takes, in bytes.
+    """The memory that an attack on a batch takes, in bytes.
 
     Attributes:
       batch: whatever the chunk: parameters, images and outputs.
@@ -52,11 +52,11 @@ class Footprint:
     image: tuple[int, ...]
 
     def of(self, chunks: Sequence[int]) -> int:
-        """The bytes of an attack with chunks of so many images for each generator."""
+        """The bytes of an attack with these chunk sizes, one per generator."""
         return self.batch + max(map(operator.mul, self.image, chunks))
 
     def largest_chunks(self, memory: float) -> tuple[int, ...]:
-        """The most images a chunk that fit, for each generator; at least 1."""
+        """The largest chunk size that fits, for each generator; at least 1."""
         return tuple(max(1, int((memory - self.batch) // max(one, 1))) for one in self.image)
 
 
@@ -65,8 +65,8 @@ def plan_chunks(
 ) -> tuple[int, ...]:
     """How many images each generator takes at once.
 
-    As many as fit the memory that the device has free; on a CPU no more than keep it busy, since
-    fewer stay in its caches.
+    As many as fit the device's free memory; on a CPU no more than keep it busy, since smaller
+    chunks stay in its caches.
 
     Args:
       loss: a name in ``LOSSES``.
@@ -91,7 +91,7 @@ def plan_chunks(
 def _kind_of(
     loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device
 ) -> tuple[Any, ...]:
-    """What the memory of an attack depends on."""
+    """A key of everything that the memory of an attack depends on."""
     models = tuple((jax.tree.structure(model), _shapes(model)) for model in ensemble)
     return loss, models, _shapes(batch), device
 
@@ -120,10 +120,10 @@ def _plan(
 
 
 def can_overlap(loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device) -> bool:
-    """Whether the gradients of all generators fit a GPU side by side, for all images at once.
+    """Whether all generators' gradients fit a GPU concurrently, for all images at once.
 
-    One alone rarely keeps a GPU busy; other devices are. Programs whose kernels run side by side
-    share little memory among them, so half of it must do.
+    One generator rarely keeps a GPU busy; it does keep other devices busy. Concurrent kernels share
+    little memory among them, so half of it must suffice.
     """
     if device.platform != "gpu":
         return False
@@ -162,9 +162,9 @@ def _check_fit(
 
 
 def in_chunks(function: Callable[[Any], T], chunk: int | None, batch: Any) -> T:
-    """A function of arrays [B,...], computed for ``chunk`` of the B images at a time.
+    """Applies a function of arrays [B,...] to ``chunk`` of the B images at a time.
 
-    For the largest number up to ``chunk`` that divides B; for all at once if None.
+    More precisely, to the largest divisor of B up to ``chunk``; to all at once if None.
     """
     count = jax.tree.leaves(batch)[0].shape[0]
     size = count if chunk is None else fit_chunk(chunk, count)
@@ -181,7 +181,7 @@ def fit_chunk(chunk: int, count: int) -> int:
 
 
 def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:
-    """An estimate, from the shapes of what the gradients keep; nothing is computed."""
+    """An estimate from the shapes of what the gradients keep; nothing is executed."""
     held = 2 * _bytes([model.params for model in ensemble]) + 8 * _bytes(batch.images)
     rows = zip(ensemble, batch.conditions, strict=True)
     kept = [_kept(loss, model, conditions, batch) for model, conditions in rows]
@@ -191,7 +191,7 @@ def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footpri
 
 
 def free_memory(device: jax.Device) -> int:
-    """The bytes that a device has left; of a CPU, that the machine has, or its container."""
+    """The free bytes of a device; for a CPU, those of the machine or its container."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -199,7 +199,7 @@ def free_memory(device: jax.Device) -> int:
 
 
 def _kept(loss: str, model: Generator, conditions: Any, batch: Batch) -> tuple[int, int]:
-    """The bytes of one image's clean outputs, and of what its gradient keeps but parameters."""
+    """The bytes of one image's clean outputs, and of what its gradient keeps besides parameters."""
 
     def one(array: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)

@@ -2,8 +2,8 @@
 
 Only the Gram matrix of the gradients is needed. The solver is a Frank-Wolfe method: each iteration
 moves weight from one gradient to another by exact line search (the pairwise step of Lacoste-Julien
-and Jaggi 2015), then towards the minimum on the face of the simplex that it has reached. The plain
-method crawls where the minimum is on a face; this one ends there after a few iterations.
+and Jaggi 2015), then moves towards the minimum on the current face of the simplex. The plain method
+converges slowly if the minimum is on a face; this one ends there after a few iterations.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from jax import lax
 from cdmaa_jax.types import Array
 
 MAX_ITERATIONS = 16
-"""A bound, for each gradient, for rounding can keep a solution moving.
+"""The bound on iterations, per gradient, since rounding can keep a solution moving.
 
 Four gradients take about 3 iterations in all, sixteen 15; 64 of very different lengths take 128.
 """
 ROUNDING = 8
-"""The error that slopes are taken to have, in machine epsilons of the sum of their terms' sizes."""
+"""The assumed error of slopes, in machine epsilons of the sum of their terms' magnitudes."""
 
 
 def min_norm_weights(gradients: Array) -> Array:
@@ -77,7 +77,7 @@ def _frank_wolfe(gram: Array) -> Array:
 
 
 def _is_optimal(gram: Array, weights: Array) -> Array:
-    """Whether the slopes of all vertices in use are the least of all, up to rounding."""
+    """Whether all vertices in use have the least slope of all, up to rounding."""
     slopes = _product(gram, weights)
     target = jnp.argmin(slopes)
     rounding = ROUNDING * jnp.finfo(gram.dtype).eps * _product(jnp.abs(gram), weights)
@@ -86,7 +86,7 @@ def _is_optimal(gram: Array, weights: Array) -> Array:
 
 
 def _transfer(gram: Array, weights: Array) -> Array:
-    """The pairwise step: to the steepest vertex, from the one that it shortens w most to leave."""
+    """The pairwise step: to the steepest vertex, from the one whose step shortens w most."""
     slopes = _product(gram, weights)
     target = jnp.argmin(slopes)
     descent = slopes - slopes[target]
@@ -99,10 +99,10 @@ def _transfer(gram: Array, weights: Array) -> Array:
 
 
 def _correct(gram: Array, weights: Array) -> Array:
-    """Towards the shortest combination of the affine hull of the vertices in use, by line search.
+    """Moves towards the shortest vector in the affine hull of the vertices in use, by line search.
 
-    Up to that point or up to the border of the simplex; a poor solution of the system costs time,
-    not correctness.
+    It stops at that point or at the simplex's boundary; an inaccurate solution of the system costs
+    time, not correctness.
     """
     change = _affine_minimum(gram, weights > 0) - weights
     reach = jnp.where(change < 0, weights / _positive(-change), jnp.inf)
@@ -145,7 +145,7 @@ def _one_hot(index: Array, like: Array) -> Array:
 
 
 def _positive(value: Array) -> Array:
-    """The value where it is positive and 1 elsewhere, to divide by."""
+    """The value where it is positive, else 1: a safe divisor."""
     return jnp.where(value > 0, value, 1)
 
 

@@ -1,7 +1,7 @@
-"""How the gradients of several models become one direction: step 7 of Algorithm 1.
+"""Combines the gradients of several models into one direction: step 7 of Algorithm 1.
 
-Each takes the regularized gradients [B,J,H,W,3], the number of the step and the weights [J] that
-were asked for (by ``weighted``), and returns the weight [B,J] of every model.
+Each strategy takes the regularized gradients [B,J,H,W,3], the step number and the given weights [J]
+(for ``weighted``), and returns the weight [B,J] of every model.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def iterative(gradients: Array, time: Array, given: Array) -> Array:
 
 
 def weighted(gradients: Array, time: Array, given: Array) -> Array:
-    """Fixed weights, as a search found them (Fang et al. 2020)."""
+    """Fixed weights, such as a search finds (Fang et al. 2020)."""
     del time
     return jnp.broadcast_to(given.astype(gradients.dtype), gradients.shape[:2])
 
 
 def combine(weights: Array, gradients: Array) -> Array:
-    """w = Σ a_j · grad_j, [B,H,W,3]; additions, so that no matrix unit rounds it.
+    """w = Σ a_j · grad_j, [B,H,W,3]; by additions, so that no matrix unit rounds it.
 
-    Nor a reduction, which takes XLA's CPU backend many times as long. What has no weight has no
-    share, even where it is not finite.
+    A reduction would take XLA's CPU backend many times as long. A gradient of weight 0 contributes
+    nothing, even where it is not finite.
     """
     weights = weights[:, :, None, None, None]
     shares = jnp.where(weights == 0, 0, weights * gradients)

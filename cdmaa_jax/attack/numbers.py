@@ -1,8 +1,8 @@
-"""The numbers of an attack, apart from its structure: arguments of the compiled program.
+"""The numbers of an attack, as opposed to its structure: arguments of the compiled program.
 
-Attacks that differ in nothing else share one program. Which regularization, which weights of the
-models and which of the sign steps are chosen are numbers here too: computing all of them and taking
-one costs next to nothing beside the generators, and compiling a program for each costs a lot.
+Attacks that differ only in these share one program. The choices of regularization, model weights
+and sign step are numbers too: computing all alternatives and selecting one costs next to nothing
+compared with the generators, while compiling a program for each is expensive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cdmaa_jax.attack.config import JITTER, Config, choices
 
 
 class Numbers(NamedTuple):
-    """Scalars in the images' type, but for the last five.
+    """Scalars in the images' dtype, except for the last five.
 
     Attributes:
       radius: the largest change of a value, rounded down to the type.
@@ -45,7 +45,7 @@ class Numbers(NamedTuple):
 
 
 def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
-    """The numbers of an attack on images of a type by J models.
+    """The numbers of an attack on J ``models`` with images of a dtype.
 
     Raises:
       ValueError: there are weights of another number of models.
@@ -68,10 +68,10 @@ def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
 
 
 def structure_of(config: Config) -> Config:
-    """What of an attack its program depends on: the same with every number at its default.
+    """The options that an attack's program depends on; those in ``Numbers`` have their defaults.
 
-    The first domain alone is what ``iterative`` takes if it goes no further; but what APGD reads is
-    of all the domains that a strategy attacks.
+    ``single`` is ``iterative`` with a stride of 0, except for APGD, which reads the losses of all
+    domains that a strategy attacks.
     """
     config, default = config.resolve(), Config()
     if config.update == "mi-fgsm":
@@ -86,7 +86,7 @@ def structure_of(config: Config) -> Config:
 
 
 def inner_radius(epsilon: float, dtype: Any) -> np.ndarray:
-    """The largest number of a type that is at most epsilon."""
+    """The largest number of a dtype that is at most epsilon."""
     radius = np.asarray(epsilon, dtype)
     if float(radius) > epsilon:
         radius = np.nextafter(radius, np.zeros_like(radius))

@@ -1,7 +1,7 @@
-"""What the update rule moves, and the images that follow from it: one per image, or one for all.
+"""The variable that the update rule moves, per image or shared, and the images that follow from it.
 
-Every part of a step but the images' own gradients works on what is moved, [V,H,W,3]: V is B where
-each image has its own perturbation, and 1 where all share one.
+Every part of a step except the images' own gradients works on this variable, [V,H,W,3]: V is B if
+each image has its own perturbation, and 1 if all share one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cdmaa_jax.types import Array, Batch
 
 
 class Perturbation(NamedTuple):
-    """What is moved, and how it meets the images of a batch.
+    """The bounds of the moved variable, and how it maps to the images of a batch and back.
 
     Attributes:
       lower: [V,H,W,3], its least value.
@@ -35,12 +35,12 @@ class Perturbation(NamedTuple):
     pool: Callable[[Array], Array]
 
     def project(self, moved: Array) -> Array:
-        """The nearest that is inside the bounds."""
+        """The nearest value inside the bounds."""
         return optax.projections.projection_box(moved, self.lower, self.upper)
 
 
 def image(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
-    """Every image moves on its own; what is moved is x_t itself."""
+    """Every image moves on its own; the variable is x_t itself."""
     del axis
     lower, upper = bounds(batch.images, radius)
     return Perturbation(lower, upper, lambda noise: batch.images + noise, _same, _same)
@@ -49,10 +49,9 @@ def image(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
 def universal(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
     """One δ for all images, x_t = x + δ inside their bounds (CMUA, Huang et al. 2022).
 
-    What is moved follows the mean over the images: their gradients and losses are averaged, model
-    by model, before anything else is done with them, for the loss of a model is now that mean, and
-    the shortest combination of the models' gradients should lengthen all of those means. Padding
-    does not count.
+    δ follows the mean over the images: their gradients and losses are averaged per model before
+    anything else is done with them, since the loss of a model is now that mean, and the shortest
+    combination of the models' gradients should increase all of these means. Padding does not count.
     """
     none = jnp.zeros((1, *batch.images.shape[1:]), batch.images.dtype)
     lower, upper = bounds(none, radius)
@@ -64,9 +63,9 @@ def universal(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
 
 
 def bounds(clean: Array, radius: Any) -> tuple[Array, Array]:
-    """What is within a radius of images [B,H,W,3] and in [-1, 1], rounded inwards.
+    """The bounds within a radius of images [B,H,W,3] and in [-1, 1], rounded inwards.
 
-    Derivatives are not taken through it, which rounding has none of.
+    No derivatives are taken through them, since rounding has none.
     """
     clean, radius = lax.stop_gradient((clean, radius))
     lower = jnp.nextafter(clean - radius, jnp.ones_like(clean))
@@ -83,7 +82,7 @@ def _add_within(clean: Array, lower: Array, upper: Array, shared: Array) -> Arra
 
 
 def _first(noise: Array, axis: str | None) -> Array:
-    """The first image's noise, of the first device where several share the batch."""
+    """The first image's noise, from the first device if several share the batch."""
     if axis is None:
         return noise[:1]
     return lax.psum(jnp.where(lax.axis_index(axis) == 0, noise[:1], 0), axis)
@@ -103,4 +102,4 @@ PERTURBATIONS: dict[str, Callable[[Batch, Any, str | None], Perturbation]] = {
     "image": image,
     "universal": universal,
 }
-"""Name to ``make(batch, radius, axis)``; ``axis`` names the devices that share the batch."""
+"""``make(batch, radius, axis)`` by name; ``axis`` names the devices that share the batch."""

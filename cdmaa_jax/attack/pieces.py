@@ -1,8 +1,8 @@
-"""An attack in pieces that are compiled apart, so that attacks which differ elsewhere share them.
+"""Attacks in separately compiled pieces, which attacks that differ elsewhere can share.
 
-Nearly all that there is to compile are the gradients of the models, and many attacks have them in
-common, whatever their update rule, their number of steps and how they combine the models. Where a
-few photos are attacked in many ways, compiling each attack whole takes longer than all the attacks.
+Nearly all of the compilation is of the models' gradients, and many attacks have these in common,
+whatever their update rule, number of steps and combination of the models. If a few photos are
+attacked in many ways, compiling each attack as a whole takes longer than all the attacks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _apart = contextvars.ContextVar("apart", default=False)
 
 @contextlib.contextmanager
 def apart(holds: bool = True) -> Iterator[None]:
-    """Attacks that are run or prepared within are compiled in pieces, for the default device."""
+    """Attacks run or prepared in this context are compiled in pieces, for the default device."""
     token = _apart.set(holds)
     try:
         yield
@@ -49,17 +49,17 @@ def is_apart() -> bool:
 
 
 def call(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> Any:
-    """``piece(*static, *arguments)``, compiled for what is static."""
+    """``piece(*static, *arguments)``, compiled for the static arguments."""
     return compilation.call(_program(piece, static), *arguments)
 
 
 def call_again(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> Any:
-    """The same of a piece that was called so before, without asking whether it is compiled."""
+    """``call`` for a piece already called like this, without checking whether it is compiled."""
     return _program(piece, static)(*arguments)
 
 
 def only_compile(piece: Callable[..., Any], static: Sequence[Any], *arguments: Any) -> Any:
-    """The same, but shapes for arrays: compiles it unless that was done or begun, runs nothing.
+    """``call`` that only compiles, unless that was done or begun; returns shapes for arrays.
 
     Raises:
       Exception: whatever compilation raises.
@@ -77,7 +77,7 @@ def build(
     chunks: Sequence[int],
     call: Callable[..., Any] = call,
 ) -> Attack:
-    """An attack as ``algorithm.build`` has it, but of functions that run: nothing to trace.
+    """Like ``algorithm.build``, but the functions run compiled pieces; they are not to be traced.
 
     Args:
       config: what it does, of which the numbers are not read.
@@ -93,14 +93,14 @@ def build(
 
 
 def _sizes(chunks: Sequence[int], count: int) -> tuple[int | None, ...]:
-    """The chunks of a batch of ``count``; None for all that are the whole of it, to be alike."""
+    """The chunk sizes for a batch of ``count``; None for any that covers it, to share programs."""
     return tuple(None if chunk >= count else chunk for chunk in chunks)
 
 
 def run(attack: Attack, again: Attack, keys: Array, steps: int) -> Result:
-    """All steps of an attack in pieces, T of them, with what ``algorithm.attack_batch`` returns.
+    """Runs all T steps of an attack in pieces; returns what ``algorithm.attack_batch`` returns.
 
-    ``again`` is the same attack, built with ``call_again``: for all steps but the first.
+    ``again`` is the same attack, built with ``call_again``, for all steps but the first.
     """
     state, told = attack.init(keys), []
     for step in range(steps):
@@ -113,13 +113,13 @@ def run(attack: Attack, again: Attack, keys: Array, steps: int) -> Result:
 
 
 def prepare(attack: Attack, keys: Array) -> None:
-    """Compiles what ``run`` runs, of an attack that was built with ``only_compile``."""
+    """Compiles the pieces that ``run`` calls, given an attack built with ``only_compile``."""
     state, _ = attack.step(attack.init(keys))
     attack.finish(state)
 
 
 def gradients_by(config: Config) -> tuple[str, str]:
-    """What of a configuration the pieces with the models' gradients depend on."""
+    """The options that the compiled gradient programs depend on."""
     structure = structure_of(config)
     return _weighted(structure.loss), structure.across_domains
 
@@ -132,7 +132,7 @@ def domains_of(
     chunks: Sequence[int],
     call: Callable[..., Any] = call,
 ) -> list[tuple[Array, Array]]:
-    """Of each model the gradients of its domains, [B,K,H,W,3], and their losses, [B,K]."""
+    """For each model, the gradients [B,K,H,W,3] and losses [B,K] of its domains."""
     sizes = _sizes(chunks, len(state.images))
     rows = zip(
         ensemble, sizes, batch.conditions, state.references, state.pixel_weights, strict=True
@@ -150,8 +150,8 @@ def domains_of(
 
 
 def outputs_of(model: Generator, images: Array, conditions: Array) -> Array:
-    """A model's outputs [B,K,h,w,3] for images that it sees as they are, by the piece for it."""
-    keys = jnp.broadcast_to(seeded(0), (len(images),))  # of no view
+    """A model's outputs [B,K,h,w,3], computed by a piece, for images that it sees unchanged."""
+    keys = jnp.broadcast_to(seeded(0), (len(images),))  # unused without a view
     model = dataclasses.replace(model, view=None)
     return call(_observe, ("mse", None), model, images, conditions, keys)
 
@@ -178,17 +178,17 @@ def losses_of(
 
 
 def _observed(loss: str) -> str:
-    """The first loss that observes the same: their references are one piece."""
+    """The first loss that observes the same, so that they share the piece for the references."""
     return next(name for name in LOSSES if LOSSES[name].observe is LOSSES[loss].observe)
 
 
 def _weighted(loss: str) -> str:
-    """A loss that it is one of, with weights for the pixels: their gradients are one piece."""
+    """The pixel-weighted loss that includes this one, so that they share the gradients' piece."""
     return "face-weighted" if loss == "mse" else loss
 
 
 def _has_one(conditions: Array) -> bool:
-    """Whether conditions [B,K,n] are of one domain, for which all strategies come to the same."""
+    """Whether conditions [B,K,n] have one domain, for which all strategies are equivalent."""
     return conditions.shape[1] == 1
 
 
@@ -218,7 +218,7 @@ class _Pieces:
         return state._replace(references=references, pixel_weights=weights)
 
     def _weights(self, model: Generator, references: Array, keys: Array) -> Array | None:
-        """Of the pixels, for ``_weighted``: those of the loss, or equal ones."""
+        """The pixel weights for ``_weighted``: those of the loss, or all 1."""
         loss, batch = self.config.loss, self.batch
         if _weighs(loss):
             return self.call(weigh, (loss,), model, batch.images, keys, batch.pixel_weights)
@@ -234,27 +234,27 @@ class _Pieces:
         ), info
 
     def finish(self, state: State, models: Sequence[Evaluation] | None = None) -> State:
-        if self.config.update != "apgd":  # which alone looks at the last images
+        if self.config.update != "apgd":  # only APGD evaluates the last images
             return state
         return self._call_combining(_finish, state, models)
 
     def _call_combining(
         self, piece: Callable[..., Any], state: State, models: Sequence[Evaluation] | None
     ) -> Any:
-        """Calls a piece that takes what the models come to; without what it does not read."""
+        """Calls a piece with the models' evaluations, without the fields that it does not read."""
         models = self._evaluations(state) if models is None else models
         losses, gradients = [m.loss for m in models], [m.gradient for m in models]
         read = [m.domain_losses for m in models] if self.config.update == "apgd" else []
         return self._call_shared(piece, without_references(state), losses, gradients, read)
 
     def _call_shared(self, piece: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a piece that knows nothing of the models but their number."""
+        """Calls a piece that depends only on the number of models."""
         batch = dataclasses.replace(self.batch, conditions=(), pixel_weights=None)
         return self.call(piece, (self._rest,), batch, self.numbers, *arguments)
 
     @property
     def _rest(self) -> Config:
-        """What of the configuration is no model's; APGD's schedule depends on T, no other's."""
+        """The options that concern no model; T only for APGD, whose schedule depends on it."""
         config = self.config
         steps = config.steps if config.update == "apgd" else Config().steps
         return Config(steps=steps, update=config.update, perturbation=config.perturbation)
@@ -279,7 +279,7 @@ class _Pieces:
 
 
 def without_references(state: State) -> State:
-    """A state without what only the models' evaluations read."""
+    """The state without the fields that only the models' evaluations read."""
     return state._replace(references=(), pixel_weights=())
 
 
@@ -309,7 +309,7 @@ def _finish(
 def _evaluations(
     losses: Sequence[Array], gradients: Sequence[Array], of_domains: Sequence[Array]
 ) -> list[Evaluation]:
-    """What the models come to; where no losses of domains are read, with those of the models."""
+    """The models' evaluations, with the models' losses in place of absent domain losses."""
     of_domains = of_domains or [loss[:, None] for loss in losses]
     return list(map(Evaluation, losses, gradients, of_domains))
 
@@ -326,7 +326,7 @@ def _evaluate(
     stride: Array,
     *target: Any,
 ) -> Evaluation:
-    """A model at the images of a step; if ``lone``, nothing of domains that do not take part."""
+    """Evaluates a model in a step; if ``lone``, without the losses of domains not taking part."""
     strategize = functools.partial(DOMAIN_STRATEGIES[strategy], loss)
     keys = algorithm.keys_at(keys, time)
     found = algorithm.evaluate(strategize, chunk, model, images, keys, time * stride, *target)
@@ -351,17 +351,17 @@ def _each_domain(
 
 
 def _alone(gradient: Array) -> Array:
-    """The gradient [B,H,W,3] of a model with one domain as one of all its domains."""
+    """The gradient [B,H,W,3] of a model with one domain, with an axis for domains."""
     return gradient[:, None]
 
 
 _REPEATED = (_evaluate, _each_domain)
-"""What has the convolutions of every step; the rest had better be quick to compile."""
+"""The pieces with the convolutions of every step; for others fast compilation is preferred."""
 
 
 def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
     platform = compilation.default_device().platform
-    quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # elsewhere it is the same
+    quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # elsewhere no difference
     return _compiled(piece, tuple(static), platform, quick)
 
 

@@ -1,6 +1,6 @@
 """The factor that a model's gradient is divided by before models are combined: equation (23).
 
-Each takes a gradient [B,H,W,3], the loss [B] of its model and zeta, and returns grad / S.
+Each function takes a gradient [B,H,W,3], its model's loss [B] and zeta, and returns grad / S.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cdmaa_jax.types import Array
 def penalty(gradient: Array, loss: Array, zeta: float | Array) -> Array:
     """S = 1 / max(L, zeta), equation (25): models that are not yet disrupted get small gradients.
 
-    The combination of least norm then leans on those.
+    The min-norm combination then favours those.
     """
     return gradient * per_image(jnp.maximum(loss, zeta))
 
@@ -41,7 +41,7 @@ def log(gradient: Array, loss: Array, zeta: float | Array) -> Array:
 
 
 def per_image(v: Array) -> Array:
-    """A vector [B] made ready to meet images [B,H,W,3]."""
+    """A vector [B] reshaped to broadcast against images [B,H,W,3]."""
     return v[:, None, None, None]
 
 

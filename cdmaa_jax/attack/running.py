@@ -1,4 +1,4 @@
-"""Attacks that run: in one compiled program, or in pieces that are compiled apart."""
+"""Runs attacks: in one compiled program, or in separately compiled pieces."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def run(
     devices: Sequence[Any] | None = None,
     chunk: int | None = None,
 ) -> Result:
-    """All steps of an attack, one compiled program around one ``lax.scan``.
+    """Runs all steps of an attack in one compiled program around one ``lax.scan``.
 
-    Within ``apart`` a loop over pieces that are compiled apart instead, on the default device.
+    Within ``apart``, it loops over separately compiled pieces instead, on the default device.
     Within another function's trace, under ``jit`` for example, it becomes part of that, whatever
-    the ``devices``. Generators see the images as ``algorithm.build`` says.
+    the ``devices``. ``algorithm.build`` says how generators see the images.
 
     Args:
       config: the options; but for ``steps`` its numbers are arguments of the program.
@@ -94,10 +94,10 @@ def prepare(
     devices: Sequence[Any] | None = None,
     chunk: int | None = None,
 ) -> None:
-    """Compiles what ``run`` runs for the same arguments, unless that was done or begun.
+    """Compiles the program of ``run`` for the same arguments, unless that was done or begun.
 
-    Runs nothing: values do not matter, but for the structure of the configuration. May be called in
-    another thread; a ``run`` that needs the program meanwhile waits for it.
+    Runs nothing: values do not matter, except for the structure of the configuration. May be called
+    in another thread; a ``run`` that needs the program meanwhile waits for it.
 
     Raises:
       ValueError: as ``run``.
@@ -115,7 +115,7 @@ def prepare(
 
 
 class _Task(NamedTuple):
-    config: Config  # its structure
+    config: Config  # reduced by ``structure_of``
     models: tuple[Generator, ...]
     batch: Batch
     keys: Array
@@ -125,7 +125,7 @@ class _Task(NamedTuple):
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """Everything that consists of arrays, in the order of ``attack_batch``."""
+        """The array arguments, in the order of ``attack_batch``."""
         return self.models, self.batch, self.keys, self.numbers
 
 
@@ -137,7 +137,7 @@ def _task_of(
     devices: Sequence[Any] | None,
     chunk: int | None,
 ) -> _Task:
-    """An attack, checked."""
+    """The checked arguments of an attack."""
     models = as_tuple(ensemble)
     _check_batch(models, batch, devices)
     _check_weights(config.loss, batch.images, batch.pixel_weights)
@@ -149,7 +149,7 @@ def _task_of(
     share = _share(batch, 1 if devices is None else len(devices))
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
-    platform = None if device.platform == "cpu" else device.platform  # XLA does it for CPUs
+    platform = None if device.platform == "cpu" else device.platform  # XLA itself hoists on CPUs
     plan = Plan(chunks, overlap, is_once(), platform)
     return _Task(config, models, batch, keys, numbers, plan, device)
 
@@ -175,7 +175,7 @@ def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
 
 
 def _kept_program(task: _Task, devices: Sequence[Any] | None) -> Any:
-    """The program of an attack as ``kept`` has it; None where it has none."""
+    """The program of an attack from ``kept``; None if it has none."""
     if devices is not None:
         return None
     options = compiler_options(task.device.platform)
@@ -189,7 +189,7 @@ def _attack_kept(config: Config, plan: Plan, *arguments: Any) -> Result:
 def _program_of(
     task: _Task, devices: Sequence[Any] | None
 ) -> tuple[Callable[..., Result], tuple[Any, ...]]:
-    """The program of an attack, and what it is called with beside the plan."""
+    """The program of an attack, and its arguments besides the plan."""
     program = program_for(task.device.platform, devices is not None)
     if devices is None:
         return program, (task.config, *task.arguments)
@@ -208,14 +208,14 @@ def _run_sharded(
     numbers: Numbers,
     plan: Plan,
 ) -> Result:
-    """Each device attacks its own images, and only a universal perturbation's means meet."""
+    """Each device attacks its own images; only a universal perturbation's means are exchanged."""
     attack_share = functools.partial(attack_batch, config, axis="batch", plan=plan)
     attack = jax.shard_map(
         attack_share,
         mesh=mesh,
         in_specs=(P(), P("batch"), P("batch"), P()),
         out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch"), P()),  # type: ignore[arg-type]
-        check_vma=False,  # the generators' own gradient rules do not say what varies
+        check_vma=False,  # the generators' custom gradient rules do not say what varies
     )
     return attack(ensemble, batch, keys, numbers)
 
@@ -232,7 +232,7 @@ def evaluate_losses(
 ) -> list[Array]:
     """L of every model, image and domain, equation (29), in one compiled program.
 
-    Within ``apart`` by the pieces with which attacks observe the clean images.
+    Within ``apart``, it calls the pieces with which attacks observe the clean images.
 
     Args:
       ensemble: one generator or J of them.
@@ -299,7 +299,7 @@ def _losses(
 def program_for(
     platform: str, sharded: bool, overlap: bool = False, graph: bool = False
 ) -> Callable[..., Result]:
-    """The compiled function: ``attack_batch`` with the configuration first, static.
+    """``attack_batch``, jitted, with the configuration as its first argument, static.
 
     For a GPU also as one ``graph``, for ``call_as_graph``, whose kernels may ``overlap``.
     """
@@ -324,7 +324,7 @@ def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
 
 
 def _share(batch: Batch, devices: int) -> Batch:
-    """The shapes of what each of some devices has of a batch."""
+    """The shapes of each device's share of a batch."""
 
     def shape(array: Array) -> Any:
         return jax.ShapeDtypeStruct((len(array) // devices, *array.shape[1:]), array.dtype)

@@ -1,4 +1,4 @@
-"""The models as the attack of one batch sees them: views, outputs, references and losses."""
+"""The models as seen by an attack on one batch: views, outputs, references and losses."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Target(NamedTuple):
 
 
 def see(generator: Generator, images: Array, keys: Array) -> Array:
-    """What a generator sees of images [B,H,W,3], [B,h,w,3]; ``keys`` [B] are for random views.
+    """Images [B,H,W,3] as a generator sees them, [B,h,w,3]; ``keys`` [B] are for random views.
 
-    A view is mapped over the images one by one, so that what it draws for one cannot depend on the
-    others or on its place among them.
+    A view is mapped over single images, so that its draw for one cannot depend on the others or on
+    its position among them.
     """
     view = generator.view
     if view is None:
@@ -51,8 +51,8 @@ def make_target(
 ) -> Target:
     """A model and its references, for clean images [B,H,W,3].
 
-    ``pixel_weights`` [B,H,W] are for a loss that weighs pixels; the face of an aligned crop if
-    None.
+    ``pixel_weights`` [B,H,W] are for a loss that weighs pixels; None weighs the face of an aligned
+    crop.
     """
     references = observe(loss, generator, clean, conditions, keys)
     seen = weigh(loss, generator, clean, keys, pixel_weights)
@@ -62,7 +62,7 @@ def make_target(
 def observe(
     loss: str, generator: Generator, images: Array, conditions: Array, keys: Array
 ) -> Array:
-    """What a loss observes of a generator for images [B,H,W,3]: [B,K,...]."""
+    """The observation [B,K,...] that a loss makes of a generator for images [B,H,W,3]."""
     seen = see(generator, images, keys)
     return LOSSES[loss].observe(generator, seen, conditions).astype(images.dtype)
 
@@ -70,7 +70,7 @@ def observe(
 def weigh(
     loss: str, generator: Generator, clean: Array, keys: Array, pixel_weights: Array | None
 ) -> Array | None:
-    """The weights of the pixels that a generator sees, [B,h,w]; None for a loss without any.
+    """The weights [B,h,w] of the pixels that a generator sees; None if the loss weighs no pixels.
 
     ``pixel_weights`` [B,H,W] are as for ``make_target``.
     """
@@ -82,9 +82,9 @@ def weigh(
 
 
 def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:
-    """Weights [B,H,W] of pixels where a generator sees those pixels: [B,h,w], of mean 1.
+    """Pixel weights [B,H,W] mapped to the pixels that a generator sees: [B,h,w], of mean 1.
 
-    They go through its view as a grey image, black for 0 and white for an image's largest.
+    They go through its view as a grey image, black for 0 and white for each image's largest.
     """
     grey = 2 * unit_largest(weights) - 1
     seen = see(generator, jnp.repeat(grey[..., None], 3, axis=-1), keys)
@@ -98,12 +98,12 @@ def fit_conditions(conditions: Any, images: Array) -> Array:
 
 
 def domain_losses(loss: str, target: Target, images: Array, keys: Array) -> Array:
-    """L of every domain, [B,K], equation (29); [B,1] where the loss does not depend on it."""
+    """L of every domain, [B,K], equation (29); [B,1] if the loss does not depend on the domain."""
     return compare(loss, target, observe(loss, target.generator, images, target.conditions, keys))
 
 
 def compare(loss: str, target: Target, observed: Array) -> Array:
-    """L of every domain, [B,K], from what is observed of it."""
+    """L of every domain, [B,K], from the observations."""
     return LOSSES[loss].distance(observed, target.references, target.pixel_weights)
 
 

@@ -28,7 +28,7 @@ def make_update(
 ) -> optax.GradientTransformationExtraArgs:
     """The update rule of a resolved configuration inside the box [lower, upper], each [B,H,W,3].
 
-    Its numbers, the step size and whether there is momentum, may be arguments of a program.
+    The step size and the choice of momentum may be arguments of a program.
     """
     if config.update == "apgd":
         return apgd(config.steps, numbers.step_size, lower, upper)
@@ -48,7 +48,7 @@ def mi_fgsm(step_size: float | Array) -> optax.GradientTransformation:
 
 
 def with_momentum_if(holds: bool | Array, step_size: float | Array) -> optax.GradientTransformation:
-    """``mi_fgsm`` where that holds, else ``i_fgsm``; the state is that of ``mi_fgsm``."""
+    """``mi_fgsm`` if ``holds``, else ``i_fgsm``; the state is that of ``mi_fgsm``."""
     with_momentum, without = mi_fgsm(step_size), i_fgsm(step_size)
 
     def update(w, state, params=None):
@@ -66,7 +66,7 @@ def _unit_l1(w: Array) -> Array:
 
 
 class ApgdState(NamedTuple):
-    """Where APGD stands; all but ``time`` is per image.
+    """The state of APGD; all but ``time`` is per image.
 
     Attributes:
       time: the number of the step.
@@ -107,7 +107,7 @@ def checkpoints(steps: int) -> list[int]:
 def apgd(
     steps: int, step_size: float | Array, lower: Array, upper: Array
 ) -> optax.GradientTransformationExtraArgs:
-    """Auto-PGD (Croce and Hein 2020, Algorithm 1) in a box, with the step size at first.
+    """Auto-PGD (Croce and Hein 2020, Algorithm 1) in a box, with the initial ``step_size``.
 
     The state holds the best images, which are the result.
     """
@@ -116,7 +116,7 @@ def apgd(
     intervals[times] = np.diff(times, prepend=0)
 
     def init(images: Array) -> ApgdState:
-        zero = jnp.zeros_like(images[:, 0, 0, 0])  # of the images' sharding too
+        zero = jnp.zeros_like(images[:, 0, 0, 0])  # with the images' sharding
         low, high = zero - jnp.inf, zero + jnp.inf
         return ApgdState(
             time=jnp.zeros((), jnp.int32),
@@ -157,10 +157,10 @@ def _record(state: ApgdState, images: Array, direction: Array, value: Array) -> 
 
 
 def _check(state: ApgdState, interval: Array) -> tuple[ApgdState, Array]:
-    """At a checkpoint, ``interval`` steps after the last, halves the step of images in need of it.
+    """At a checkpoint, ``interval`` steps after the last, halves the step size where needed.
 
-    Too few steps succeeded, or nothing has changed since the last checkpoint. Returns also which
-    images [B] restart from their best.
+    That is if too few steps succeeded, or nothing has changed since the last checkpoint. Also
+    returns which images [B] restart from their best.
     """
     stalled = ~state.halved & (state.value_at_check == state.best_value)
     failing = state.successes < RHO * interval.astype(state.successes.dtype)
