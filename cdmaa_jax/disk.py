@@ -216,7 +216,7 @@ def discard_unfinished() -> None:
 
 @contextmanager
 def translated(path: Path, remedy: str) -> Iterator[None]:
-    """Raises errors of the operating system as ``FileError``."""
+    """Raises errors of the operating system, and a lack of memory, as ``FileError``."""
     try:
         yield
     except FileError:

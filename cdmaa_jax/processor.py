@@ -15,7 +15,7 @@ def is_x86_without_avx512() -> bool:
 
     There Eigen, which XLA's CPU backend also includes, is faster overall at the matrix products of
     the four generators' convolutions than YNNPACK, the default. That was measured on an EPYC of
-    family 25; with AVX-512 it was not, nor is Eigen used there.
+    family 25. With AVX-512 Eigen was slower, and is not used.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False

@@ -2,8 +2,8 @@
 
 ``lax.optimization_barrier`` is too weak for that. XLA moves a barrier out of a loop together with
 its operands, and removes all barriers before it fuses and schedules operations: they only prevent
-joint simplification. Here the value itself is made to depend on what has to come first. It stays
-the same, bit for bit.
+joint simplification. Here the value itself is made to depend on what has to come first. Finite
+values stay the same, bit for bit.
 """
 
 from __future__ import annotations

@@ -382,9 +382,10 @@ def attack_batch(
 ) -> Result:
     """``run`` without its checks and compilation: a pure function, to be traced.
 
-    It computes the same as ``init``, T times ``step``, and ``finish`` of ``build``. But the loop
-    also computes the clean references, in an iteration before the steps, and evaluates APGD's last
-    images in one after them, so the program contains the generators once, not three times.
+    It computes the same as ``init``, T times ``step``, and ``finish`` of ``build``. But APGD's last
+    images are evaluated by one more iteration of the loop, and where the strategy across domains
+    evaluates all of them (``uniform``), the clean references by one before the steps. So the
+    program contains the generators once, not three times.
     """
     problem = _pose(config, ensemble, batch, numbers, axis, plan)
     steps = problem.config.steps
