@@ -1,4 +1,4 @@
-"""Control of the C library's allocator, which by default keeps memory that large tasks free."""
+"""Controls the C library's allocator, which by default keeps memory freed by large tasks."""
 
 from __future__ import annotations
 

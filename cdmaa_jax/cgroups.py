@@ -12,7 +12,7 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 class _Files(NamedTuple):
-    """The files of a group, and the key in ``statistics`` of memory freed when memory is short."""
+    """The files of a group, and the key in ``statistics`` of memory that the kernel can reclaim."""
 
     limit: str
     used: str

@@ -103,7 +103,7 @@ def make_folder(path: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes that also lock a folder from writing into it meanwhile.
 
-    If the file system does not support locks, there is none.
+    If the file system does not support locks, nothing is locked.
 
     Raises:
       FileError: another has it.
@@ -113,7 +113,7 @@ def locked(folder: Path) -> Iterator[None]:
     with translated(folder, _TO_WRITE):
         try:
             lock.acquire()
-            while not path.exists():  # another has removed it between our opening and locking it
+            while not path.exists():  # another process removed it before we locked it
                 lock.release()
                 lock.acquire()
             _UNFINISHED.add(path)
@@ -184,7 +184,7 @@ def stage(path: Path, data: bytes) -> Staged:
 
 
 def commit(files: Sequence[Staged]) -> None:
-    """Moves staged files into place, in order; all or, on an error, those before it.
+    """Moves staged files into place, in order; on an error, only those before it.
 
     Raises:
       FileError: a place is taken by a folder, or the folder is gone.

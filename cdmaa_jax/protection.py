@@ -19,7 +19,7 @@ from cdmaa_jax.images.views import resize
 from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
 
 DEFAULT_BATCH = 8
-"""Images per device in one batch; official widths then fit in a few GiB."""
+"""Images per device in one batch; generators of official width then fit in a few GiB."""
 SEEDS = 2**32
 """The number of seeds: JAX makes keys from 32 bits."""
 _BATCH_AXES: Any = Result(images=0, losses=1, weights=1)  # type: ignore[arg-type]
@@ -270,7 +270,7 @@ def batches(count: int, size: int) -> Iterator[np.ndarray]:
 
 
 def padding_mask(rows: np.ndarray) -> np.ndarray:
-    """Which rows of ``batches`` are images, [B]; the others repeat the last one."""
+    """Which rows of ``batches`` are images, [B]; the others are padding."""
     return np.diff(rows, prepend=-1) > 0
 
 
@@ -281,7 +281,7 @@ def make_batch(
     mask: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Batch:
-    """The batch of some rows [B] of images [N,H,W,3], condition vectors and pixel weights."""
+    """A batch of rows [B] of images [N,H,W,3], condition vectors [N,K,n] and pixel weights."""
     vectors = tuple(jnp.asarray(c[rows]) for c in conditions)
     some = None if weights is None else jnp.asarray(weights[rows])
     return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(mask), some)
@@ -295,7 +295,7 @@ def _unpad(result: Result, mask: Any) -> Result:
 
 
 def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
-    """Checks losses [T,N,J] and a result of any shape; the error names the model and the step.
+    """Checks losses [T,N,J] and a result of any shape; the error says what is not finite, and when.
 
     Raises:
       ValueError: a value is NaN or infinite.

@@ -66,7 +66,7 @@ def search_weights(
 
     The search maximizes the mean over models of the mean over images and domains of min(L, τ) at
     the end of the attack, where L is the mean squared error of the outputs, whatever the attack's
-    loss: an attack_rate without its jump. There is no regularization, as in the original. All
+    loss: a continuous form of attack_rate. There is no regularization, as in the original. All
     trials share one compiled program.
 
     Args:

@@ -23,5 +23,5 @@ def once(holds: bool = True) -> Iterator[None]:
 
 
 def is_once() -> bool:
-    """Whether the code being traced is computed once."""
+    """Whether the code being traced is within ``once``."""
     return _once.get()

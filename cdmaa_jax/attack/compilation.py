@@ -151,8 +151,8 @@ def _call_plain(key: Any, plain: Any, arguments: Any, options: Any) -> Any:
 def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:
     """Compiles a jitted function for arguments, unless this or another thread has done or begun it.
 
-    Memory freed by compilation is returned to the system before the program allocates its own:
-    a fifth of the peak.
+    Memory freed by compilation, a fifth of the peak, is returned to the system before the program
+    allocates its own.
 
     Returns:
       a future that is done when the program is compiled.

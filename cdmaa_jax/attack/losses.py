@@ -1,6 +1,6 @@
 """The loss L of eq. (4): an observation of a model, and its distance from the clean image's.
 
-A loss is a record of the two. Observations of the clean image are computed once per attack.
+A ``Loss`` holds both functions. Observations of the clean image are computed once per attack.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Loss(NamedTuple):
 
 
 def outputs(generator: Generator, seen: Array, conditions: Array) -> Array:
-    """A generator's outputs [B,K,h,w,3] for what it sees, [B,h,w,3], in domains [B,K,n].
+    """A generator's outputs [B,K,h,w,3] for images [B,h,w,3] that it sees and conditions [B,K,n].
 
     Only the condition is mapped over domains: whatever does not depend on it, such as an encoder,
     is computed once per image.

@@ -2,7 +2,7 @@
 
 Nearly all of the compilation is of the models' gradients, and many attacks have these in common,
 whatever their update rule, number of steps and combination of the models. If a few photos are
-attacked in many ways, compiling each attack as a whole takes longer than all the attacks.
+attacked in many ways, compiling each attack as a whole takes longer than running them all.
 """
 
 from __future__ import annotations
@@ -361,7 +361,7 @@ _REPEATED = (_evaluate, _each_domain)
 
 def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
     platform = compilation.default_device().platform
-    quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # elsewhere no difference
+    quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # no effect elsewhere
     return _compiled(piece, tuple(static), platform, quick)
 
 

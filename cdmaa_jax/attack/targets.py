@@ -33,7 +33,7 @@ def see(generator: Generator, images: Array, keys: Array) -> Array:
     """Images [B,H,W,3] as a generator sees them, [B,h,w,3]; ``keys`` [B] are for random views.
 
     A view is mapped over single images, so that its draw for one cannot depend on the others or on
-    its position among them.
+    its position in the batch.
     """
     view = generator.view
     if view is None:
@@ -51,8 +51,8 @@ def make_target(
 ) -> Target:
     """A model and its references, for clean images [B,H,W,3].
 
-    ``pixel_weights`` [B,H,W] are for a loss that weighs pixels; None weighs the face of an aligned
-    crop.
+    ``pixel_weights`` [B,H,W] are for a loss that weighs pixels; if None, the face of an
+    aligned crop counts more.
     """
     references = observe(loss, generator, clean, conditions, keys)
     seen = weigh(loss, generator, clean, keys, pixel_weights)
@@ -84,7 +84,7 @@ def weigh(
 def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:
     """Pixel weights [B,H,W] mapped to the pixels that a generator sees: [B,h,w], of mean 1.
 
-    They go through its view as a grey image, black for 0 and white for each image's largest.
+    They go through its view as a grey image, black for 0 and white for each image's largest weight.
     """
     grey = 2 * unit_largest(weights) - 1
     seen = see(generator, jnp.repeat(grey[..., None], 3, axis=-1), keys)
@@ -92,7 +92,7 @@ def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:
 
 
 def fit_conditions(conditions: Any, images: Array) -> Array:
-    """Condition vectors [B,K,n] or [1,K,n] as [B,K,n] in the images' type."""
+    """Condition vectors [B,K,n] or [1,K,n] as [B,K,n] in the images' dtype."""
     conditions = jnp.asarray(conditions).astype(images.dtype)
     return jnp.broadcast_to(conditions, (len(images), *conditions.shape[1:]))
 
