@@ -70,7 +70,7 @@ def search_weights(
     trials share one compiled program.
 
     Args:
-      images: [N,H,W,3], the photos to tune with; others than those that results are told of.
+      images: [N,H,W,3], the photos to tune with, not those that results are reported on.
       ensemble: one generator or a sequence of J.
       config: the options of the attack; ``across_models``, ``model_weights`` and
         ``regularization`` are replaced, see ``weighted_config``.

@@ -40,12 +40,12 @@ class State(NamedTuple):
     Attributes:
       images: x_t, [B,H,W,3].
       time: t.
-      keys: [B], of the views that are random; each step derives its own.
-      references: of each model what the loss observes for the clean images, [B,K,...]; zeros until
-        the first turn of the loop of ``attack_batch`` fills them, then constant.
+      keys: [B], for random views; each step derives its own.
+      references: for each model, what the loss observes for the clean images, [B,K,...]; constant,
+        but for ``attack_batch``, where the loop's first iteration may have to fill them.
       update: the state of the update rule.
-      pixel_weights: of each model, [B,h,w], None unless the loss weighs pixels; constant.
-      perturbation: δ, [1,H,W,3], where all images share one; None otherwise.
+      pixel_weights: for each model, [B,h,w], or None if the loss does not weigh pixels; constant.
+      perturbation: δ, [1,H,W,3], if all images share one; None otherwise.
     """
 
     images: Array
@@ -76,12 +76,11 @@ class Attack(NamedTuple):
     """An attack on one batch.
 
     Attributes:
-      init: ``init(keys) -> State``, of [B] keys or one: the start and the clean references; with
-        what other images were left with as a second argument, that instead of the start.
-      step: ``step(state) -> (state, info)``; with what the models come to at its images as a second
-        argument, an ``Evaluation`` for each, that instead of evaluating them.
-      finish: ``finish(state) -> State``, that of the result: x_T, or APGD's best; evaluations as
-        for ``step``.
+      init: ``init(keys, carried=None) -> State``, the start and the clean references, for [B] keys
+        or one; ``carried``, of other images, replaces the start.
+      step: ``step(state, evaluations=None) -> (state, info)``; an ``Evaluation`` of each model at
+        the state's images, where they are given, saves computing them.
+      finish: ``finish(state, evaluations=None) -> State``, the result's: x_T, or APGD's best.
     """
 
     init: Callable[..., State]

@@ -37,7 +37,7 @@ class Config:
         that is left out by ``single`` or in a step of ``iterative`` has the weight zero.
       regularization: what a model's gradient is divided by, equation (23): ``penalty``, ``none``,
         ``l2`` or ``log``.
-      zeta: the least loss that regularization reckons with, in units of L.
+      zeta: the lower bound of the loss in the regularization, in units of L.
       threshold: τ, the loss from which an output counts as disrupted; ``apgd`` maximizes the mean
         over models and domains of min(L, τ), a scalar that the paper leaves open. At 4, the most
         that L can be, nothing is capped, which serves ``apgd`` where most losses exceed 0.05.

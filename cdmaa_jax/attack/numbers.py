@@ -22,14 +22,14 @@ class Numbers(NamedTuple):
       radius: the largest change of a value, rounded down to the type.
       start: the half-width of the noise at the start.
       step_size: a; for APGD the first step, twice epsilon.
-      zeta: the least loss that regularization reckons with.
+      zeta: the lower bound of the loss in the regularization.
       threshold: τ.
       model_weights: [J], summing to one; equal unless the models are ``weighted``.
       regularization: int32, the place in ``REGULARIZATIONS``.
       across_models: int32, the place in ``MODEL_STRATEGIES``.
       momentum: bool, whether the update rule is ``mi-fgsm``.
-      domain_stride: int32, by how many domains each step is further than the one before, where it
-        takes one of them alone.
+      domain_stride: int32, the distance between the domains of successive steps, where each step
+        attacks one domain.
     """
 
     radius: Any
