@@ -279,7 +279,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         help="for weighted: the share of each generator, in the order of --ensemble, of any sum",
     )  # fmt: skip
     choice("--regularization", "penalty none l2 log", "of the models' gradients")
-    number("--zeta", float, 1e-8, "least loss that the regularization reckons with")
+    number("--zeta", float, 1e-8, "lower bound of the loss in the regularization")
     choice("--start", "jitter uniform", "where the attack starts")
     choice("--loss", "mse face-weighted latent", "what is maximized, of the edits or the latent")
     _add_threshold(group)
