@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: how fast this package is, beside PyTorch and by itself."""
+"""``python -m benchmarks``: how fast this package is, alone and compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUICK = {"quick": True, "rounds": 5, "long": 3, "seconds": 460.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one benchmark; 0 if it was measured, 1 with one line that says why if it was not."""
+    """Runs one benchmark; returns 0 if it was measured, else 1 after one line that says why."""
     options = parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def end(number: int, frame: Any) -> NoReturn:
-    """Ends the process for a signal, but not before temporary folders are removed."""
+    """Ends the process for a signal, after temporary folders are removed."""
     sys.exit(128 + number)
 
 
@@ -143,7 +143,7 @@ def add_program(commands: Any) -> None:
 
 
 def add_precisions(command: argparse.ArgumentParser) -> None:
-    """Which precisions are looked at."""
+    """Which precisions are measured."""
     command.add_argument(
         "--precision",
         nargs="+",
@@ -162,7 +162,7 @@ def add_plot(commands: Any) -> None:
 
 
 def add_work(command: argparse.ArgumentParser, precision: bool = True) -> None:
-    """What is attacked, and on what."""
+    """The generators, the photos and the precision."""
     command.add_argument("--size", type=positive, help="of the photos in pixels (128)")
     command.add_argument("--batch", type=positive, default=1, help="photos (%(default)s)")
     which = command.add_mutually_exclusive_group()
@@ -241,7 +241,7 @@ def run_program(options: argparse.Namespace, say: Say) -> None:
 
 
 def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say) -> None:
-    """Measures each precision that was asked for, prints the table and writes the file."""
+    """Measures each requested precision, prints the table and writes the file."""
     check_threads(options.threads)
     precisions, options.precision = options.precision, "float32"
     found = benchmark.measure(compare_options(options), precisions, say)
@@ -251,7 +251,7 @@ def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say) -> N
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:
-    """Draws comparisons side by side, or growth, whose axes may be in several files."""
+    """Draws comparisons side by side, or growth, whose axes may come from several files."""
     found = [read_json(path) for path in options.files]
     kinds = {one.get("benchmark") for one in found}
     if kinds == {"compare"}:
@@ -321,10 +321,10 @@ def gather(changes: Sequence[tuple[str, str, int]]) -> dict[str, dict[str, int]]
 
 
 def check_changes(options: argparse.Namespace) -> None:
-    """Refuses changes of generators that are not attacked, and of fields that there are not."""
+    """Refuses changes to generators that are not attacked and to fields that do not exist."""
     if not options.set:
         return
-    from cdmaa_jax.generators.registry import architecture  # JAX, which this process does without
+    from cdmaa_jax.generators.registry import architecture  # imports JAX, which this process avoids
 
     for arch, field, _ in options.set:
         if options.ensemble or arch not in options.models:
@@ -335,7 +335,7 @@ def check_changes(options: argparse.Namespace) -> None:
 
 
 def check_places(options: argparse.Namespace) -> None:
-    """Refuses files that could not be written after all has been measured."""
+    """Refuses, before measuring, files that could not be written afterwards."""
     for name in ("json", "png", "out"):
         path = getattr(options, name, None)
         if path is not None and not path.parent.is_dir():
@@ -345,7 +345,7 @@ def check_places(options: argparse.Namespace) -> None:
 
 
 def change(text: str) -> tuple[str, str, int]:
-    """``stargan.width=32`` as its parts."""
+    """Splits ``stargan.width=32`` into its parts."""
     name, _, value = text.partition("=")
     arch, _, field = name.partition(".")
     if arch not in work.ARCHITECTURES or not field or not value.isdecimal():
@@ -354,7 +354,7 @@ def change(text: str) -> tuple[str, str, int]:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least one."""
+    """A positive integer."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
@@ -367,7 +367,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def write_json(path: Path | None, found: Any) -> None:
-    """Writes the figures where they were asked for."""
+    """Writes the figures to the requested file, if any."""
     if path is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""How long a user waits for the compiler: a fresh process without a cache, then one with it."""
+"""How long a user waits for the compiler in a fresh process: without a cache, then with one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.machine import machine
 from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
 
 STEPS = 2
-"""Of the program that is compiled; a loop's length does not change what is compiled."""
+"""Steps of the compiled program; the length of its loop does not change what is compiled."""
 
 
 def measure(options: Options, say: Say) -> dict[str, Any]:
@@ -38,10 +38,10 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
 
 
 def first_run(options: Options, folder: str, names: list[str]) -> tuple[Any, dict[str, Any]]:
-    """What ran it, with seconds of a process from start to first result, and of compilation.
+    """Versions, with seconds from the start of a process to its first result, and of compilation.
 
-    Compilation is the first run less as many attacks of the second: tracing, lowering and XLA, or
-    reading the cache.
+    Compilation time is the first run minus the same number of attacks at the second run's speed:
+    tracing, lowering and XLA, or reading the cache.
     """
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:

@@ -40,7 +40,7 @@ def compare(
 def report_of(
     session: Session, peak: Mapping[str, float], cases: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The report of some cases; the first one's ratios are the comparison's."""
+    """The report of some cases; the ratios of the first case stand for the comparison."""
     report = {
         "benchmark": "compare",
         "settings": settings_of(session.options, session.work),
@@ -126,7 +126,7 @@ def row(session: Session, samples: Samples, counted: Mapping[str, int], peak: fl
 
 
 def extra(runs: Runs, name: str, memory: Mapping[str, Any]) -> dict[str, Any]:
-    """What is measured once: the time of the first run beyond that of later ones, and memory."""
+    """What is measured once: memory, and the time of the first run in excess of later runs."""
     compiled = name == "ours" or name.startswith("compile")
     (attacks, steps, seconds), samples = runs.first[name], runs.samples[name]
     beyond = max(0.0, seconds - attacks * samples.start() - steps * samples.step())
@@ -143,7 +143,7 @@ def ratio(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> float:
 
 
 def count(prepared: work.Work, names: Sequence[str]) -> dict[str, int]:
-    """The operations for one image: of a step, of the clean outputs, and of a step joined."""
+    """Operations for one image: a step, the clean outputs, and a step as ``joined`` counts."""
     models = [model for model in prepared.models if model.name in names]
     facts = [(m.arch, m.config, prepared.size, m.domains, labels(m)) for m in models]
     counts = {"step": flops.step, "start": flops.start, "step_joined": flops.step_joined}

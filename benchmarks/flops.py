@@ -1,14 +1,14 @@
 """The arithmetic of the algorithm, counted by hand: each convolution and linear layer.
 
-A multiplication with its addition is two operations. Norms, activations, the loss and the min-norm
-solver are left out; they are below two per cent. A layer's inputs are channels of an image (the
-same in every domain), of a domain, or label planes (constants). Two counts follow:
+A multiply-add is two operations. Norms, activations, the loss and the min-norm solver are left out;
+they are below two per cent. A layer's inputs are channels of an image (the same in every domain),
+of a domain, or label planes (constants). Two counts follow:
 
-- ``shared``, the algorithm's: what an image alone decides once per image, labels never.
+- ``shared``, of the algorithm: what depends on the image alone once per image, labels never.
 - ``joined``, of the networks as published with all domains in one batch: encoders once per image,
-  but joined channels are convolved whole for every domain.
+  but joined channels are convolved in full for every domain.
 
-A step is the forward pass and the gradient of the input, which costs the same; weights have none.
+A step is the forward pass and the input gradient, which costs the same; weights have no gradient.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Layer:
 
     Attributes:
       name: for tables.
-      taps: kernel height × width × the positions that it is applied at; for a transposed
-        convolution these are the input's pixels.
-      outputs: channels.
+      taps: kernel height × width × the positions where it is applied; for a transposed
+        convolution, these are the input's pixels.
+      outputs: output channels.
       image, domain, labels: input channels of each kind.
-      copies: input channels that only scale others by constants, which one kernel can do instead.
+      copies: input channels that only scale others by constants, which one kernel can absorb.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Layer:
     copies: int = 0
 
     def shared(self, domains: int) -> int:
-        """Operations of the forward pass for one image, nothing done twice."""
+        """Operations of the forward pass for one image, without repeated work."""
         return 2 * self.taps * self.outputs * (self.image + domains * self.domain)
 
     def joined(self, domains: int) -> int:
-        """Operations of the forward pass for one image, joined channels convolved whole."""
+        """Operations of the forward pass for one image, joined channels convolved in full."""
         times = domains if self.domain or self.labels else 1
         inputs = self.image + self.domain + self.labels + self.copies
         return 2 * self.taps * self.outputs * times * inputs

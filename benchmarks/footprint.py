@@ -1,4 +1,4 @@
-"""How much memory an attack takes: in a fresh process, beside what was planned for it."""
+"""How much memory an attack takes in a fresh process, compared with the planned amount."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from benchmarks.machine import machine
 from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
 
 STEPS = 1
-"""A loop's turns all take the same memory."""
+"""All iterations of a loop take the same memory."""
 
 
 def measure(options: Options, chunk: int | None, say: Say) -> dict[str, Any]:
     """Everything that ``python -m benchmarks memory`` reports, for JSON.
 
     Raises:
-      BenchmarkError: the process fails, or what was asked for does not fit.
+      BenchmarkError: the process fails, or the requested work does not fit.
     """
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)

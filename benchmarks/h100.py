@@ -1,4 +1,4 @@
-"""What XLA makes of an attack for an NVIDIA H100, which need not be there."""
+"""What XLA compiles from an attack for an NVIDIA H100, which need not be present."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cdmaa_jax.types import Batch, Generator
 
 STEPS = 80
 BYTES_PER_SECOND = 3.35e12
-"""Of its memory (SXM, HBM3), by its maker."""
+"""Memory bandwidth (SXM, HBM3) according to NVIDIA."""
 _TARGET = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -47,17 +47,17 @@ dnn_version_info { major: 9 minor: 10 patch: 0 }
 runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-"""Its properties, as XLA asks for them."""
+"""The properties of an H100, in the form that XLA expects."""
 _OPTIONS = {"xla_gpu_autotune_level": "0"}
-"""Which kernels are the fastest is found by trying them."""
+"""No autotuning, which finds the fastest kernels by trying them."""
 
 
 def compile_attack(models: Sequence[Generator], batch: Batch) -> dict[str, Any]:
-    """The program of an attack on a batch, all images and all generators at once.
+    """The program of an attack on a batch, with all images and all generators at once.
 
     Returns:
       ``text``, the compiled program as XLA prints it; ``bytes``, the memory that it takes, and
-      ``planned``, what this package reckons with, without what cuDNN takes for itself.
+      ``planned``, this package's own estimate, without what cuDNN takes for itself.
 
     Raises:
       ValueError: JAX's CUDA plugin is missing.

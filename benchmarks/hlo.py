@@ -1,4 +1,4 @@
-"""What a GPU does in a turn of a loop, read from a compiled program as XLA prints it."""
+"""What a GPU does in one iteration of a loop, read from a compiled program as XLA prints it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Kernel(NamedTuple):
 
 
 def loop_kernels(text: str) -> list[Kernel]:
-    """The kernels of a turn of the longest loop, what loops within it do aside.
+    """The kernels of one iteration of the longest loop, except those of loops inside it.
 
     Raises:
       ValueError: there is no loop.
@@ -75,7 +75,7 @@ def _kind(operation: str, rest: str) -> str:
 
 
 def _size(result: str) -> int:
-    """The bytes of an array, or of several."""
+    """The bytes of one or more arrays."""
     return sum(
         _BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(","))))
         for kind, shape in _ARRAY.findall(result)

@@ -31,7 +31,7 @@ class Side:
     """Holds the generators of one piece of work; each public method is a command."""
 
     def open(self, folder: str, precision: str = "float32", cache: str | None = None) -> Any:
-        """Sets JAX up; tells what it runs on. ``cache`` is a folder for compiled programs."""
+        """Sets JAX up; reports what it runs on. ``cache`` is a folder for compiled programs."""
         jax.config.update("jax_default_matmul_precision", MATMUL[precision])
         if cache is not None:
             jax.config.update("jax_compilation_cache_dir", cache)
@@ -61,17 +61,17 @@ class Side:
         size: int | None = None,
         chunk: int | None = None,
     ) -> dict[str, Any]:
-        """One attack, timed: the first call with its arguments compiles.
+        """Times one attack; the first call with given arguments compiles.
 
-        On a GPU it compiles twice, and runs two attacks: kernel by kernel, and as a graph.
+        On a GPU, that call compiles twice and runs two attacks: kernel by kernel, and as a graph.
 
         Args:
-          models: names of the models that are attacked together.
+          models: names of the models to attack together.
           steps: T.
-          batch: how many photos; those of the work if None.
-          domains: how many domains of each model, at most; all if None.
-          size: of the photos in pixels; that of the work if None.
-          chunk: how many photos each model takes at once; chosen by memory if None.
+          batch: how many photos; all photos of the work if None.
+          domains: at most how many domains of each model; all if None.
+          size: photo size in pixels; that of the work if None.
+          chunk: how many photos each model takes at once; chosen to fit the memory if None.
         """
         places = self._work.of(models)
         generators = [self._generator(place) for place in places]
@@ -92,7 +92,7 @@ class Side:
         }
 
     def plan(self, models: Sequence[str], chunk: int | None = None) -> dict[str, Any]:
-        """How many photos each model takes at once, and the bytes that this is to take."""
+        """How many photos each model takes at once, and the bytes that this should take."""
         places = self._work.of(models)
         generators = [self._generator(place) for place in places]
         inputs, loss = self._batch(places, None, None, None), Config().loss
@@ -100,9 +100,9 @@ class Side:
         return {"chunks": list(chunks), "bytes": footprint(loss, generators, inputs).of(chunks)}
 
     def profile(self, models: Sequence[str], steps: int) -> list[tuple[str, int, float]]:
-        """Of one attack on a GPU each kernel's name, how often it ran, and its seconds in all.
+        """For one attack on a GPU: each kernel's name, number of runs and total seconds.
 
-        One by one: no graph is made, and generators take turns where a chunk is asked for.
+        Kernels run one by one: no graph is made, and generators take turns if a chunk is given.
         """
         generators = [self._generator(place) for place in self._work.of(models)]
         inputs = self._batch(self._work.of(models), None, None, None)
@@ -121,7 +121,7 @@ class Side:
             return kernels_of(jax.profiler.ProfileData.from_file(str(file)))
 
     def program(self, models: Sequence[str]) -> dict[str, Any]:
-        """What XLA makes of an attack for an H100; of the batch of the work, at once."""
+        """What XLA compiles for an H100 from an attack on the whole batch of the work at once."""
         from benchmarks import h100
 
         places = self._work.of(models)
@@ -132,11 +132,11 @@ class Side:
         return {**found, "bytes_per_second": h100.BYTES_PER_SECOND}
 
     def matmul(self, sizes: Sequence[int] | None = None) -> float:
-        """The best FLOP per second of a large matrix product, or of these sizes."""
+        """The best FLOP per second of large matrix products, or of products of these sizes."""
         return peak.jax_rate(self._precision, sizes)
 
     def memory(self) -> dict[str, Any]:
-        """Peak bytes of this process, and of the device if it counts its own."""
+        """Peak bytes of this process, and of the device if it reports them."""
         stats = jax.devices()[0].memory_stats() or {}
         return {"process": memory.peak_bytes(), "device": stats.get("peak_bytes_in_use")}
 
@@ -160,7 +160,7 @@ class Side:
         )
 
     def _runs_until_timed(self, arguments: Any) -> int:
-        """How many attacks it takes until what follows is as fast as all later ones."""
+        """How many attacks must run before all later ones are equally fast."""
         is_first = arguments not in self._compiled
         self._compiled.add(arguments)
         return 2 if is_first and jax.devices()[0].platform == "gpu" else 1
@@ -171,7 +171,7 @@ class Side:
 
 
 def kernels_of(data: Any) -> list[tuple[str, int, float]]:
-    """Each GPU kernel's name, number and seconds in a profile."""
+    """Each GPU kernel's name, number of runs and seconds in a profile."""
     events = [
         event
         for plane in data.planes
@@ -187,5 +187,5 @@ def kernels_of(data: Any) -> list[tuple[str, int, float]]:
 
 
 def as_precise(generator: Generator, precision: str) -> Generator:
-    """The generator computed in bfloat16 if asked for; losses and Gram matrix stay float32."""
+    """The generator, in bfloat16 if requested; losses and the Gram matrix stay in float32."""
     return in_bfloat16(generator) if precision == "bfloat16" else generator

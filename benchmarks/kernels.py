@@ -16,13 +16,13 @@ from benchmarks.workers import BenchmarkError
 
 STEPS = 80
 TURNS = STEPS + 1
-"""Of the loop, whose first turn makes the clean outputs and takes as long as a step."""
+"""Iterations of the loop; the first computes the clean outputs and takes as long as a step."""
 REPEATS = 5
 CONVOLUTIONS = (
     "cudnn", "implicit_gemm", "convolve", "winograd", "dgrad", "fprop", "addpadding",
     "nchwtonhwc", "nhwctonchw", "converttensor", "memset",
 )  # fmt: skip
-"""Of what is in a kernel's name: cuDNN's, with its own padding, conversion and zeroing."""
+"""Parts of the names of cuDNN's kernels, including its own padding, conversion and zeroing."""
 PRODUCTS = ("gemm", "gemv", "dot", "nvjet", "cutlass")
 HEADINGS = (
     "", "images/s at T=80", "ms a step", "TFLOP/s", "of peak", "kernels a step",
@@ -64,7 +64,7 @@ def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, 
 
 
 def measure_one(worker: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Seconds of whole attacks, and of the kernels of one by kind."""
+    """Seconds of whole attacks, and the kernels of one attack."""
     first = worker("run", models=names, steps=STEPS)
     runs = [worker("run", models=names, steps=STEPS)["seconds"] for _ in range(REPEATS)]
     found = {"first": first["seconds"], "attacks": first["attacks"], "runs": runs}
@@ -72,7 +72,7 @@ def measure_one(worker: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def figures(found: Mapping[str, Any], flops: int, batch: int) -> dict[str, Any]:
-    """The figures of one precision; ``flops`` are of a step of one photo."""
+    """The figures of one precision; ``flops`` are the operations of a step for one photo."""
     whole = statistics.median(found["runs"])
     rate = batch * TURNS * flops / whole
     seconds = by_kind(found["kernels"])
@@ -101,7 +101,7 @@ def by_kind(kernels: Iterable[tuple[str, int, float]]) -> dict[str, float]:
 
 
 def kind_of(kernel: str) -> str:
-    """What a kernel is, by its name."""
+    """The kind of a kernel, by its name."""
     name = kernel.lower()
     if any(part in name for part in CONVOLUTIONS):
         return "convolutions"

@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine that a measurement was made on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.workers import cores
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that may be used, memory, system and Python."""
+    """Processor, usable cores, memory, system and Python."""
     return {
         "processor": processor(),
         "cores": cores(),
@@ -22,7 +22,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it, with the widest vectors that it has."""
+    """The processor's name as the system gives it, and its widest vector instructions."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -36,7 +36,7 @@ def processor() -> str:
 
 
 def memory_bytes() -> int | None:
-    """The machine's memory, None where the system does not tell."""
+    """The machine's memory; None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

@@ -8,7 +8,7 @@ import psutil
 
 
 def peak_bytes() -> int:
-    """The largest resident memory of this process so far; its children are not counted."""
+    """The largest resident memory of this process so far, without its children."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource

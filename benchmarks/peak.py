@@ -1,4 +1,4 @@
-"""What the machine can do at most: the speed of a large matrix product, in FLOP per second."""
+"""The machine's peak speed: that of a large matrix product, in FLOP per second."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 SIZES = {"cpu": (2048, 4096)}
-"""Two cores reach their peak with the smaller one, many cores need the larger one."""
+"""Two cores reach their peak with the smaller size; many cores need the larger one."""
 LARGE = (8192,)
 SECONDS = 1.5
-"""How long a product is repeated; it is at least once."""
+"""How long a product is repeated; it runs at least once."""
 
 
 def best_rate(
@@ -22,10 +22,10 @@ def best_rate(
     """The best FLOP per second of products of square matrices.
 
     Args:
-      sizes: of the matrices.
-      square: makes, for a size, the function that multiplies.
-      wait: for what that function returned.
-      clock: seconds.
+      sizes: widths of the matrices.
+      square: returns the function that multiplies matrices of a given size.
+      wait: waits for the result of that function.
+      clock: returns the time in seconds.
     """
     return max(2 * size**3 / _least_seconds(square(size), wait, clock) for size in sizes)
 
@@ -43,9 +43,9 @@ def _least_seconds(
 
 
 def jax_rate(precision: str, sizes: Sequence[int] | None = None) -> float:
-    """JAX's, on its first device, under the matmul precision that is set.
+    """JAX's rate on its first device, at the current matmul precision.
 
-    Of matrices of these ``sizes``; of those that a device of its kind needs for its peak if None.
+    ``sizes`` are the widths of the matrices; if None, those that reach the device's peak.
     """
     import jax
     import jax.numpy as jnp
@@ -62,7 +62,7 @@ def jax_rate(precision: str, sizes: Sequence[int] | None = None) -> float:
 
 
 def torch_rate(precision: str, device: Any) -> float:
-    """PyTorch's, on a device, under the TF32 setting that is set."""
+    """PyTorch's rate on a device, with the current TF32 setting."""
     import torch
 
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -24,7 +24,7 @@ EXPECTED: dict[str, Callable[[float], float]] = {
     "domains": float,
     "size": lambda size: size**2,
 }
-"""Of what the cost should be a linear function, by the axis; models differ."""
+"""For each axis, the quantity in which the cost should be linear; models differ."""
 
 
 def draw_comparisons(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -69,14 +69,14 @@ def draw_comparison(axis: Any, report: Mapping[str, Any]) -> None:
 
 
 def fastest(case: Mapping[str, Any], kind: str) -> Mapping[str, float] | None:
-    """The times of our side or of the best variant of a kind, None if there was none."""
+    """The times of our side or of the best variant of a kind; None if there was none."""
     name = case.get(f"best_{kind}")
     row = case["ours"] if kind == "ours" else case["torch"].get(name)
     return row and row["seconds_per_image_iteration"]
 
 
 def name_of(case: Mapping[str, Any]) -> str:
-    """What stands under a group of bars."""
+    """The label under a group of bars."""
     names = case["models"]
     return names[0] if len(names) == 1 else f"all {len(names)} together"
 
@@ -92,7 +92,7 @@ def title(report: Mapping[str, Any]) -> str:
 
 
 def draw_growth(report: Mapping[str, Any], path: Path) -> None:
-    """A small panel for everything that grows, with the line that it should lie on."""
+    """A small panel for each axis, with the line that the points should lie on."""
     found = report["axes"]
     figure, axes = plt.subplots(1, len(found), figsize=(2.7 * len(found), 2.6), squeeze=False)
     for axis, (name, one) in zip(axes[0], found.items(), strict=True):
@@ -114,7 +114,7 @@ def draw_growth(report: Mapping[str, Any], path: Path) -> None:
 
 
 def growth_title(report: Mapping[str, Any]) -> str:
-    """What was attacked, and where."""
+    """What was attacked, and on which machine."""
     s = report["settings"]
     names = " + ".join(model["name"] for model in s["generators"])
     device = report["versions"]["ours"]
@@ -124,7 +124,7 @@ def growth_title(report: Mapping[str, Any]) -> str:
 
 
 def tidy(axis: Any) -> None:
-    """From zero, without a box."""
+    """Starts the axis at zero and removes its box."""
     axis.set_ylim(0, None)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)

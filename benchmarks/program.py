@@ -1,4 +1,4 @@
-"""What XLA compiles for a GPU that need not be there: the kernels of a step and what they move."""
+"""What XLA compiles for a GPU that need not be present: a step's kernels and what they move."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, 
 
 
 def figures(compiled: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of one program, of what ``h100.compile_attack`` returns."""
+    """The figures of one program, as returned by ``h100.compile_attack``."""
     kernels = loop_kernels(compiled["text"])
     sizes = {k: sum(one.size for one in kernels if one.kind == k) for k in KINDS}
     return {

@@ -1,4 +1,4 @@
-"""Algorithm 1 in plain PyTorch, written from the paper alone: what this package is compared with.
+"""Algorithm 1 in plain PyTorch, written from the paper alone: the reference for this package.
 
 Images are NCHW in [-1, 1]. Nothing is shared with ``cdmaa_jax``.
 """
@@ -21,7 +21,7 @@ class Model(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The result [B,3,H,W], and of each step and model the loss and the weight, [T,B,J]."""
+    """The result [B,3,H,W], and the loss and weight of each step and model, [T,B,J]."""
 
     images: Tensor
     losses: Tensor
@@ -138,5 +138,5 @@ def min_norm_weights(gram: Tensor) -> Tensor:
 
 
 def per_image(v: Tensor) -> Tensor:
-    """A vector [B] made ready to meet images [B,3,H,W]."""
+    """A vector [B], reshaped to broadcast with images [B,3,H,W]."""
     return v[:, None, None, None]

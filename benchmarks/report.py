@@ -21,7 +21,7 @@ HEADINGS = (
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """All cases of a comparison, with what they were measured on."""
+    """All cases of a comparison, with the machine they were measured on."""
     parts = [heading(report), *(case(one) for one in report["cases"]), NOTES]
     return "\n\n".join(parts)
 
@@ -39,7 +39,7 @@ domains. Dropped variants (*) ran one round."""
 
 
 def heading(report: Mapping[str, Any]) -> str:
-    """What was measured, on what."""
+    """What was measured, and on which machine."""
     s, m, v = report["settings"], report["machine"], report["versions"]
     threads = v["torch"]["threads"]
     peak = {side: rate / 1e9 for side, rate in report["matmul_flops_per_second"].items()}
@@ -84,12 +84,12 @@ def line(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def digits(value: float) -> str:
-    """Three of them."""
+    """Formats a number with three digits."""
     return f"{value:.3g}"
 
 
 def ratio(one: Mapping[str, Any], kind: str, label: str) -> str:
-    """One line: how many times faster than the best variant of a kind."""
+    """One line: the speedup over the best variant of a kind."""
     value, best = one[f"ratio_vs_{kind}"], one[f"best_{kind}"]
     if value is None:
         return f"against {label}: not measured"
@@ -97,7 +97,7 @@ def ratio(one: Mapping[str, Any], kind: str, label: str) -> str:
 
 
 def busy(one: Mapping[str, Any]) -> list[str]:
-    """A warning if the same run took very different times."""
+    """A warning if repetitions of the same run took very different times."""
     rows = [one["ours"], *(row for row in one["torch"].values() if not row["dropped"])]
     times = [row["seconds_per_image_iteration"] for row in rows]
     worst = max(t["max"] / t["min"] if t["min"] > 0 else float("inf") for t in times)
@@ -109,7 +109,7 @@ def busy(one: Mapping[str, Any]) -> list[str]:
 
 
 def agreement(one: Mapping[str, Any]) -> str:
-    """How far both sides' losses agree, the worst variant."""
+    """How closely the losses of both sides agree, for the worst variant."""
     steps = one["agreement"]["steps"]
     found = one["agreement"]["relative_difference"].values()
     worst = max(max(each[:steps]) for each in found)
@@ -121,7 +121,7 @@ def agreement(one: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows with aligned columns, the first to the left."""
+    """Rows with aligned columns, the first one left-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(

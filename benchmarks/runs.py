@@ -12,28 +12,28 @@ from benchmarks.statistics import Samples
 from benchmarks.workers import BenchmarkError
 
 CHECKED_STEPS = 2
-"""How many first steps must agree; a step later, signs that rounding decides have had their say."""
+"""How many first steps must agree; after that, signs decided by rounding have taken effect."""
 TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1}
-SOME_WORK = (2048,)  # seconds of products of such matrices
+SOME_WORK = (2048,)  # seconds of products of matrices of this size
 DROPPED = 1.2
-"""A variant that is this much slower than the best of its kind in the first round is dropped."""
+"""A variant this many times slower than the best of its kind in the first round is dropped."""
 
 
 class Runs:
-    """The runs of one case: first ones, which compile and are checked, and timed ones."""
+    """The runs of one case: first runs, which compile and are checked, and timed runs."""
 
     def __init__(self, session: Session, names: list[str]):
         self._session, self._names = session, names
         self._deadline = time.monotonic() + session.options.seconds
         self.samples: dict[str, Samples] = {}
-        self.first: dict[str, tuple[int, int, float]] = {}  # attacks, steps in all, and seconds
+        self.first: dict[str, tuple[int, int, float]] = {}  # attacks, total steps, and seconds
         self.stages: dict[str, float] = {}
         self.agreement: dict[str, list[float]] = {}
         self.left_out: dict[str, str] = {}
         self.cold_memory: dict[str, Any] = {}
 
     def warm_up(self) -> None:
-        """Compiles both programs of ours and every variant, and checks that they agree."""
+        """Compiles both of our programs and every variant, and checks that they agree."""
         options, say = self._session.options, self._session.say
         other = f", and for {options.short}" if by_lengths(self._session) else ""
         say(f"  ours: compiling for {options.long} steps{other}")
@@ -56,7 +56,7 @@ class Runs:
             self._try_variant(name, steps, reply)
 
     def time(self) -> None:
-        """Round after round, each in another order."""
+        """Times all variants in rounds, each in a different order."""
         options, names = self._session.options, list(self.samples)
         begin = time.monotonic()
         for number in range(options.rounds):
@@ -108,7 +108,7 @@ class Runs:
         self.samples[name] = Samples(limit=reply["steps"] / steps)
 
     def _leave_out_slow(self) -> None:
-        """Does not time eager variants whose first runs were much slower than the best of them."""
+        """Skips eager variants whose first runs were much slower than the best eager one."""
         first = {name: s.limit for name, s in self.samples.items() if name.startswith("eager")}
         best = min(first, key=first.__getitem__)
         for name, seconds in first.items():
@@ -129,10 +129,10 @@ class Runs:
         return tried and left < 2 * self._compiling + min(rounds, 0.4 * options.seconds)
 
     def _sample(self, name: str) -> None:
-        """One timed run of a variant, on a GPU two of ours; after something that is not timed.
+        """One timed run of a variant (on a GPU, two of ours), after untimed work.
 
-        A process that has waited runs slower at first, which the difference of two runs would turn
-        into a step that takes less than it does.
+        A process that has waited runs slower at first; in the difference of two runs, this would
+        make a step look faster than it is.
         """
         options, samples = self._session.options, self.samples[name]
         if name != "ours":
@@ -173,20 +173,20 @@ class Runs:
 
 
 def by_steps(session: Session) -> bool:
-    """Whether few steps of PyTorch tell how long they take: not on a GPU, which warms up first."""
+    """Whether a few steps suffice to time PyTorch: not on a GPU, which warms up first."""
     return session.facts["torch"]["platform"] == "cpu"
 
 
 def by_lengths(session: Session) -> bool:
-    """Whether our step is the difference of two lengths, not the mean of a run's turns.
+    """Whether our step is the difference of two lengths, not the mean over a run's iterations.
 
-    As on a GPU, where a run has costs of its own that a brief step does not hide.
+    So on a GPU, where a run has overheads that are not small next to a brief step.
     """
     return session.facts["ours"]["platform"] != "cpu"
 
 
 def differences(ours: Any, theirs: Any) -> list[float]:
-    """The largest relative difference between losses [T][B][J] in each step."""
+    """The largest relative difference between losses [T][B][J], for each step."""
     return [
         max(
             abs(a - b) / max(abs(a), abs(b), 1e-30)
@@ -215,13 +215,13 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
     options, folder, found = session.options, session.folder, {}
     steps = {"models": list(names), "steps": options.short}
     best = [name for name in (runs.best("eager"), runs.best("compile")) if name]
-    with contextlib.ExitStack() as stack:  # all import while the first one runs
+    with contextlib.ExitStack() as stack:  # the others import while the first one runs
         ours = stack.enter_context(open_ours(options))
         others = {
             name: stack.enter_context(open_torch(options, folder, keep=False)) for name in best
         }
         set_up(ours, options, folder)
-        length = options.short if by_lengths(session) else options.long  # what is in the cache
+        length = options.short if by_lengths(session) else options.long  # the cached length
         ours("run", **steps | {"steps": length})
         found["ours"] = ours("memory")
         ours.close()

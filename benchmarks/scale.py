@@ -1,4 +1,4 @@
-"""How the cost of an attack grows: with steps, batch, domains, models and the size of photos."""
+"""How the cost of an attack grows with steps, batch, domains, models and photo size."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from benchmarks.statistics import Samples, fit
 from benchmarks.workers import BenchmarkError, Worker
 
 LENGTHS = (3,)
-"""Steps of a run where the clean outputs take as long as one, on a CPU."""
+"""Steps of a run on a CPU, where the clean outputs take as long as one step."""
 ROUNDS = 5
 LASTING = 4.0
-"""Seconds that the runs of a point take in a round, at least about: brief ones are repeated."""
+"""Rough minimum of seconds that the runs of a point take in a round: brief runs are repeated."""
 MOST = 16
-"""Times, at most."""
+"""The most repetitions of a brief run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One thing that grows while the rest stays.
+    """One quantity that grows while the rest stays fixed.
 
     Attributes:
       name: a key of the report.
-      label: of the plot's axis, with the unit.
-      values: what is measured.
+      label: the label of the plot's axis, with the unit.
+      values: the values to measure.
     """
 
     name: str
@@ -50,7 +50,7 @@ AXES = ("steps", "batch", "domains", "models", "size")
 
 
 def axes(size: int, models: Sequence[Mapping[str, Any]], names: Sequence[str] = AXES) -> list[Axis]:
-    """What is varied, of ``names``, for a piece of work whose photos have ``size`` pixels."""
+    """The axes among ``names``, for work whose photos have ``size`` pixels."""
     most = max(model["domains"] for model in models)
     every = [
         Axis("steps", "steps T", (1, 4, 8, 16)),
@@ -63,7 +63,7 @@ def axes(size: int, models: Sequence[Mapping[str, Any]], names: Sequence[str] = 
 
 
 def _sizes(size: int) -> tuple[int, ...]:
-    """Around a size, those that halve five times, as the encoders do."""
+    """Sizes around a size that can be halved five times, as the encoders do."""
     around = (size // 2, size, 3 * size // 2, 2 * size)
     return tuple(each for each in around if each % 32 == 0 or each == size)
 
@@ -74,7 +74,7 @@ def _doubling(most: int) -> tuple[int, ...]:
 
 
 def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str, Any]:
-    """Everything that ``python -m benchmarks scale`` reports of some axes, for JSON.
+    """Everything that ``python -m benchmarks scale`` reports about some axes, for JSON.
 
     Raises:
       BenchmarkError: a process fails.
@@ -100,10 +100,10 @@ def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str
 def axes_with_points(
     size: int, generators: Sequence[Mapping[str, Any]], names: Sequence[str], say: Say
 ) -> list[Axis]:
-    """The axes that have more than one point; says which have not.
+    """The axes that have more than one point; names the others.
 
     Raises:
-      BenchmarkError: none has.
+      BenchmarkError: no axis has.
     """
     found = axes(size, generators, names)
     varied = [axis for axis in found if len(axis.values) > 1]
@@ -116,7 +116,7 @@ def axes_with_points(
 
 
 def join(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Reports of different axes of the same work as one.
+    """Joins reports on different axes of the same work.
 
     Raises:
       BenchmarkError: the work or the machine was not the same.
@@ -133,9 +133,9 @@ def join(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def along(
     axis: Axis, worker: Worker, settings: Mapping[str, Any], say: Say, lengths: Sequence[int]
 ) -> dict[str, Any]:
-    """The points of one axis: x, seconds per step and before the first; of steps of a whole run.
+    """The points of one axis: x, seconds per step and before the first; for steps, of a whole run.
 
-    All take turns, so that none is measured while the machine is slower than for the others.
+    Points take turns, so that no point is measured while the machine is slower than for the others.
     """
     points = []
     for value in axis.values:
@@ -155,15 +155,15 @@ def along(
 
 @dataclasses.dataclass
 class Point:
-    """One place on an axis.
+    """One point on an axis.
 
     Attributes:
-      x: the place.
-      arguments: what its runs are told besides their steps.
-      lengths: the steps of its runs: of one, which is a loop whose first turn is as long as a step;
-        or of two, between which it is the difference that counts.
-      repeats: how often each is run in a round.
-      runs: of each round the seconds of a run of each length.
+      x: its position.
+      arguments: the arguments of its runs besides the number of steps.
+      lengths: the steps of its runs: one length, of a loop whose first iteration is as long as a
+        step, or two, whose difference counts.
+      repeats: how often each length is run in a round.
+      runs: for each round, the seconds of a run of each length.
     """
 
     x: int
@@ -173,14 +173,14 @@ class Point:
     runs: list[list[float]] = dataclasses.field(default_factory=list)
 
     def prepare(self, worker: Worker) -> None:
-        """Compiles, and finds how often brief runs are repeated."""
+        """Compiles, and determines how often brief runs are repeated."""
         for steps in self.lengths:
             worker("run", steps=steps, **self.arguments)
         seconds = self._run(worker, self.lengths[-1])
         self.repeats = min(max(1, round(LASTING / seconds)), MOST)
 
     def measure(self, worker: Worker) -> None:
-        """One round."""
+        """Measures one round."""
         self.runs.append([self._run(worker, steps) for steps in self.lengths])
 
     def _run(self, worker: Worker, steps: int) -> float:
@@ -188,11 +188,11 @@ class Point:
         return statistics.fmean(run["seconds"] for run in runs)
 
     def whole_run(self) -> dict[str, float]:
-        """The median of the rounds' runs."""
+        """The median run over the rounds."""
         return {"x": self.x, "seconds": statistics.median(run[-1] for run in self.runs)}
 
     def found(self) -> dict[str, float]:
-        """By medians, the seconds of a step and of what comes before the first."""
+        """Medians of the seconds of a step and of the work before the first."""
         samples = Samples()
         for short, *long in self.runs:
             if long:
@@ -204,7 +204,7 @@ class Point:
 
 
 def note(axis: str, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was attacked, where it is not all models."""
+    """The model that was attacked, if not all."""
     return {"model": richest(generators)} if axis == "domains" else {}
 
 
@@ -214,7 +214,7 @@ def richest(generators: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments_of(axis: str, value: int, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a run is told at a point of an axis."""
+    """The arguments of a run at a point of an axis."""
     names = [generator["name"] for generator in generators]
     arguments: dict[str, Any] = {"models": names, "batch": 1}
     if axis == "domains":
@@ -225,7 +225,7 @@ def arguments_of(axis: str, value: int, generators: Sequence[Mapping[str, Any]])
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """What was measured, and what explains it."""
+    """The measurements, with explanations."""
     s, found = report["settings"], report["axes"]
     names = " + ".join(model["name"] for model in s["generators"])
     head = f"cost of an attack on {names}; where nothing else is said, {s['size']} px and batch 1"
@@ -233,7 +233,7 @@ def text(report: Mapping[str, Any]) -> str:
 
 
 def explain(name: str, axis: Mapping[str, Any]) -> str:
-    """One paragraph about one axis."""
+    """A paragraph about one axis."""
     points = [(point["x"], point["seconds"]) for point in axis["points"]]
     listed = ", ".join(f"{x}: {digits(y)} s" for x, y in points)
     return f"{axis['label']} ({'whole run' if name == 'steps' else 'per step'}): {listed}\n  " + (

@@ -1,4 +1,4 @@
-"""What is asked for, and the processes that do it."""
+"""The options of a benchmark, and the processes that run it."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**28),
 }
-"""Lets glibc keep what PyTorch frees, which its eager steps on a CPU are a tenth faster for."""
+"""Lets glibc keep what PyTorch frees, which makes eager steps on a CPU a tenth faster."""
 LENGTHS_ON_GPU = {"short": 16, "long": 80}
-"""Its steps take milliseconds, of which few would be lost in what a run takes besides."""
+"""Steps on a GPU take milliseconds; a few would be lost in the overhead of a run."""
 Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is compared and how long.
+    """What is compared, and for how long.
 
     Attributes:
-      size: of the photos in pixels; None for an ensemble's own.
-      batch: photos.
+      size: photo size in pixels; None for an ensemble's own size.
+      batch: number of photos.
       models: architectures with random weights at official widths, unless ``ensemble``.
-      ensemble: names of ensembles or checkpoint directories instead.
+      ensemble: names of ensembles or checkpoint directories, instead of ``models``.
       changes: for an architecture, fields of its configuration that are not the official ones.
-      alone: each generator alone, too.
-      quick: fewer variants and rounds, to be done by ``seconds``.
+      alone: also each generator alone.
+      quick: fewer variants and rounds, to finish within ``seconds``.
       precision: "float32", "tf32" or "bfloat16".
       threads: cores for both sides; None for all.
-      short, long: numbers of steps, of a run to get ready and of a timed one; from the times of
-        both a GPU's step is taken.
-      rounds: at most.
-      seconds: no round of a case is begun that would end later, but two always are.
+      short, long: steps of a warm-up run and of a timed run; on a GPU, the time of a step is taken
+        from both.
+      rounds: the most rounds.
+      seconds: no round of a case starts that would end later, but two rounds always run.
       compile: whether ``torch.compile`` is run.
     """
 
@@ -62,7 +62,7 @@ class Options:
 
 @dataclasses.dataclass
 class Session:
-    """Two workers on one piece of work, and where their files are."""
+    """Two workers on the same work, and the folder of their files."""
 
     options: Options
     folder: str
@@ -74,7 +74,7 @@ class Session:
 
 
 def prepare(options: Options, folder: str, say: Say) -> work.Work:
-    """Writes the work to the folder, in a process that ends."""
+    """Writes the work to the folder, in a separate process that ends afterwards."""
     say("writing the generators' weights for both sides (about 15 s at official width)")
     with Worker("prepare", options.threads) as worker:
         shared = {"folder": folder, "size": options.size, "batch": options.batch}
@@ -112,22 +112,22 @@ def open_ours(options: Options, environment: Mapping[str, str] | None = None) ->
 
 
 def open_torch(options: Options, folder: str, keep: bool = True) -> Worker:
-    """A process with PyTorch whose compiled code goes to the folder, by default ``ALLOCATOR``."""
+    """A PyTorch process whose compiled code goes to the folder, by default with ``ALLOCATOR``."""
     own = {
         "TORCHINDUCTOR_CACHE_DIR": str(Path(folder, "torch")),
-        "PYTHONWARNINGS": "ignore::FutureWarning",  # of the compiler, about itself
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # the compiler warns about itself
     }
     return Worker("torch", options.threads, own | (ALLOCATOR if keep else {}))
 
 
 def set_up(ours: Worker, options: Options, folder: str) -> dict[str, Any]:
-    """Gives a process with JAX the work, and a place for compiled programs; what it runs on."""
+    """Gives a JAX process the work and a place for compiled programs; returns what it runs on."""
     kept = str(Path(folder, "jax"))
     return ours("open", folder=folder, precision=options.precision, cache=kept)
 
 
 def settings_of(options: Options, prepared: work.Work) -> dict[str, Any]:
-    """What was asked for and what it came to."""
+    """The options, with the resulting size and generators."""
     models = [
         {"name": m.name, "arch": m.arch, "config": m.config, "domains": m.domains}
         for m in prepared.models

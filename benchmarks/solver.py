@@ -1,4 +1,4 @@
-"""Weights of least norm in PyTorch: one batched solve for all faces of the simplex at once."""
+"""Min-norm weights in PyTorch: one batched solve for all faces of the simplex at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 ROUNDING = 1e-6
-"""Added to the diagonal of cosines, so that parallel gradients have a solution."""
+"""Added to the diagonal of the cosine matrix, so that parallel gradients have a solution."""
 
 
 def faces(count: int) -> Tensor:
@@ -34,7 +34,7 @@ def min_norm_weights(gradients: Tensor, used: Tensor) -> Tensor:
 def gram(gradients: Tensor) -> Tensor:
     """The Gram matrix of each image, [B,J,J], its largest entry one; float32 throughout.
 
-    On a GPU not by a matrix product, which would be computed in TF32 where generators are.
+    On a GPU it avoids a matrix product, which would use TF32 if the generators do.
     """
     flat = gradients.flatten(2).float()
     flat = flat / flat.abs().amax((1, 2), keepdim=True).clamp(min=1e-37)
@@ -46,9 +46,9 @@ def gram(gradients: Tensor) -> Tensor:
 
 
 def solve(gram: Tensor, used: Tensor) -> Tensor:
-    """The minimum over the faces whose affine minimum is inside them, [B,J].
+    """The minimum over the faces whose affine minimum lies inside them, [B,J].
 
-    The systems are those of unit vectors, as gradients differ in size by orders of magnitude.
+    The systems are for unit vectors, since gradients differ in size by orders of magnitude.
     """
     one, sizes = used.to(gram.dtype), gram.diagonal(0, 1, 2).clamp(min=1e-30).sqrt()
     cosines = gram / (sizes[:, :, None] * sizes[:, None, :])

@@ -1,4 +1,4 @@
-"""Times of repeated runs and what is said of them."""
+"""Times of repeated runs, and their summaries."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Samples:
 
     Attributes:
       steps: seconds per step, one for each round.
-      starts: seconds of what comes before the first step, one for each round.
-      kept: False once it has been dropped.
-      limit: seconds per step of a first run, which may hold more than a step's.
+      starts: seconds of the work before the first step, one for each round.
+      kept: False once the side or variant has been dropped.
+      limit: seconds per step of a first run, which may include more than the steps.
     """
 
     steps: list[float] = dataclasses.field(default_factory=list)
@@ -27,31 +27,31 @@ class Samples:
     )
 
     def add_direct(self, start: float, steps: float, count: int) -> None:
-        """A run whose parts were timed: the start, and ``count`` steps together."""
+        """Adds a run whose parts were timed: the start, and ``count`` steps together."""
         self.starts.append(start)
         self.steps.append(steps / count)
 
     def add_turns(self, seconds: float, count: int) -> None:
-        """A whole run of ``count`` steps and a start that takes as long as one of them."""
+        """Adds a whole run of ``count`` steps and a start that takes as long as a step."""
         self.add_direct(seconds / (count + 1), seconds * count / (count + 1), count)
 
     def add_pair(self, short: tuple[int, float], long: tuple[int, float]) -> None:
-        """Two whole runs as (steps, seconds): a step's time is in their difference."""
+        """Adds two whole runs as (steps, seconds); their difference gives the time of a step."""
         step, start = line(short, long)
         self.steps.append(step)
         self.starts.append(start)
         self._pairs.append((short, long))
 
     def step(self) -> float:
-        """Seconds per step; of pairs, from the medians of both lengths."""
+        """Seconds per step; for pairs, from the medians of both lengths."""
         return self._line()[0] if self._pairs else statistics.median(self.steps)
 
     def fastest(self) -> float:
-        """The least that a step has taken, the first run included."""
+        """The shortest time of a step, the first run included."""
         return min([*self.steps, self.limit])
 
     def start(self) -> float:
-        """Seconds before the first step, by medians as ``step``."""
+        """Seconds before the first step, from medians like ``step``."""
         return self._line()[1] if self._pairs else statistics.median(self.starts)
 
     def _line(self) -> tuple[float, float]:
@@ -63,23 +63,23 @@ class Samples:
 
 
 def line(short: tuple[int, float], long: tuple[int, float]) -> tuple[float, float]:
-    """Seconds per step and before the first, of two runs as (steps, seconds)."""
+    """Seconds per step and before the first, from two runs as (steps, seconds)."""
     step = (long[1] - short[1]) / (long[0] - short[0])
     return step, short[1] - short[0] * step
 
 
 def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Slope and intercept of the line of least squares."""
+    """Slope and intercept of the least-squares line."""
     slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
     return slope, intercept
 
 
 def summary(values: Sequence[float], median: float | None = None) -> dict[str, float]:
-    """Median, smallest and largest of what was measured."""
+    """Median, minimum and maximum of the values."""
     middle = statistics.median(values) if median is None else median
     return {"median": middle, "min": min(values), "max": max(values)}
 
 
 def images_per_second(samples: Samples, batch: int, steps: int) -> float:
-    """Of an attack of that many steps, extrapolated from the time of a step and of the start."""
+    """For an attack of ``steps`` steps, extrapolated from the times of a step and of the start."""
     return batch / (samples.start() + steps * samples.step())

@@ -69,7 +69,7 @@ QUICK_ON_GPU = (*_EAGER_SPLIT, *list(GPU_ONLY)[:2])
 
 
 class Progress(NamedTuple):
-    """What a step returns: the images, and of each model the loss and the weight, both [B,J]."""
+    """What a step returns: the images, and the loss and the weight of each model, both [B,J]."""
 
     images: Tensor
     losses: Tensor
@@ -93,7 +93,7 @@ class Attack:
             self._references = [self._outputs(n, self._clean) for n in self._networks]
 
     def run(self, start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The images after T steps, and losses and weights [T,B,J]."""
+        """The images after T steps, and the losses and weights [T,B,J]."""
         x, losses, weights = start.contiguous(memory_format=self._layout), [], []
         for _ in range(steps):
             x, loss, weight = self._step(x)
@@ -143,8 +143,8 @@ class Attack:
             return loss.sum(), loss
 
         def whole(x: Tensor) -> Progress:
-            # Read while gradients are off: a weight that is first read within ``grad`` would be an
-            # input of the graph, and freezing leaves inputs alone.
+            # Read while gradients are off: a weight first read within ``grad`` would be an input
+            # of the graph, and freezing leaves inputs alone.
             _ = [
                 tensor
                 for network in self._networks
@@ -183,10 +183,10 @@ def _value_and_gradient(loss_of: Callable[[Tensor], Tensor], x: Tensor) -> tuple
 
 
 def _compiler(mode: str) -> Callable[[Any], Any]:
-    """``torch.compile`` of a function of fixed shapes.
+    """``torch.compile`` for a function with fixed shapes.
 
-    All losses are instances of one class, whose compiled code PyTorch counts together: without
-    isolation the ninth, of whichever variant, would be refused.
+    All losses are instances of one class, whose compilations PyTorch counts together: without
+    isolation it would refuse the ninth, whichever the variant.
     """
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "isolate_recompiles": True}
     return lambda function: torch.compile(function, mode=mode, **options)

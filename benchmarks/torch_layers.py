@@ -1,6 +1,6 @@
 """The layers of the PyTorch side: frozen weights, domains in one batch, label planes as constants.
 
-Layout NCHW; K domains of B images are a batch of B·K, an image's domains side by side.
+Layout NCHW; K domains of B images are a batch of B·K, with the domains of an image side by side.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
-    """How a network is run; the results differ in rounding alone.
+    """How a network is run; results differ only in rounding.
 
     Attributes:
-      split: a convolution of channels that are joined from an image's features, a domain's and
-        label planes is a sum of three: the first once per image, the last once for the attack.
-        Otherwise the channels are joined, as the official code does.
+      split: a convolution over image features, domain features and label planes becomes a sum of
+        three: the first computed once per image, the last once for the attack. Otherwise the
+        channels are joined, as in the official code.
       native_norm: instance normalization by ``F.instance_norm``; otherwise in a way that keeps
-        ``channels_last``: ``F.group_norm``, or on a GPU, where that does not, by the moments.
+        ``channels_last``: ``F.group_norm`` or, on a GPU, where that does not, from the moments.
     """
 
     split: bool = False
@@ -34,7 +34,7 @@ class Flavour:
 
 
 class Reader:
-    """Takes every tensor of a state dict once; ``finish`` raises if any that matters is left."""
+    """Takes every tensor of a state dict once; ``finish`` raises if a relevant one is left."""
 
     def __init__(self, state: Mapping[str, Tensor]):
         self._state = dict(state)
@@ -52,7 +52,7 @@ class Reader:
 
 
 class Conv(nn.Module):
-    """A convolution or a transposed one; ``reflect`` pads by reflection before."""
+    """A convolution or transposed convolution; ``reflect`` pads by reflection first."""
 
     def __init__(self, weight, bias=None, stride=1, padding=0, *, transposed=False, reflect=0):
         super().__init__()
@@ -69,9 +69,9 @@ class Conv(nn.Module):
 
 
 def narrow_convolutions(network: nn.Module) -> None:
-    """Rounds the weights of all convolutions to bfloat16, which autocast would do in every step.
+    """Rounds the weights of all convolutions to bfloat16, as autocast would in every step.
 
-    It keeps the rounded ones of a step only if they are trained.
+    Autocast keeps a step's rounded weights only if they are trained.
     """
     for module in network.modules():
         if isinstance(module, Conv):
@@ -79,10 +79,10 @@ def narrow_convolutions(network: nn.Module) -> None:
 
 
 class Joined(nn.Module):
-    """A convolution of joined channels: of an image ("image"), of a domain, or label planes.
+    """A convolution over joined channels: of an image ("image"), of a domain, or label planes.
 
     Called with the parts [B,C,h,w] or [B·K,C,h,w] in order, without the planes; returns [B·K,...].
-    ``conditions`` are [B,K,n] or [1,K,n]; ``size`` is the height and width of what is convolved.
+    ``conditions`` are [B,K,n] or [1,K,n]; ``size`` is the height and width of the input.
     """
 
     planes: Tensor
@@ -107,7 +107,7 @@ class Joined(nn.Module):
         self.register_buffer("constant", self._constant(planes, conv.bias))
 
     def _constant(self, planes, bias):
-        """What depends on neither images nor features: the labels' share and the bias."""
+        """What depends on neither images nor features: the labels' part and the bias."""
         constant = None if bias is None else bias[None, :, None, None]
         if "labels" in self.kinds:
             share = self.convs[self.kinds.index("labels")](planes)
@@ -141,17 +141,17 @@ class Joined(nn.Module):
         return sum(shares[1:], shares[0]).flatten(0, 1)
 
     def _of_domains(self, x):
-        """[B·K,...] as [B,K,...]; what is one for all, [1,...], as [1,1,...]."""
+        """[B·K,...] as [B,K,...]; [1,...], which is the same for all, as [1,1,...]."""
         return x.unflatten(0, (-1, self.domains if len(x) > 1 else 1))
 
 
 def spread(x: Tensor, domains: int) -> Tensor:
-    """Features [B,...] once for each of K domains, [B·K,...]."""
+    """Repeats features [B,...] for each of K domains, [B·K,...]."""
     return x if domains == 1 else x.repeat_interleave(domains, 0)
 
 
 class InstanceNorm(nn.Module):
-    """With the instance's own statistics; affine if given a scale and a bias."""
+    """Instance normalization; affine if given a scale and a bias."""
 
     def __init__(self, native, scale=None, bias=None):
         super().__init__()
@@ -178,7 +178,7 @@ def normalize(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 class LayerInstanceNorm(nn.Module):
-    """U-GAT-IT's mixture of both norms as one affine map, whole moments from channels'."""
+    """U-GAT-IT's mixture of both norms as one affine map; layer moments from channel moments."""
 
     def __init__(self, rho, scale=None, bias=None):
         super().__init__()
@@ -200,7 +200,7 @@ class LayerInstanceNorm(nn.Module):
 
 
 def folded(read: Reader, key: str, norm: str | None, *, transposed: bool = False) -> Conv:
-    """A convolution and the batch normalization after it, with running statistics, as one."""
+    """A convolution with the batch normalization after it, by running statistics, folded in."""
     weight = read(f"{key}.weight")
     bias = read(f"{key}.bias") if read.has(f"{key}.bias") else None
     if norm is not None:

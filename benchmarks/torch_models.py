@@ -2,8 +2,8 @@
 
 Built from the official code's state dicts, so both sides have the same weights. What a good
 engineer would do once before an attack is done here: batch normalization is folded into the
-convolutions, all domains are one batch, and encoders see each image once. ``Flavour`` says what
-else.
+convolutions, all domains are one batch, and encoders see each image once. ``Flavour`` describes
+the rest.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class STGAN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Two maps scaled by constant weights, joined and convolved; if ``split`` one convolution."""
+    """Two maps scaled by constant weights, joined and convolved; one convolution if ``split``."""
 
     scales: Tensor | None
 

@@ -31,7 +31,7 @@ class Side:
     """Holds the networks and attacks of one piece of work; each public method is a command."""
 
     def open(self, folder: str, precision: str = "float32") -> dict[str, Any]:
-        """Sets PyTorch up; tells what it runs on and the variants that apply there."""
+        """Sets PyTorch up; reports what it runs on and the variants that apply there."""
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._precision = precision
         set_precision(precision)
@@ -52,7 +52,7 @@ class Side:
         }
 
     def run(self, models: Sequence[str], steps: int, variant: str) -> dict[str, Any]:
-        """One attack, timed: the first call with its arguments compiles what it compiles."""
+        """Times one attack; the first call with given arguments compiles, if the variant does."""
         init, attack = self.start(models, variant), self._attack(tuple(models), variant)
         start = self._images("start")
         self._wait()
@@ -77,7 +77,7 @@ class Side:
         return time.perf_counter() - begin
 
     def forget(self, variant: str) -> None:
-        """Frees what a variant that is not run any more holds, but for its compiled code."""
+        """Frees what a variant that is no longer run holds, except its compiled code."""
         gone = {**EAGER, **COMPILED, **GPU_ONLY}[variant]
         self._attacks = {k: a for k, a in self._attacks.items() if k[0] != variant}
         kept = [_key(0, a._variant)[1:] for a in self._attacks.values()]
@@ -133,10 +133,10 @@ class Side:
 
 
 def set_precision(precision: str) -> None:
-    """Chooses between float32 and TF32, for matrix products and convolutions on a GPU.
+    """Chooses between float32 and TF32 for matrix products and convolutions on a GPU.
 
-    By the older settings: once the newer ``fp32_precision`` is set, reading the older ones raises,
-    and ``torch.compile`` reads them when it tries out kernels.
+    It uses the older settings: once the newer ``fp32_precision`` is set, reading the older ones
+    raises, and ``torch.compile`` reads them when it tries out kernels.
     """
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "float32"
@@ -147,7 +147,7 @@ def _key(place: int, variant: Variant) -> tuple[int, Flavour, bool]:
 
 
 def cpp_compiler() -> str | None:
-    """The C++ compiler that ``torch.compile`` would use on a CPU, None if there is none."""
+    """The C++ compiler that ``torch.compile`` would use on a CPU; None if there is none."""
     from torch._inductor import cpp_builder, exc
 
     try:

@@ -1,7 +1,7 @@
 """The work that both sides do: generators, photos and the start of the attack, as files.
 
-A folder with ``work.json``, ``inputs.npz`` and for each model a checkpoint for this package and a
-state dict for PyTorch, which the converters made from it.
+A folder with ``work.json``, ``inputs.npz`` and, for each model, a checkpoint for this package and
+a PyTorch state dict that the converters made from it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 FILE, INPUTS = "work.json", "inputs.npz"
 ARCHITECTURES = ("stargan", "attgan", "stgan", "ugatit")
 START = "uniform"
-"""Far from the clean photo: near it the loss is a difference of almost equal outputs, and mostly
+"""Far from the clean photo: near it, the loss is a difference of almost equal outputs, and mostly
 rounding noise decides the signs of the first step."""
 STGAN_DOMAINS = ("Bangs", "Eyeglasses", "No_Beard", "Mouth_Slightly_Open", "Pale_Skin")
 """The five edits of the paper."""
@@ -58,7 +58,7 @@ class Work:
 
 
 def read(folder: str | Path) -> Work:
-    """The work in a folder."""
+    """Reads the work in a folder."""
     fields = json.loads((Path(folder) / FILE).read_text())
     models = tuple(Model(**model) for model in fields.pop("models"))
     return Work(models=models, **fields)
@@ -77,7 +77,7 @@ def prepare_random(
 
     Args:
       folder: an empty folder.
-      size: of the photos, in pixels.
+      size: photo size in pixels.
       batch: the number of photos.
       models: architectures.
       changes: for an architecture, fields of its configuration that are not the official ones.
@@ -93,7 +93,7 @@ def prepare_random(
 
 
 def prepare_ensemble(folder: str, size: int | None, batch: int, names: Sequence[str]) -> Any:
-    """Writes the work on an ensemble; its generators' size if ``size`` is None."""
+    """Writes the work on an ensemble, at its generators' size if ``size`` is None."""
     from cdmaa_jax.generators.ensembles import ensemble_directories, read_ensemble_metadata
 
     native = max(record.image_size for record in read_ensemble_metadata(names))
@@ -109,7 +109,7 @@ def official_config(arch: str, size: int, changes: Mapping[str, Any]) -> Any:
 
 
 def random_params(arch: str, config: Any, seed: int) -> Any:
-    """Random weights, affine parameters and statistics that keep signals at their size."""
+    """Random weights, affine parameters and statistics that preserve the scale of signals."""
     import jax
 
     from cdmaa_jax.generators.registry import graph_of
@@ -174,7 +174,7 @@ def export(arch: str, config: Any, params: Any, file: str) -> None:
 
 
 def start(images: np.ndarray) -> np.ndarray:
-    """What this package's attack starts from; it depends on no generator."""
+    """The images that this package's attack starts from; they depend on no generator."""
     import jax
     import jax.numpy as jnp
 

@@ -18,11 +18,11 @@ PREPARE = "prepare"
 
 
 def answer(side: Any, line: str) -> dict[str, Any]:
-    """The reply to one line; an exception is told in one line, its trace apart if there is need."""
+    """The reply to one line; an exception becomes one line, with its trace separate if needed."""
     request = json.loads(line)
     try:
         return {"value": getattr(side, request["command"])(**request["arguments"])}
-    except ValueError as error:  # what the package says of a wrong value
+    except ValueError as error:  # the package's message about a wrong value
         return {"error": one_line(error), "trace": None}
     except Exception as error:
         text = f"{type(error).__name__}: {one_line(error)}"
@@ -30,12 +30,12 @@ def answer(side: Any, line: str) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what an exception says."""
+    """The first line of an exception's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def serve(name: str, replies: TextIO) -> None:
-    """Answers until the input ends."""
+    """Answers commands until the input ends."""
     try:
         side = _side(name)
     except ImportError as error:

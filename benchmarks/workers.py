@@ -1,4 +1,4 @@
-"""The parent's end of the worker processes: a framework in each, one at work at a time."""
+"""The parent's side of the worker processes: a framework in each, one at work at a time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ ROOT = Path(__file__).parents[1]
 
 
 class BenchmarkError(RuntimeError):
-    """A benchmark cannot go on; one line of text."""
+    """A benchmark cannot continue; the message is one line."""
 
 
 class Worker:
     """A worker process; ``worker("command", name=value)`` waits for its answer.
 
-    It imports its framework from the start on, before it is asked for anything.
+    It starts importing its framework at once, before its first command.
 
     Args:
       side: "jax", "torch" or "prepare".
       threads: how many cores it may use; all if None.
-      environment: variables for it.
+      environment: additional environment variables.
 
     Raises:
       BenchmarkError: it does not start, a command fails, or it dies.
@@ -93,14 +93,14 @@ class Worker:
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         share = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # two frameworks share a GPU's memory
-        # XLA does not read these, so that they would slow PyTorch alone; --threads is for both.
+        # XLA does not read these, so they would slow only PyTorch; --threads is for both.
         unfair = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
         inherited = {name: value for name, value in os.environ.items() if name not in unfair}
         return {**inherited, **share, "PYTHONPATH": path, **more}
 
 
 def limit_cores(threads: int) -> None:
-    """Lets this process use that many of its cores; both frameworks take their threads from it."""
+    """Limits this process to a number of cores, from which both frameworks set their threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 

@@ -11,7 +11,7 @@ import pytest
 from cdmaa_jax.attack import compilation
 
 FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
-if jax.__version_info__ < (0, 11):  # later XLA ends a process that names the flag
+if jax.__version_info__ < (0, 11):  # later versions of XLA abort on this flag
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # compiles in a third of the time
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 
@@ -23,14 +23,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 @pytest.fixture
 def x64():
-    """Float64 arrays, for tests of what must not depend on rounding."""
+    """Float64 arrays, for tests of behaviour that must not depend on rounding."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def keep_programs(tmp_path_factory):
-    """On disk for as long as the tests run: what one has compiled, others read."""
+    """Keeps programs on disk while the tests run: what one has compiled, others read."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -38,12 +38,12 @@ def keep_programs(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Compiled programs are memory maps, of which a process may have only so many.
+    """Compiled programs are memory maps, whose number per process is limited.
 
-    What was imported is kept from the garbage collector, which compiling a program calls twice.
+    Imported objects are hidden from the garbage collector, which each compilation calls twice.
     """
     gc.collect()
     gc.freeze()
     yield
     jax.clear_caches()
-    compilation._READY.clear()  # so whichever test comes first in a module compiles anew
+    compilation._READY.clear()  # so the first test of each module compiles afresh

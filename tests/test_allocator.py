@@ -1,4 +1,4 @@
-"""What the allocator keeps, on systems whose C library is glibc."""
+"""The memory that the allocator keeps, on systems whose C library is glibc."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ def resident():
 
 
 def held(pieces, size):
-    """Arrays of which every second is then freed, so that none can leave from the top."""
+    """Allocates arrays and frees every second one, so that none can be trimmed from the top."""
     arrays = [np.ones(size, np.uint8) for _ in range(pieces)]
     return arrays[::2]
 

@@ -1,4 +1,4 @@
-"""The benchmarks: both sides do the same work, operations are counted right, failures stop."""
+"""The benchmarks: both sides do the same work, operation counts are right, failures stop."""
 
 import contextlib
 import dataclasses
@@ -71,7 +71,7 @@ FLAVOURS = (Flavour(), Flavour(split=True), Flavour(split=True, native_norm=Fals
 
 
 def official(arch, changes):
-    """An official module, small, its configuration and its conditions [1,K,n]."""
+    """A small official module, its configuration and its conditions [1,K,n]."""
     config = work.official_config(arch, SIZE, changes)
     conditions = architecture(arch).conditions(config, None)
     return random_model(arch, config), config, torch.from_numpy(np.array(conditions))
@@ -112,7 +112,7 @@ def test_operations_are_those_that_pytorch_counts(arch, changes, split):
 
     network = network_of(arch, changes, Flavour(split))
     _, config, conditions = official(arch, changes)
-    x = smooth(1).requires_grad_() * 1  # the counter does not take leaves
+    x = smooth(1).requires_grad_() * 1  # the counter does not accept leaves
     with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(network(x).sum(), x)
     count = flops.step if split else flops.step_joined
@@ -121,14 +121,14 @@ def test_operations_are_those_that_pytorch_counts(arch, changes, split):
 
 
 def test_operations_at_official_width_are_those_of_the_layers_by_hand():
-    """StarGAN, its layers written out again; what is not a convolution is not counted."""
+    """StarGAN, with its layers written out again; only convolutions are counted."""
     config = dataclasses.asdict(work.official_config("stargan", 128, {}))
     once = 2 * 128**2 * 49 * 3 * 64  # the first convolution's share of the photo
     edit = 2 * (
         64**2 * 16 * 64 * 128
         + 32**2 * 16 * 128 * 256
         + 12 * 32**2 * 9 * 256 * 256
-        + 32**2 * 16 * 256 * 128  # transposed: of every pixel that goes in
+        + 32**2 * 16 * 256 * 128  # transposed: for every input pixel
         + 64**2 * 16 * 128 * 64
         + 128**2 * 49 * 64 * 3
     )
@@ -137,8 +137,8 @@ def test_operations_at_official_width_are_those_of_the_layers_by_hand():
 
 
 def test_peak_is_the_best_of_all_products():
-    """A clock that goes on by what each product takes."""
-    took = {64: iter((9.0, 2.0, 1.0)), 128: iter((9.0, 4.0))}  # the first of each gets it ready
+    """The clock advances by the duration of each product."""
+    took = {64: iter((9.0, 2.0, 1.0)), 128: iter((9.0, 4.0))}  # the first of each is a warm-up
     now, seen = [0.0], []
 
     def square(size):
@@ -171,7 +171,7 @@ def test_solver_finds_the_shortest_combination(count):
 
 
 def test_gram_matrix_needs_no_matrix_product(monkeypatch):
-    """On a GPU, where products are computed in TF32."""
+    """On a GPU, products are computed in TF32."""
     gradients = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = solver.gram(gradients)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
@@ -207,7 +207,7 @@ def test_the_attack_in_pytorch_is_the_reference(name):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_weights_are_frozen_into_one_graph(monkeypatch):
-    """As Inductor freezes them: what a graph has as inputs it leaves alone."""
+    """As Inductor freezes them: it leaves a graph's inputs alone."""
     inputs, torch_compile = [], torch.compile
 
     def backend(graph, examples):
@@ -231,13 +231,13 @@ def test_weights_are_frozen_into_one_graph(monkeypatch):
 
 
 INPUTS_OF_A_STEP = 3
-"""The images, the clean ones, and what the generator makes of those."""
+"""The images, the clean images, and the generator's outputs for the clean ones."""
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=("joined", "split", "group_norm"))
 @pytest.mark.parametrize("name", ["stargan", "ugatit"])
 def test_norms_keep_the_type_of_features(name, flavour, monkeypatch):
-    """And those of a GPU compute what the others do."""
+    """And the GPU's norms compute the same as the others."""
     x, network = smooth(1), network_of(name, CHANGES[name], flavour)
     with torch.no_grad():
         expected = network(x)
@@ -252,7 +252,7 @@ def test_norms_keep_the_type_of_features(name, flavour, monkeypatch):
 
 @pytest.mark.parametrize("precision", session.PRECISIONS)
 def test_precision_is_set_so_that_it_can_be_read(precision):
-    """As ``torch.compile`` does; settings of both kinds would make that an error."""
+    """``torch.compile`` reads it; mixing both kinds of settings would make that an error."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch_side.set_precision(precision)
@@ -266,7 +266,7 @@ def test_precision_is_set_so_that_it_can_be_read(precision):
 
 
 class Here:
-    """A worker in this process."""
+    """A worker that runs in this process."""
 
     def __init__(self, side, threads=None, environment=None):
         sides = {"jax": jax_side.Side, "torch": torch_side.Side, "prepare": lambda: work}
@@ -323,7 +323,7 @@ def test_comparison_from_the_command_line(here, tmp_path, capsys):
 
 
 def draw(file, folder):
-    """The picture of a comparison, where matplotlib is installed."""
+    """The picture of a comparison, if matplotlib is installed."""
     pytest.importorskip("matplotlib")
     assert command.main(["plot", str(file), str(file), "--out", str(folder / "bars.png")]) == 0
     assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
@@ -434,16 +434,16 @@ def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, ke
     assert {len(found) for found in tried.agreement.values()} == {steps}
     assert tried.samples["eager, b"].limit == 2.0
     tried.samples["ours"].add_turns(1.0, count=4)
-    turn = tried.samples["ours"].step()  # the first run has two attacks of 4 steps and a look
+    turn = tried.samples["ours"].step()  # first run: two attacks of 4 steps and the clean outputs
     assert compare.extra(tried, "ours", {})["compile_seconds"] == pytest.approx(9.0 - 10 * turn)
     for _ in range(2):
         tried.samples["compile, d"].add_direct(start=1.0, steps=4.0, count=4)
-    compilation = 8.0 * steps  # of 9 s in a step, what is beyond those of later runs
+    compilation = 8.0 * steps  # of 9 s in a step, the excess over later runs
     assert compare.extra(tried, "compile, d", {})["compile_seconds"] == compilation
 
 
 class Clock(Here):
-    """A worker whose runs take times by a formula: 2 s for a turn, photo and model."""
+    """A worker whose runs follow a formula: 2 s per iteration, photo and model."""
 
     def __init__(self):
         self.calls = 0
@@ -551,7 +551,7 @@ def test_worker_answers_and_says_what_went_wrong():
         worker._process.kill()
         with pytest.raises(BenchmarkError, match="the prepare process ended"):
             worker("no_such_command")
-        worker.close()  # and a second time at the end
+        worker.close()  # and again at the end
 
 
 @pytest.mark.parametrize(
@@ -663,7 +663,7 @@ def test_kernels_are_told_apart_by_their_names():
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_more_losses_are_compiled_than_pytorch_takes_of_one_function(monkeypatch):
-    """Each compiled variant has one for each model; all are instances of one class."""
+    """Each compiled variant has one loss per model; all are instances of one class."""
     torch_compile = torch.compile
 
     def captured(function, *, mode, **options):
@@ -679,7 +679,7 @@ def test_more_losses_are_compiled_than_pytorch_takes_of_one_function(monkeypatch
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_narrow_convolutions_compute_what_autocast_does(name):
-    """Their weights are rounded before, once."""
+    """Their weights are rounded once, in advance."""
     x = smooth(2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for flavour in FLAVOURS:
@@ -750,7 +750,7 @@ def test_figures_of_a_program(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_weights_are_not_cut_in_the_loop_of_a_gpu():
-    """Where JAX's CUDA plugin is; no GPU is needed."""
+    """Needs JAX's CUDA plugin, but no GPU."""
     config = attgan.Config(128)
     generator = make_generator("attgan", config, init_params("attgan", config))
     conditions = jnp.asarray(generator.conditions(None))
@@ -788,7 +788,7 @@ def test_figures_of_kernels():
 
 
 def runs_of(**steps):
-    """Runs whose variants took so many seconds a step in the first round."""
+    """Runs whose variants took the given seconds per step in the first round."""
     forgotten = []
     fake = types.SimpleNamespace(
         options=session.Options(),
@@ -805,7 +805,7 @@ def test_the_best_variant_is_the_fastest_that_was_not_dropped():
     assert tried.best("eager") == "eager, b" and tried.best("compile") == "compile, d"
     kept = tried._keep_best(list(tried.samples))
     assert kept == ["ours", "eager, b", "eager, c", "compile, d"] and forgotten == ["eager, a"]
-    tried.samples["eager, a"].steps = [0.5]  # of one round alone: not what is compared with
+    tried.samples["eager, a"].steps = [0.5]  # from one round only: not used for comparison
     assert tried.best("eager") == "eager, b"
     assert runs_of(ours=1.0)[0].best("eager") is None
 

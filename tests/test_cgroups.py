@@ -1,4 +1,4 @@
-"""What is read of control groups: both versions, and what containers do not show."""
+"""What is read from control groups: both versions, and what containers hide."""
 
 import math
 
@@ -13,7 +13,7 @@ GIB = 2**30
 
 @pytest.fixture
 def linux(tmp_path, monkeypatch):
-    """Tells which groups the process is in; and makes groups."""
+    """Sets the groups that the process is in, and creates groups."""
     membership, root = tmp_path / "membership", tmp_path / "cgroup"
     monkeypatch.setattr(cgroups, "_MEMBERSHIP", membership)
     monkeypatch.setattr(cgroups, "_ROOT", root)

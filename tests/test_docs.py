@@ -1,4 +1,4 @@
-"""What the documentation shows is run."""
+"""Runs the documentation's examples and checks its commands and links."""
 
 import doctest
 import re
@@ -39,7 +39,7 @@ def test_examples_of_the_docstrings_run():
 
 
 def commands_of(text):
-    """What is to be typed, comments left out: of blocks, and of inline code that has options."""
+    """The commands to type, without comments, from blocks and from inline code with options."""
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines += [code for code in re.findall(r"`([^`\n]+)`", text) if " --" in code]

@@ -1,4 +1,4 @@
-"""What a GPU computes, against a CPU's float32 and float64: run with ``-m gpu``."""
+"""GPU results against a CPU's float32 and float64; run with ``-m gpu``."""
 
 import dataclasses
 import os
@@ -129,7 +129,7 @@ np.save(sys.argv[2], np.stack(found))
 
 
 def test_a_process_that_finds_its_program_compiled_runs_it_as_a_graph(gpu, tmp_path):
-    """There cuDNN's kernels are not loaded yet, as they are where they were tried and timed."""
+    """There cuDNN's kernels are not loaded yet, unlike in the process that tried and timed them."""
     files = [tmp_path / f"{i}.npy" for i in range(2)]
     for file in files:
         script = [sys.executable, "-c", AGAIN, str(tmp_path / "cache"), str(file)]

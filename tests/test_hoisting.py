@@ -1,4 +1,4 @@
-"""Loops of which what does not depend on the turn is computed first: same results, less to do."""
+"""Loops whose iteration-independent part is computed first: same results, less work."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ WEIGHTS = jnp.linspace(-1, 1, 12).reshape(3, 4)
 
 
 def turns_of(body, init):
-    """The equations of the loop, and its constants; for a GPU."""
+    """The equations and constants of the loop, as for a GPU."""
     traced = jax.make_jaxpr(lambda init: hoisting.scan(body, init, 3, "gpu"))(init)
     (loop,) = (e for e in traced.jaxpr.eqns if e.primitive.name == "scan")
     turn = loop.params["jaxpr"].jaxpr
@@ -113,7 +113,7 @@ def test_what_is_joined_of_constants_is_joined_once():
 
 
 def test_reversed_kernels_stay_where_convolutions_are():
-    """Or XLA does not see that a convolution is the transpose of another."""
+    """Otherwise XLA does not see that a convolution is the transpose of another."""
     kernel = jnp.ones((3, 3, 2, 4))
 
     def body(images):

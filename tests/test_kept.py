@@ -1,4 +1,4 @@
-"""Programs that were traced before are read from disk, and only those that are the same."""
+"""Programs that were traced before are read from disk, but only identical ones."""
 
 import dataclasses
 import logging
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    """As in a process of its own."""
+    """Behaves as a new process would."""
     monkeypatch.setattr(kept, "_programs", {})
     monkeypatch.setattr(compilation, "_READY", {})
 
@@ -58,7 +58,7 @@ def test_what_another_process_traced_is_not_traced_again(model, folder, monkeypa
     config, batch = Config(steps=2, **options), batch_of(model)
     first = run(config, model, batch, KEY)
     monkeypatch.setattr(kept, "_trace", pytest.fail)
-    for numbers in ({}, {"epsilon": 0.1}):  # which are arguments
+    for numbers in ({}, {"epsilon": 0.1}):  # numbers are arguments
         kept._programs.clear()
         again = run(dataclasses.replace(config, **numbers), model, batch, KEY)
         with kept.programs_in(None):
@@ -112,7 +112,7 @@ def touch(path):
 
 
 class Nothing:
-    """Stands for an exported program."""
+    """Stands in for an exported program."""
 
     @staticmethod
     def call():
@@ -149,7 +149,7 @@ def test_whatever_a_program_depends_on_is_part_of_its_name(model, folder, monkey
 
 
 def test_the_source_is_all_of_it(tmp_path, monkeypatch):
-    """A changed line, a renamed file, and nothing else."""
+    """A changed line or a renamed file counts, and nothing else does."""
     (tmp_path / "deep").mkdir()
     file = tmp_path / "deep" / "one.py"
     monkeypatch.setattr(kept, "_PACKAGE", tmp_path)

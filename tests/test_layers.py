@@ -47,7 +47,7 @@ DISK_CALLS = {
     "open", "write_text", "write_bytes", "read_text", "read_bytes", "unlink", "mkdir", "rename",
     "rmtree", "fdopen", "savez", "save", "mkstemp",
 }  # fmt: skip
-NOT_FILES = {"image.save", "picture.save", "Image.open", "os.open"}  # in memory; of stdout
+NOT_FILES = {"image.save", "picture.save", "Image.open", "os.open"}  # in memory; on stdout
 
 
 def layer_of(module):
@@ -81,7 +81,7 @@ def test_imports_go_one_way(module):
 
 
 def reachable(layer):
-    """The layers that one imports, itself or by others."""
+    """The layers that a layer imports, directly or through others."""
     found, new = set(), ALLOWED[layer]
     while new - found:
         found |= new
@@ -114,5 +114,5 @@ def test_few_modules_touch_the_disk(module):
         called = ast.unparse(node.func)
         name = called.rsplit(".", 1)[-1]
         if name in DISK_CALLS and called not in NOT_FILES and not called.startswith("disk."):
-            imported = name == "read_bytes" and called == name  # of disk
+            imported = name == "read_bytes" and called == name  # disk's function
             assert imported, f"{module} calls {called}"

@@ -43,7 +43,7 @@ def run(paths, job):
 
 
 def instant_protect(images, *_, **__):
-    """An attack that is none, where only files matter."""
+    """A dummy attack, for tests where only files matter."""
     return Result(images + np.float32(0.05), np.zeros(0), np.zeros(0))
 
 
@@ -81,7 +81,7 @@ def test_the_figures_are_those_of_the_saved_files(job, tmp_path, ensemble):
 def test_the_picture_shows_what_the_report_tells(job, tmp_path, ensemble, monkeypatch):
     source = save_photo(tmp_path / "a.png")
     (done,) = run([source], job)
-    monkeypatch.setattr(protecting, "look", None)  # the square is the report's
+    monkeypatch.setattr(protecting, "look", None)  # the square comes from the report
 
     def draw(entry):
         return photos.draw_picture(source, job.out / "a.png", entry, ensemble, 0.05)
@@ -152,7 +152,7 @@ def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
 
 
 def test_copies_of_other_settings_are_not_forgotten(job, tmp_path, monkeypatch):
-    """They stay, so that photos and copies in one folder are told apart ever after."""
+    """They are remembered, so that photos and copies in one folder can always be told apart."""
     monkeypatch.setattr(protecting, "protect", instant_protect)
     for i in range(2):
         save_photo(tmp_path / f"{i}.jpg", i)
@@ -237,7 +237,7 @@ def test_labels_are_used_and_recorded(job, tmp_path):
     assert outcome.entry["labels"] == {"Male": 1, "Young": 0}
     (outcome,) = run([save_photo(tmp_path / "b.png")], labelled)
     assert outcome.status == "failed" and "has no line for it" in outcome.error
-    (outcome,) = run([source], job)  # without labels it is another job
+    (outcome,) = run([source], job)  # without labels, this is a different job
     assert outcome.status == "failed"
 
 
@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_only_whole_files(job, tmp_path, monkeypatch):
     with pytest.raises(FileError, match="disk is full"):
         for outcome in photos.protect_photos(sources, job):
             seen.append(outcome.status)
-    assert seen == ["done", "done", "failed", "failed"]  # of the last two nothing is attacked
+    assert seen == ["done", "done", "failed", "failed"]  # nothing is attacked for the last two
     assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
     assert len(read_report(job)["photos"]) == 2
     monkeypatch.undo()
@@ -302,7 +302,7 @@ def test_what_fails_after_a_copy_was_written_leaves_nothing(job, tmp_path, monke
 
 
 def test_an_input_is_never_overwritten_however_its_name_is_written(job, tmp_path):
-    """As on a disk for which upper and lower case are the same; a second name stands for that."""
+    """As on a disk that ignores case; a second name for the file stands in for that."""
     source = save_photo(tmp_path / "out" / "PHOTO.PNG")
     os.link(source, tmp_path / "out" / "PHOTO.png")
     (outcome,) = run([source], dataclasses.replace(job, force=True))
@@ -411,7 +411,7 @@ def test_one_path_that_leads_nowhere_does_not_stop_the_others(tmp_path, job, ens
     assert outcomes[good].status == "done"
     assert "no such file" in outcomes[gone].error
     assert "leads back to itself" in outcomes[loop].error
-    assert outcomes[long].status == "done"  # with .png just as long as a name may be
+    assert outcomes[long].status == "done"  # with .png exactly as long as a name may be
     longer = tmp_path / f"{'l' * 252}.a"  # a suffix shorter than .png
     shutil.copy(good, longer)
     (outcome,) = run([longer], job)
@@ -428,7 +428,7 @@ def test_photos_tell_of_the_versions_that_made_them(tmp_path, job, monkeypatch):
     run([first], job)
     assert read_report(job)["versions"] == {"jax": "0.1"}
     monkeypatch.undo()
-    for _ in range(2):  # and what is said once is kept
+    for _ in range(2):  # a second run keeps what the first one said
         run([first, second], job)
         told = read_report(job)
         assert {name: told[name] for name in now} == now

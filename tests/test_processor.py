@@ -1,4 +1,4 @@
-"""What the system tells of its processor."""
+"""What the system reports about its processor."""
 
 import platform
 

@@ -19,7 +19,7 @@ def ensemble():
 
 
 def test_results_do_not_depend_on_the_batch_size(x64):
-    """Five images in one batch, in two of which the last is padded, and one by one."""
+    """Five images in one batch, in two batches (the last one padded), and one by one."""
     ensemble = [toy(0, dtype=np.float64), toy(1, dtype=np.float64)]
     images = photos(5, dtype=np.float64)
     whole = protect(images, ensemble, QUICK, 4)
@@ -39,7 +39,7 @@ def test_one_program_serves_all_batches(ensemble):
     protect(photos(4), ensemble, QUICK, batch_size=2)
     before = running.program_for("cpu", False)._cache_size()
     protect(photos(7), ensemble, QUICK, 5, batch_size=2)
-    other = [toy(0), toy(1)]  # other arrays, the same functions
+    other = [toy(0), toy(1)]  # different arrays, same functions
     protect(photos(1), other, QUICK, batch_size=2)
     assert running.program_for("cpu", False)._cache_size() == before
 
@@ -106,7 +106,7 @@ def rbg_by_default():
 
 
 def test_seeds_are_of_one_kind_whatever_jax_takes_by_default(ensemble, rbg_by_default):
-    """With keys of ``rbg`` the second image's noise would depend on its place in the batch."""
+    """With ``rbg`` keys, the second image's noise would depend on its position in the batch."""
     images = np.repeat(photos(1), 2, axis=0)
     together, alone = (protect(images[:n], ensemble, QUICK, 4) for n in (2, 1))
     for row in together.losses[0]:
@@ -184,12 +184,12 @@ def test_a_generator_that_gives_nan_is_named():
 
 
 def root_of_change(params, x, c):
-    """Finite, and so is its gradient but where x is 0."""
+    """Finite, with a finite gradient except where x is 0."""
     return jnp.tanh(params["gain"]) * jnp.sqrt(jnp.abs(x)) + 0 * c[:, None, None, :1]
 
 
 def test_a_gradient_that_is_not_finite_where_it_is_not_used_harms_no_other_generator():
-    """At the clean images, where only the outputs are looked at."""
+    """At the clean images, where only the outputs are used."""
     edge = toy(1, name="edge", apply=root_of_change, params={"gain": 1.0})
     clean = photos(2)
     clean[:, 0, 0] = 0
@@ -199,7 +199,7 @@ def test_a_gradient_that_is_not_finite_where_it_is_not_used_harms_no_other_gener
 
 
 def test_a_gradient_that_is_not_finite_is_told_of():
-    """In step 0 the toy's images are what they should be; in step 1 none are."""
+    """In step 0 the toy's images are as they should be; in step 1 none are."""
     edge = toy(1, name="edge", apply=lambda params, x, c: jnp.sqrt(jnp.abs(x * 0)) + x)
     with pytest.raises(ValueError, match=r"in step 0 a generator's gradient is not finite, or in"):
         protect(photos(1), [edge, toy(0)], Config(steps=3))

@@ -16,7 +16,7 @@ from tests.attack.toys import photos, toy
 
 @given(st.lists(st.floats(-3.9, 3.9), min_size=0, max_size=3))
 def test_finds_the_peak_of_what_is_separable(peak):
-    """As near as the grid of the second round is fine: a sixth of a decade."""
+    """To within the resolution of the second round's grid, a sixth of a decade."""
 
     def value(ratios):
         return -sum((math.log10(r) - p) ** 2 for r, p in zip(ratios[1:], peak, strict=True))
@@ -37,7 +37,7 @@ def test_tries_nothing_twice_and_tells_of_each_trial():
     best, known = line_search(
         value, 3, (0.1, 1, 10), rounds=2, progress=lambda *counts: told.append(counts)
     )
-    assert best == (1, 1, 1)  # of equal values the first
+    assert best == (1, 1, 1)  # the first of equal values
     assert tried == list(known) and len(set(tried)) == len(tried) == 1 + 2 * 2 * 2
     assert told == [(i, 13) for i in range(1, 14)]
 
@@ -51,7 +51,7 @@ def test_the_grid_is_checked(options, message):
         search_weights(photos(1), toy(0), Config(steps=1), **options)
 
 
-# Two models that pull at the same channel. The first is content with either sign of it and five
+# Two models that depend on the same channel. The first is satisfied with either sign and five
 # times as sensitive; the second needs the sign that the first would not choose.
 
 SENSITIVITY = 5.0
@@ -81,7 +81,7 @@ def test_finds_the_weights_that_disrupt_both():
     trials = {trial.weights: trial.value for trial in found.trials}
     assert found.value == max(trials.values()) == trials[found.weights]
     assert found.value > 0.95 * config.threshold  # both are disrupted
-    assert trials[0.5, 0.5] < 0.6 * config.threshold  # only the first is
+    assert trials[0.5, 0.5] < 0.6 * config.threshold  # only the first is disrupted
     assert found.weights[1] > 0.9
     np.testing.assert_allclose(sum(found.weights), 1)
 

@@ -1,4 +1,4 @@
-"""A universal perturbation: a mode of the step, fitted on some photos and added to others."""
+"""Universal perturbations: a mode of the step, fitted on some photos and added to others."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ def masked(batch, mask):
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_of_one_image_it_is_that_images_own(update, x64):
-    """Exactly, where the image is far enough from black and white."""
+    """Exactly so where the image is far enough from black and white."""
     ensemble, images = pair(dtype=np.float64), 0.9 * photos(1, size=4, dtype=np.float64)
     batch, key = toy_batch(images, ensemble), jax.random.key(2)
     own = quick_run(Config(steps=6, update=update), ensemble, batch, key)
@@ -72,7 +72,7 @@ def test_all_images_share_it_within_epsilon(update):
 
 
 def test_padding_does_not_count(x64):
-    """By APGD, which needs the mean of its objective too."""
+    """With APGD, which also needs the mean of its objective."""
     ensemble, key = pair(dtype=np.float64), jax.random.key(0)
     images = photos(4, size=4, dtype=np.float64)
     config = config_of(update="apgd")
@@ -111,7 +111,7 @@ def test_a_step_follows_the_weighed_means_of_the_gradients(x64):
 
 
 def test_two_devices_agree_on_one(x64):
-    """The means meet in an all-reduce, padding on one of them included; so does the start."""
+    """The means and the start use an all-reduce, with padding on one of the devices."""
     ensemble, images = pair(dtype=np.float64), photos(4, size=4, dtype=np.float64)
     batch = masked(toy_batch(images, ensemble), [True, True, True, False])
     config, keys = config_of(steps=4, update="apgd"), jax.random.split(jax.random.key(0), 4)
@@ -149,7 +149,7 @@ def test_an_average_of_nothing_is_zero():
 
 
 def test_it_disrupts_photos_that_it_never_saw():
-    """Better than noise of the same size does, and evenly over the models."""
+    """Better than noise of the same size, and evenly over the models."""
     ensemble = [toy(0), toy(1)]
     images, unseen = 0.5 * photos(7), 0.5 * photos(4, seed=9)
     told = []
@@ -198,9 +198,9 @@ def test_what_is_prepared_is_what_is_run(batch_size):
 
 
 def test_batches_continue_where_the_last_one_ended():
-    """Five copies of one image, three at a time: as one batch of the image, momentum included.
+    """Five copies of one image, three at a time, act like one batch of the image, with momentum.
 
-    One program serves all batches, and other numbers.
+    One program serves all batches and other numeric options.
     """
     ensemble, images = pair(), np.repeat(photos(1, size=4), 5, axis=0)
     config = Config(steps=6, update="mi-fgsm", across_domains="iterative")

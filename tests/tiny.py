@@ -1,4 +1,4 @@
-"""A tiny ensemble on disk and photos for it, for tests that need files."""
+"""A tiny ensemble on disk, with photos for it, for tests that need files."""
 
 from pathlib import Path
 

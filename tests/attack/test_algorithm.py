@@ -1,4 +1,4 @@
-"""What holds of every attack, whatever its options and its batch."""
+"""Properties of every attack, whatever its options and batch."""
 
 import dataclasses
 import functools
@@ -24,9 +24,9 @@ EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product
 
 
 def is_sampled(options):
-    """One of sixteen combinations in which the values of any two options meet.
+    """One of sixteen combinations that together pair all values of any two options.
 
-    ``fgsm`` and ``pgd`` are left out, for they resolve to ``i-fgsm``.
+    ``fgsm`` and ``pgd`` are left out, since they resolve to ``i-fgsm``.
     """
     updates = ("i-fgsm", "mi-fgsm", "apgd", "i-fgsm")
     domain, model = (OPTIONS[n].index(options[n]) for n in ("across_domains", "across_models"))
@@ -50,7 +50,7 @@ def check_options(options, start):
 
 
 def assert_within(config, clean, images):
-    """In exact arithmetic: float64 holds the difference of two float32 exactly."""
+    """In exact arithmetic: float64 represents the difference of two float32 numbers exactly."""
     images, clean = np.asarray(images, np.float64), np.asarray(clean, np.float64)
     assert np.abs(images - clean).max() <= config.epsilon
     assert np.abs(images).max() <= 1
@@ -71,7 +71,7 @@ def test_updates_run_from_a_uniform_start(update):
 
 
 def test_every_combination_traces():
-    """Ten programs, of numbers as all combinations of them have them."""
+    """Ten programs; all combinations of one have numbers of the same shapes and types."""
     ensemble = (toy(0, size=4), toy(1, size=4))
     batch, keys = toy_batch(photos(1, size=4), ensemble), jax.random.split(jax.random.key(0), 1)
     programs = {}
@@ -79,7 +79,7 @@ def test_every_combination_traces():
         config = Config(steps=2, **options)
         numbers = jax.eval_shape(lambda config=config: numbers_of(config, jnp.float32, 2))
         programs.setdefault(structure_of(config), []).append(numbers)
-    assert len(programs) == 3 + 4 + 3  # of many steps, APGD's, and of one step
+    assert len(programs) == 3 + 4 + 3  # many steps, APGD, and one step
     for config, (numbers, *others) in programs.items():
         assert all(other == numbers for other in others)
         trace = functools.partial(attack_batch, config)
@@ -218,7 +218,7 @@ def test_tiny_gradients_still_move():
     assert np.abs(result.images - batch.images).max() > 0.045
 
 
-# One image, whatever its neighbours; float64, so that rounding cannot turn a sign
+# Each image is independent of its neighbours; float64, so that rounding cannot flip a sign
 
 
 @pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm", "apgd"])
@@ -267,7 +267,7 @@ def test_a_random_view_draws_anew_in_each_step_and_alike_for_each_image():
     batch, keys = toy_batch(images, [seen]), jnp.broadcast_to(jax.random.key(0), (3,))
     result = quick_run(Config(steps=3), [seen], batch, jax.random.key(0))
     np.testing.assert_allclose(result.images[0], result.images[2])
-    assert (result.losses > 1e-4).all()  # the reference was another draw
+    assert (result.losses > 1e-4).all()  # the reference used another draw
     attack = build(Config(), [seen], batch)
     _, first = jax.jit(attack.step)(attack.init(keys))
     frozen = attack.init(keys)._replace(time=jnp.ones((), jnp.int32))
@@ -305,7 +305,7 @@ def test_losses_of_clean_images_are_zero():
 
 
 def test_the_objective_is_the_mean_over_models_of_capped_losses():
-    some = [np.array([[0.2, 0.01, 0.0]]), np.array([[0.03]])]  # models of other numbers of domains
+    some = [np.array([[0.2, 0.01, 0.0]]), np.array([[0.03]])]  # models of differing domain counts
     models = [Evaluation(None, None, jnp.asarray(losses)) for losses in some]
     np.testing.assert_allclose(objective(0.05, models), [(0.06 / 3 + 0.03) / 2])
 
@@ -325,7 +325,7 @@ def test_iterative_domains_tell_the_losses_of_all():
     {"across_models": "weighted", "model_weights": (1.0, 0.0)},
 ])  # fmt: skip
 def test_a_model_that_is_left_out_spoils_nothing(options):
-    """Not even where its gradient is not finite: that of a square root at zero."""
+    """Not even where its gradient is not finite, like that of a square root at zero."""
 
     def root(params, x, c):
         return jnp.sqrt(jnp.abs(0 * x))

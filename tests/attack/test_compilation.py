@@ -16,7 +16,7 @@ from tests.attack.toys import photos, toy, toy_batch
 
 
 class Lowered:
-    """Stands for what a jitted function is lowered to: itself, and an empty text."""
+    """Stands in for a lowered jitted function: returns itself, and an empty text."""
 
     def lower(self, *arguments, **options):
         return self
@@ -26,7 +26,7 @@ class Lowered:
 
 
 class Program(Lowered):
-    """Stands for a jitted function: takes its time to compile, and counts."""
+    """Stands in for a jitted function: is slow to compile, and counts compilations."""
 
     def __init__(self, error=None):
         self.error, self.compiled, self.begun = error, 0, threading.Event()
@@ -59,7 +59,7 @@ def test_a_call_waits_for_the_thread_that_compiles():
     program, results = Program(), []
     ahead = in_thread([], compilation.prepare, program, jnp.ones(3), steps=2)
     assert program.begun.wait(30)
-    again = compilation.prepare(program, jnp.zeros(3), steps=2)  # begun, so it does not wait
+    again = compilation.prepare(program, jnp.zeros(3), steps=2)  # has begun, so it does not wait
     assert not again.done()
     caller = in_thread(results, compilation.call, program, jnp.zeros(3), steps=2)
     program.may_end.set()
@@ -132,7 +132,7 @@ def test_eigen_multiplies_matrices_where_vectors_are_narrow(monkeypatch):
 
 
 def test_on_a_cpu_programs_are_compiled_without_names():
-    def named(function):  # another one each time, since the cache takes them for one otherwise
+    def named(function):  # a new one each time, or the cache would take them for one
         return jax.jit(jax.named_scope("a_name")(lambda x: function(x)))
 
     plain, prepared, x = named(jnp.sin), named(jnp.cos), jnp.ones(())
@@ -156,7 +156,7 @@ def test_an_attack_that_was_prepared_compiles_nothing_more(
     if in_pieces:
         names = [f"jit({name})" for name in ("start", "observe", "evaluate", "step")]
 
-    caplog.set_level(logging.WARNING, "jax")  # the command line, if it was tested before, hides it
+    caplog.set_level(logging.WARNING, "jax")  # tests of the command line, if run before, hide it
     jax.clear_caches()  # other tests may have compiled the same
     monkeypatch.setattr(compilation, "_READY", {})
 

@@ -96,9 +96,9 @@ def test_model_weights_are_checked(weights):
 
 
 def test_the_published_methods_are_options():
-    """Those that the package's documentation writes out are accepted, and each is another."""
+    """Those written out in the package's documentation are accepted, and all differ."""
     written = re.findall(r"Config\([^`]*\)", attack.__doc__)
     configs = {eval(text, {"Config": Config}) for text in written}
-    assert len(configs) == len(written) - 1  # joint domains are the default's
+    assert len(configs) == len(written) - 1  # joint domains are the default
     for option in ("loss", "across_models", "perturbation"):
         assert {getattr(config, option) for config in configs} > {getattr(Config(), option)}

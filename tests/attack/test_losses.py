@@ -1,4 +1,4 @@
-"""The losses: what is observed, how pixels are weighed, the latent."""
+"""The losses: what they observe, pixel weights, the latent."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def with_weights(batch, weights):
     return dataclasses.replace(batch, pixel_weights=jnp.asarray(weights, jnp.float32))
 
 
-# Weights of pixels
+# Pixel weights
 
 
 @settings(deadline=None)
@@ -76,7 +76,7 @@ def test_the_weighted_error_is_what_numpy_says():
 
 
 def test_pixels_of_weight_zero_do_not_count():
-    """The toy's outputs see three by three pixels, twice: the far corner moves nothing."""
+    """The toy's outputs see three by three pixels, twice: the far corner affects nothing."""
     ensemble, images = [toy(0, size=8)], photos(1)
     weights = np.zeros((1, 8, 8))
     weights[:, :2, :2] = 5

@@ -1,4 +1,4 @@
-"""Chunks: what they cost, that they change nothing, and what is said where nothing fits."""
+"""Chunks: their cost, that they change nothing, and the message when nothing fits."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def test_a_footprint_grows_with_the_chunk_alone():
     ensemble, batch = problem()
     needed = memory.footprint("mse", ensemble, batch)
     assert len(needed.image) == 2 and min(needed.image) > 0
-    # tanh keeps its 4-channel output for every pixel, of the encoder once, of 3 domains each
+    # tanh keeps its 4-channel output for every pixel: once for the encoder, once per domain (3)
     assert needed.image[0] > 4 * 8 * 8 * (4 + 3 * 4)
     assert needed.of((2, 2)) - needed.of((1, 1)) == max(needed.image)
     twice = memory.footprint("mse", ensemble, problem(8)[1])
@@ -120,7 +120,7 @@ def official(name):
 
 
 def working_memory(ensemble):
-    """Bytes that the compiled attack on one photo takes beside its arguments and results."""
+    """Bytes that the compiled attack on one photo takes besides its arguments and results."""
     batch = toy_batch(photos(1, 128), ensemble)
     config, keys = Config(steps=2), jax.random.key(0)[None]
     numbers = numbers_of(config, jnp.float32, len(ensemble))
@@ -130,7 +130,7 @@ def working_memory(ensemble):
 
 
 class Gpu:
-    """A GPU of some memory, to plan for."""
+    """A GPU with a given amount of memory, to plan for."""
 
     platform = "gpu"
 

@@ -1,4 +1,4 @@
-"""The solver against exact enumeration, and against the conditions of optimality."""
+"""The solver against exact enumeration and the optimality conditions."""
 
 import itertools
 
@@ -17,7 +17,7 @@ jitted = jax.jit(minnorm.min_norm_weights)
 
 
 def solve(stacks):
-    """Weights [B,J] of gradients [B,J,N]; padded with zeros, so that a J is compiled once."""
+    """Weights [B,J] of gradients [B,J,N]; padded with zeros, so that each J is compiled once."""
     padding = ((0, len(KINDS) - len(stacks)), (0, 0), (0, LENGTH - stacks.shape[2]))
     return np.asarray(jitted(jnp.asarray(np.pad(stacks, padding))))[: len(stacks)]
 
@@ -104,7 +104,7 @@ def test_optimal_in_float64(count, x64):
 
 
 def test_optimal_for_many_gradients_of_very_different_lengths(x64):
-    """They take more iterations than a bound for few would allow."""
+    """These take more iterations than a bound suited to few gradients would allow."""
     rng = np.random.default_rng(0)
     stacks = rng.normal(size=(4, 64, 2000)) * 10 ** rng.uniform(-6, 0, (4, 64, 1))
     weights = np.asarray(jitted(jnp.asarray(stacks)))
@@ -128,7 +128,7 @@ def test_agrees_with_enumeration(count, kind, x64):
 @pytest.mark.parametrize("count", [8, 16])
 @pytest.mark.parametrize("seed", range(4))
 def test_agrees_with_enumeration_in_three_dimensions(count, seed, x64):
-    """However many the gradients, a face of four vertices holds the minimum (Carathéodory)."""
+    """However many gradients there are, a face of four vertices has the minimum (Carathéodory)."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(count, 3)) + np.array([[1.5, 0, 0]])
     faces = [f for n in (1, 2, 3, 4) for f in itertools.combinations(range(count), n)]

@@ -1,4 +1,4 @@
-"""The numbers of an attack: their types, and that programs do not depend on them."""
+"""The numeric options of an attack: their types, and that programs do not depend on them."""
 
 import dataclasses
 import itertools
@@ -64,7 +64,7 @@ def test_one_domain_alone_is_one_structure_unless_an_objective_is_of_all():
 
 
 def test_numbers_are_arguments_of_one_program():
-    """Each run gives what it gives with its numbers as constants."""
+    """Each run gives the same result as with its numbers as constants."""
     ensemble, key = [toy(0, size=4), toy(1, size=4)], jax.random.key(0)
     batch = toy_batch(photos(1, size=4), ensemble)
     config = Config(steps=4, update="apgd")
@@ -98,7 +98,7 @@ def test_the_choice_of_weights_is_one(strategy):
 
 
 def test_choices_are_arguments_of_one_program():
-    """Each run gives what it gives with its choice compiled in."""
+    """Each run gives the same result as with its choice compiled in."""
     ensemble, key = [toy(0, size=4), toy(1, size=4)], jax.random.key(0)
     batch = toy_batch(photos(1, size=4), ensemble)
     known = [Config(steps=4), Config(steps=4, across_domains="iterative")]

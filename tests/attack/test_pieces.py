@@ -1,4 +1,4 @@
-"""Attacks in pieces that are compiled apart: the same attacks, which share what they can."""
+"""Attacks in separately compiled pieces: the same attacks, which share what they can."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def run_apart(*arguments, **options):
 
 
 def assert_alike(found, expected):
-    """But for the rounding of sums, which now and then decides a sign."""
+    """Equal, except for the rounding of sums, which occasionally decides a sign."""
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-3)
     np.testing.assert_allclose(found.weights, expected.weights, atol=1e-3)
     assert (np.abs(found.images - expected.images) < 1e-6).mean() > 0.99
@@ -69,7 +69,7 @@ def test_whatever_the_loss_and_what_is_moved(ensemble, options):
 
 
 def test_of_random_views(ensemble):
-    """The clean images are seen through a draw of their own, in a turn of the loop or before it."""
+    """The clean images use their own random draw, in an iteration of the loop or before it."""
 
     def noisy(images, key):
         return images + 0.1 * jax.random.normal(key, images.shape, images.dtype)
@@ -100,7 +100,7 @@ def test_weights_of_pixels_are_seen(ensemble):
 
 
 def new_programs(work):
-    """The pieces that work compiles."""
+    """The pieces that ``work`` compiles."""
     before = set(compilation._READY)
     work()
     return sorted(key[0].__name__ for key in compilation._READY if key not in before)

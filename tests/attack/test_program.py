@@ -34,7 +34,7 @@ def program(**options):
 
 
 def loops(jaxpr, inside=()):
-    """Every loop primitive with those around it; random bits, which are drawn by one, aside."""
+    """Every loop primitive with its enclosing ones, except the loop that draws random bits."""
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name.startswith(("random_", "threefry")):
@@ -48,9 +48,9 @@ def loops(jaxpr, inside=()):
 
 @pytest.mark.parametrize("update", choices()["update"])
 def test_one_scan_over_all_steps_and_models(update):
-    """For more than two models the solver's bounded loop is inside it; there is no other.
+    """For more than two models, the solver's bounded loop is inside it; there is no other.
 
-    Its first turn looks at the clean images; APGD's last judges the last ones.
+    The first iteration evaluates the clean images; APGD's last one judges the final images.
     """
     for models, expected in ((2, [("scan",)]), (4, [("scan",), ("scan", "while")])):
         found = list(loops(jax.make_jaxpr(program(update=update))(*arguments(models)).jaxpr))
@@ -70,7 +70,7 @@ def test_lowers_to_one_loop_without_callbacks(update):
         if "stablehlo.while" in part and "@threefry" not in part.splitlines()[0]
     }
     assert counts["main"] >= 1
-    assert sum(counts.values()) == 2  # and the solver's, in the body of the loop
+    assert sum(counts.values()) == 2  # the other is the solver's, in the loop's body
 
 
 @pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm", "apgd"])
@@ -115,7 +115,7 @@ def backward(function):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have one form")
 def test_what_is_run_once_has_a_program_of_its_own(x64):
-    """It does the same without Winograd's transforms, and neither is taken for the other."""
+    """It gives the same result without Winograd transforms, and the two are kept apart."""
     config = stargan.Config(image_size=16, width=16, blocks=1)
     params = jax.tree.map(lambda v: v.astype(np.float64), init_params("stargan", config))
     generator = make_generator("stargan", config, params)
@@ -130,7 +130,7 @@ def test_what_is_run_once_has_a_program_of_its_own(x64):
     np.testing.assert_allclose(soon.losses, often.losses, rtol=1e-9)
 
     def points(computed_once):
-        """Products of as many matrices as a tile of Winograd's has points."""
+        """Products of as many matrices as a Winograd tile has points."""
         plan = Plan(computed_once=computed_once)
         whole = functools.partial(attack_batch, Config(steps=3), plan=plan)
         keys = jax.random.split(key, 1)
@@ -155,11 +155,11 @@ def test_encoder_is_computed_once_for_all_domains():
         one, three, six = (flops(transform(outputs(n)), x) for n in (1, 3, 6))
         another = (six - three) / 3
         assert another < one - encoding
-        assert six - 6 * another > encoding  # what is there once holds the encoder
+        assert six - 6 * another > encoding  # what is computed once includes the encoder
 
 
 def test_uniform_domains_take_one_backward_pass():
-    """Equation (9): the gradient of the mean; the shortest combination takes K of them."""
+    """Equation (9): the gradient of the mean; the shortest combination needs K gradients."""
     target = attgan_target(6)
     x, key, time = jnp.zeros((1, 32, 32, 3)), jax.random.split(jax.random.key(0), 1), jnp.int32(0)
     cost = {

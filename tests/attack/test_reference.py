@@ -13,7 +13,7 @@ from tests.attack.toys import photos, quick_run, quick_start, toy, toy_batch
 torch = pytest.importorskip("torch")
 
 STEPS = 10
-VARIANTS = (  # together every option that the reference has
+VARIANTS = (  # together they cover every option of the reference
     {},
     {"update": "mi-fgsm", "across_domains": "iterative", "regularization": "l2"},
     {"across_domains": "mgda", "across_models": "uniform", "regularization": "none"},
@@ -65,7 +65,7 @@ def both(options, ensemble, networks, images):
 
 
 def assert_same(ours, theirs):
-    """Images, losses and weights agree; no direction of these runs is zero to rounding, a tie."""
+    """Images, losses and weights agree; these runs have no tie, a direction that rounds to zero."""
     images = theirs.images.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(ours.images, images, rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The update rules on their own, on objectives that are known in closed form."""
+"""The update rules in isolation, on objectives known in closed form."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +45,7 @@ def test_i_fgsm_is_the_sign_times_the_step():
 
 
 def test_momentum_is_of_w_over_its_l1_norm_per_image():
-    """The second gradient is smaller and opposite in both; each image weighs its own alone."""
+    """In both images the second gradient is smaller and opposite; each image uses its own norm."""
     rule = mi_fgsm(0.01)
     state = rule.init(directions(0, 0))
     first = directions(1e-6, 1e3)
@@ -68,7 +68,7 @@ def test_momentum_is_safe_at_zero():
 
 @pytest.mark.parametrize("holds", [True, False])
 def test_whether_there_is_momentum_may_be_a_number(holds):
-    """The second direction is too small to turn the momentum; the third is infinite."""
+    """The second direction is too small to reverse the momentum; the third is infinite."""
     rule, alone = with_momentum_if(jnp.asarray(holds), 0.01), (mi_fgsm if holds else i_fgsm)(0.01)
     start = directions(0, 0)
     state, known = rule.init(start), alone.init(start)
@@ -102,7 +102,7 @@ def test_apgd_starts_with_its_step_size_and_stays_in_the_box():
 
 
 def test_apgd_halves_per_image_and_restarts_from_the_best():
-    """Image 0 climbs a slope for ever; image 1 stands on its peak at the start, and only loses."""
+    """Image 0 climbs a slope forever; image 1 starts at its peak and can only get worse."""
 
     def value_and_grad(x):
         slope = x[0].sum()
@@ -146,7 +146,7 @@ def test_zero_direction_gives_no_change(update):
 
 
 def apgd_of_one(value_and_gradient, x, lower, upper, steps, eta):
-    """Croce and Hein 2020, Algorithm 1, of one image, in plain Python; the iterates and steps."""
+    """Croce and Hein 2020, Algorithm 1, for one image, in plain Python; the iterates and steps."""
     previous, best, best_gradient, best_value, last = x, x, None, -np.inf, np.inf
     wins, halved, at_check, times, told = 0, False, None, checkpoints(steps), []
     for k in range(steps):
@@ -172,7 +172,7 @@ def apgd_of_one(value_and_gradient, x, lower, upper, steps, eta):
 
 @pytest.mark.parametrize("steps", [18, 80])
 def test_apgd_is_croce_and_heins(steps, x64):
-    """On bumpy objectives, which need many halvings; each image as if it were alone."""
+    """On bumpy objectives, which need many halvings; each image behaves as if it were alone."""
     rng = np.random.default_rng(0)
     count, shape = 24, (24, 1, 2, 3)
     waves, phases = rng.uniform(5, 60, shape), rng.uniform(0, 6, shape)
@@ -198,7 +198,7 @@ def test_apgd_is_croce_and_heins(steps, x64):
 
 
 def test_a_halved_step_gets_the_time_to_the_next_checkpoint():
-    """What has not changed since the last checkpoint is step and best value, both (condition 2)."""
+    """Condition 2 needs both the step and the best value unchanged since the last checkpoint."""
     images = jnp.zeros((3, 1, 1, 3))
     state = apgd(20, 0.1, images - 1, images + 1).init(images)._replace(
         time=jnp.int32(9), best_value=jnp.ones(3), value_at_check=jnp.array([1.0, 1.0, 0.5]),

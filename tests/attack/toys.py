@@ -60,7 +60,7 @@ def toy_batch(images, ensemble):
 
 
 def quick_run(config, ensemble, batch, key):
-    """``run``, compiled with little optimization, which takes a fraction of the time."""
+    """``run``, compiled with little optimization, in a fraction of the time."""
     return _quick_run(config, tuple(ensemble), batch, jnp.broadcast_to(key, (len(batch.images),)))
 
 

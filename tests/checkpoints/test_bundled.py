@@ -1,4 +1,4 @@
-"""The bundled ensemble is what its manifest says."""
+"""The bundled ensemble matches its manifest."""
 
 import itertools
 import json

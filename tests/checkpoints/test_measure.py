@@ -1,4 +1,4 @@
-"""The tables of the bundled ensemble, here of a tiny one."""
+"""The tables of the bundled ensemble, tested on a tiny one."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ def test_rows_are_measured_and_printed(tmp_path, quick, capsys):
 
 
 def reporting(losses):
-    """A stand-in for ``cdmaa protect``, whose reports grow with every run; L by a photo's name."""
+    """A stand-in for ``cdmaa protect``, whose report grows with every run; L by photo name."""
 
     def protect(files, folder, seed, options):
         path = folder / "report.json"
@@ -182,7 +182,7 @@ def test_made_up_faces_have_the_labels_of_what_is_on_them():
 
 
 def test_edits_are_judged_by_their_own_attribute_on_test_portraits_alone(monkeypatch):
-    """Each generator paints a shade for each edit, the classifier finds an attribute by it."""
+    """Each generator paints a shade for each edit, by which the classifier finds the attribute."""
     portraits = made_up_portraits()
     shades = {"Male": 0.25, "Bangs": 0.5, measure.COMIC: 0.75}
     order = {"one": ("Bangs", "Male"), "two": (measure.COMIC,)}
@@ -223,7 +223,7 @@ def test_edits_are_judged_by_their_own_attribute_on_test_portraits_alone(monkeyp
 
 
 class Stub(SimpleNamespace):
-    """What ``edit`` asks of a generator."""
+    """The part of a generator that ``edit`` uses."""
 
     def __init__(self, apply, domains, conditions):
         super().__init__(apply=apply, domains=domains, conditions=conditions)

@@ -1,4 +1,4 @@
-"""The training data's splitting and drawing; the photographs themselves are not here."""
+"""Splitting and drawing the training data; the photographs themselves are not included."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ HEAD = "file,gender,birth_year"
 
 
 def folder_of(path, *lines):
-    """A folder of portraits whose table has these lines, and the photos that it lists."""
+    """A folder of portraits whose table has the given lines, with the photos listed there."""
     (path / "photos").mkdir(parents=True, exist_ok=True)
     (path / "portraits.csv").write_text("\n".join(lines) + "\n")
     for line in lines[1:]:
@@ -25,7 +25,7 @@ def folder_of(path, *lines):
 
 
 def test_the_split_stays_what_the_bundled_generators_were_trained_with():
-    """Of all the portraits, these have the hashes that are nearest to the limit."""
+    """Of all the portraits, these have the hashes nearest to the limit."""
     held_out = {"P000605.jpg", "D000492.jpg", "B001284.jpg", "T000038.jpg"}
     trained_on = {"H000324.jpg", "C001066.jpg", "A000374.jpg", "B001245.jpg"}
     assert {name for name in held_out | trained_on if is_test(name)} == held_out

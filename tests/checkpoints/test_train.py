@@ -1,4 +1,4 @@
-"""The data, losses and options of training; slowly, a few steps of it for every generator."""
+"""The data, losses and options of training; in a slow test, a few steps for every generator."""
 
 import dataclasses
 import json
@@ -92,7 +92,7 @@ def test_the_penalty_of_a_linear_critic_is_that_of_its_norm(patches):
 
 def test_the_penalty_is_taken_between_real_and_fake():
     real, fake = jnp.full((64, 1, 1, 1), 2.0), jnp.full((64, 1, 1, 1), 4.0)
-    realness = lambda x: x**2 / 2  # its slope is the place  # noqa: E731
+    realness = lambda x: x**2 / 2  # its slope is its position  # noqa: E731
     found = train.gradient_penalty(realness, real, fake, jax.random.key(1), True)
     places = 2 + 2 * np.asarray(jax.random.uniform(jax.random.key(1), (64, 1, 1, 1)))
     np.testing.assert_allclose(found, ((places - 1) ** 2).mean(), rtol=1e-5)
@@ -124,7 +124,7 @@ def test_spectral_normalization_divides_by_the_largest_singular_value(layer):
     np.testing.assert_array_equal(normalized.u[...], u)
 
 
-# A critic of one weight each: realness w[0] times the mean of the image, logits w[1] times it.
+# A critic with one weight per output: realness w[0] and logits w[1] times the mean of the image.
 LIGHT, DARK = jnp.full((2, 2, 2, 3), 0.5), jnp.full((2, 2, 2, 3), -0.5)
 ONES = jnp.ones((2, 1))
 
@@ -171,7 +171,7 @@ def test_a_generator_learns_to_look_real_to_show_the_target_and_to_give_the_imag
         return train.generator_loss(edit, bound, recipe, 0, DARK, forth * ONES, back, ONES)
 
     slope = lambda **weights: float(jax.grad(lambda f: loss(f, **weights)[0])(0.25))  # noqa: E731
-    assert slope() == pytest.approx(-1)  # a lighter image is the more real one
+    assert slope() == pytest.approx(-1)  # a lighter image is more real
     assert slope(reconstruct=10.0) == pytest.approx(10)
     at = DARK.mean() + 0.25
     assert slope(classify=2.0) == pytest.approx(2 * float(jax.nn.sigmoid(at) - 1), rel=1e-5)
@@ -218,7 +218,7 @@ def test_translators_learn_to_fool_to_come_back_to_keep_and_to_attend():
 
 
 class Forbidden(Exception):
-    """Raised where training begins."""
+    """Raised when training begins."""
 
 
 @pytest.fixture

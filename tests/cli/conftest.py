@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a tiny ensemble, and commands run in this process."""
+"""Shared by the tests of the command line: a tiny ensemble, and commands run in this process."""
 
 import pytest
 

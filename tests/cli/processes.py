@@ -1,4 +1,4 @@
-"""The command as a process of its own, and what it says of errors."""
+"""The command in its own process, and its error messages."""
 
 import os
 import subprocess
@@ -21,5 +21,5 @@ def start(*arguments, **options):
 
 
 def buffered():
-    """The environment, with output that is written when there is a bufferful of it."""
+    """The environment, with output written only when the buffer is full."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

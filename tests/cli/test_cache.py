@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and what becomes of damaged ones."""
+"""Where compiled programs are kept, and what happens to damaged ones."""
 
 import argparse
 import errno

@@ -12,7 +12,7 @@ from tests.tiny import save_photo
 
 @pytest.fixture
 def interruptible():
-    """Processes that are started take SIGINT, even where this one was started to ignore it."""
+    """Child processes receive SIGINT, even if this process was started with SIGINT ignored."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
@@ -47,7 +47,7 @@ def test_an_interrupt_ends_at_once_with_nothing_half_written(ensemble, tmp_path,
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_nobody_can_be_told_of(ensemble, tmp_path):
-    """As in ``2>&1 | tee``, which the same Ctrl-C ends first."""
+    """As with ``2>&1 | tee``, where the same Ctrl-C ends ``tee`` first."""
     out, process = _endless(ensemble, tmp_path)
     try:
         assert any("compiling" in line for line in process.stderr)

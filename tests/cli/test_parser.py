@@ -1,4 +1,4 @@
-"""The arguments: what they are by default, what is refused, and the help."""
+"""The arguments: their defaults, what is refused, and the help."""
 
 import argparse
 import dataclasses
@@ -63,7 +63,7 @@ def test_help_fits_a_terminal(call, command, monkeypatch):
 
 
 def test_help_does_not_import_jax():
-    """The command's own module imports nothing slow; the package is left out of account."""
+    """The command's own module imports nothing slow; the package itself is not considered."""
     code = (
         "import sys, types\n"
         "package = types.ModuleType('cdmaa_jax')\n"

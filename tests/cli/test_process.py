@@ -1,4 +1,4 @@
-"""Errors that no command expects: a user can mend some of them, and the others are bugs."""
+"""Errors that no command expects: users can fix some of them, and the others are bugs."""
 
 import os
 

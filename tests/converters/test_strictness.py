@@ -1,4 +1,4 @@
-"""Every tensor that is not exactly as the table says is an error that names it."""
+"""Every tensor that deviates from the table is an error that names it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_ignored_tensors_are_reported_and_have_a_shape(arch):
 
 @pytest.mark.parametrize("arch", ["cyclegan", "pix2pix"])
 def test_old_files_carry_statistics_of_instance_norms(arch):
-    """As released: recorded by every norm, and of no use."""
+    """As released: every norm recorded them, and they are unused."""
     config = dataclasses.replace(TINY[arch], norm="instance")
     model = random_model(arch, config)
     old = {}
@@ -137,7 +137,7 @@ def test_old_files_carry_statistics_of_instance_norms(arch):
 
 
 def test_options_of_the_official_networks():
-    """What the keys tell is checked against what is given; what they leave open is taken."""
+    """Options are checked against what the keys tell, and taken where the keys leave them open."""
     plain, batch = official("cyclegan"), official("pix2pix")
     assert from_state_dict("cyclegan", plain, Given(16, padding="replicate"))[0].padding == (
         "replicate"

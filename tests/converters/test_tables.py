@@ -1,4 +1,4 @@
-"""What the shapes of a state dict tell, and what comes back of it, over configurations."""
+"""What the shapes of a state dict reveal, and round trips, over configurations."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def pix2pix_configs(draw):
 
 
 def check_round_trip(arch, config):
-    """Through the parameters and back, bit for bit; nothing but what a caller must say is asked."""
+    """To parameters and back, bit for bit; only what a caller must specify is asked for."""
     official = random_model(arch, config).state_dict()
     asked = Given(
         config.image_size,

@@ -1,4 +1,4 @@
-"""What pictures are drawn with."""
+"""The tools that pictures are drawn with."""
 
 from cdmaa_jax.evaluation.drawing import broken, fits, fitted_font, font
 

@@ -1,4 +1,4 @@
-"""The figures."""
+"""The metrics."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Work ahead goes on in order, past what fails, until it is left."""
+"""Work ahead runs in order, continues past failures, and stops when it is left."""
 
 import threading
 

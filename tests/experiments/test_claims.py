@@ -1,4 +1,4 @@
-"""Verdicts on results that are made up."""
+"""Verdicts on made-up results."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ MODELS = ("stargan", "attgan", "stgan", "ugatit")
 
 
 def record(columns, default, count=40):
-    """A table whose columns have given L: column to model to a number or a list of N of them."""
+    """A table with the given L: from column to model to a number or a list of N numbers."""
     losses = {
         name: {
             model: np.broadcast_to(np.reshape(models.get(model, 0.0), (-1, 1)), (count, 2)).tolist()
@@ -51,7 +51,7 @@ def test_the_opposite_does_not_hold():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6])
 def test_of_few_photos_nothing_can_be_told(count):
-    """Though all agree: five do so by chance in one case of sixteen."""
+    """Even if all agree: five do so by chance in one case of sixteen."""
     claims = judge(table3(count=count, mgda=everywhere(0.2)))
     claims = [claim for claim in claims if claim.text.startswith("MGDA across models beats")]
     assert len(claims) == 3

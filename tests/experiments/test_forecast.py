@@ -1,4 +1,4 @@
-"""The time that is left."""
+"""The remaining time."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What Figure 2 is computed from."""
+"""The gradients that Figure 2 is computed from."""
 
 import jax
 import jax.numpy as jnp

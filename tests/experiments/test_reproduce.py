@@ -67,12 +67,12 @@ def study(ensemble, folder, tmp_path):
 
 
 def test_few_steps_of_few_photos_are_brief(study):
-    assert dataclasses.replace(study, steps=39).is_brief  # of five photos
+    assert dataclasses.replace(study, steps=39).is_brief  # with five photos
     assert not dataclasses.replace(study, steps=40).is_brief
 
 
 def test_a_program_that_many_columns_share_is_compiled_well(study):
-    """Though each of the columns is brief: what counts is how much one program computes."""
+    """Although each column is brief, what counts is how much one program computes."""
     study = dataclasses.replace(study, crops=study.crops[:1], tuning=study.crops[:1])
     by_table = {name: table.columns for name, table in paper_tables(50).items()}
     by_table["related"] = related_table(study.ensemble.generators, 50).columns
@@ -83,8 +83,8 @@ def test_a_program_that_many_columns_share_is_compiled_well(study):
     default = methods.program_of(by_table["table3"]["mgda"], study)
     for name in ("table1", "table3", "table4"):
         assert {methods.program_of(c, study) for c in by_table[name].values()} == {default}
-    # Ten of the paper's columns and one of more steps, two models alone, all models joined, with
-    # weights for the pixels, one perturbation for all, and the search's trials with what comes of
+    # Ten of the paper's columns and one with more steps, two models alone, all models joined, with
+    # pixel weights, one perturbation for all, and the trials of the search with what comes of
     # them.
     trials = 1 + (len(study.ensemble.generators) - 1) * 3
     assert steps[default] == 50 * (10 + 2 + 1 + 1 + 1 + trials + 1) + 63 > FEW_STEPS
@@ -96,7 +96,7 @@ def test_a_program_that_many_columns_share_is_compiled_well(study):
 
 
 def test_of_many_steps_whole_attacks_are_compiled(study):
-    """Then columns share a program only where nothing but numbers sets them apart."""
+    """Then columns share a program only if they differ in nothing but numbers."""
     assert not study.is_brief
     first, *others = (
         methods.program_of(c, study) for c in paper_tables()["table1"].columns.values()
@@ -110,12 +110,12 @@ def test_only_brief_studies_prepare_programs_beside_their_work(
     prepared = []
     monkeypatch.setattr(methods, "prepare", lambda column, study: prepared.append(column))
     run(request_of(folder, ensemble, tmp_path / "out", images=2))
-    # In order, and not all if the work was done sooner.
+    # In order, and possibly not all, if the work was done sooner.
     columns = list(paper_tables(2)["table3"].columns.values())
     assert prepared == columns[: len(prepared)]
     prepared.clear()
     monkeypatch.setattr("cdmaa_jax.experiments.runner.FEW_STEPS", 1)
-    with pytest.raises(KeyboardInterrupt):  # as the work begins, after what is beside it
+    with pytest.raises(KeyboardInterrupt):  # as the work begins, after the work beside it
         run(request_of(folder, ensemble, tmp_path / "other", images=2), Listener(begin=interrupt))
     assert not prepared
 
@@ -125,12 +125,12 @@ def interrupt(name):
 
 
 def test_what_is_prepared_is_what_measuring_runs(study, monkeypatch):
-    """For every column, alone and fitted ones among them, and for the trace of gradients."""
+    """For every column, including single models and fitted columns, and for the gradient trace."""
     study = dataclasses.replace(study, tuning=study.crops[:2])
     columns = list(related_table(study.ensemble.generators, 3).columns.values())
     default = Column(Config(steps=3))
     before = len(compilation._READY)
-    with apart():  # as of all brief studies
+    with apart():  # as for all brief studies
         for column in columns:
             methods.prepare(column, study)
         figures.prepare_figure2(default, study)
@@ -147,12 +147,12 @@ def test_what_is_prepared_is_what_measuring_runs(study, monkeypatch):
     ):
         monkeypatch.setattr(module, name, pytest.fail)
     for column in columns:
-        methods.prepare(column, study)  # all done: nothing to compile
+        methods.prepare(column, study)  # everything is ready: nothing to compile
     figures.prepare_figure2(default, study)
 
 
 def request_of(folder, ensemble, out, *what, **options):
-    options = {"steps": 2, "batch_size": 2} | options  # one shape of batches, compiled once
+    options = {"steps": 2, "batch_size": 2} | options  # a single batch shape, compiled once
     return Request(what or ("table3",), folder, out, ensemble, **options)
 
 
@@ -180,7 +180,7 @@ def test_the_columns_are_those_of_the_paper():
         assert table.columns[table.default] == Column(Config())
         assert set(table.headings) == set(table.columns)
     columns = {column for table in tables.values() for column in table.columns.values()}
-    assert len(columns) == 5 + 3 + 3 + 3  # the default, which all of them have, once
+    assert len(columns) == 5 + 3 + 3 + 3  # the default, which they all share, counts once
     assert options(tables["table1"].columns["more-steps"].config) == {"steps": 100}
 
 
@@ -280,7 +280,7 @@ def test_the_papers_figures_stand_in_columns_of_their_own(ensemble, folder, tmp_
 
 
 def test_the_figures_are_those_of_the_saved_files(study):
-    """And no channel of a file differs by more than epsilon from the crop's."""
+    """And no channel of a file differs from the crop by more than epsilon."""
     column = Column(Config(steps=2))
     measured = measure_column(column, study)
     for i, (crop, name) in enumerate(zip(study.crops, measured.files, strict=True)):
@@ -305,7 +305,7 @@ def to_unit(pixels):
 
 
 class Stop(Exception):
-    """What stands for the end of the process."""
+    """Stands in for the end of the process."""
 
 
 def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, monkeypatch):
@@ -439,7 +439,7 @@ def test_crops_are_made_once(folder, tmp_path, monkeypatch):
 
 @pytest.fixture
 def celeba_folder(tmp_path):
-    """Six photos in CelebA's format, the even ones of the test split, and one that is missing."""
+    """Six photos in CelebA's format, the even ones in the test split, and one that is missing."""
     root = tmp_path / "celeba"
     names = [f"{i:06}.jpg" for i in range(1, 8)]
     for i, name in enumerate(names[:6]):
@@ -499,7 +499,7 @@ def test_lists_of_other_photos_that_lie_near_are_passed_over(ensemble, folder):
 
 
 def test_a_photo_that_cannot_be_used_is_told_of_once(ensemble, folder, tmp_path):
-    """Not again where photos to tune with are looked for."""
+    """Not again when tuning photos are looked for."""
     (folder / "0.png").write_text("no picture")
     errors = []
     source = find_source(folder, ensemble)
@@ -549,7 +549,7 @@ def test_a_full_disk_is_one_error(study, monkeypatch):
 
 
 def test_everything_from_a_few_photos(ensemble, folder, tmp_path):
-    """All results, with two tested photos and the others to tune with; again without any work."""
+    """All results, with two tested photos and the others for tuning; a rerun does no work."""
     request = request_of(folder, ensemble, tmp_path / "out", *WHAT, images=2)
     begun, again = [], []
     written = run(request, Listener(begin=begun.append))
@@ -601,7 +601,7 @@ def test_results_of_other_labels_are_not_told_of(study):
 
 
 def test_photos_to_tune_with_are_none_of_the_tested_ones(ensemble, folder, tmp_path):
-    """The first two of the other folder are tested ones, under other names."""
+    """The first two in the other folder are tested photos under other names."""
     others = tmp_path / "others"
     for i in range(4):
         save_photo(others / f"{i}-again.png", i)
@@ -636,7 +636,7 @@ def test_the_related_methods_attack_what_they_should(ensemble):
     assert attacked(strategies["single"], models) == models[:1]
     assert attacked(strategies["iterative"], models) == models
     apgd = dataclasses.replace(strategies["single"].config, update="apgd")
-    assert attacked(Column(apgd), models) == models  # it looks at the losses of all
+    assert attacked(Column(apgd), models) == models  # APGD looks at the losses of all models
     joint = table.columns["joint-domains"].config
     assert (joint.across_domains, joint.across_models, joint.regularization) == (
         "uniform", "uniform", "none",
@@ -658,7 +658,7 @@ def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_
         assert (after.astype(int) - before == expected)[inside].all()
     assert measured.facts["photos"] == 3
     assert column_folder(column, few, True) != column_folder(column, study, True)
-    one_by_one = dataclasses.replace(few, batch_size=1)  # of so many photos is a step
+    one_by_one = dataclasses.replace(few, batch_size=1)  # a step is of this many photos
     assert column_folder(column, few, True) != column_folder(column, one_by_one, True)
 
 

@@ -1,4 +1,4 @@
-"""Pictures: that what they should show is in them."""
+"""Pictures contain what they should show."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Intervals on cases whose answer is known."""
+"""Intervals for cases with a known answer."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_the_interval_of_a_mean_is_the_normal_one_where_there_are_many_images():
 
 def test_the_interval_of_two_images_has_every_outcome_in_it():
     low, high = interval(np.array([0.0, 1.0]), resampling(2, seed=0))
-    assert (low, high) == (0, 1)  # both ends come up in a quarter of the samples
+    assert (low, high) == (0, 1)  # each end occurs in a quarter of the samples
 
 
 def test_all_images_equal_leave_nothing_open():
@@ -42,7 +42,7 @@ def test_an_image_counts_once_for_each_domain_and_a_model_once_in_the_mean():
 def test_differences_are_paired():
     random = np.random.default_rng(0)
     default = {"a": random.uniform(0, 1, (50, 2))}
-    better = {"a": default["a"] + 0.01}  # far less than what images differ by
+    better = {"a": default["a"] + 0.01}  # far less than the differences between images
     column = summarize(better, default, resampling(50), threshold=0.5)["a"]
     low, high = column["difference"]["avg_l_interval"]
     assert low == pytest.approx(0.01) and high == pytest.approx(0.01)
@@ -68,7 +68,7 @@ def test_the_threshold_is_the_one_given_and_strict():
 
 
 def test_an_end_at_zero_is_zero():
-    """Means of thirds are off by a rounding, which would put the end on one side of it."""
+    """Means of thirds have a rounding error, which would put the end on one side of zero."""
     thirds = [1, 1, 2, 0, 2, -1, 1, 0, -1, 1, 0, -1, 0, 2, -1, 2, 2, -1, -1, 2]
     values, draws = np.array(thirds)[:, None] * (100 / 3), resampling(20, 0)
     means = draws @ values / 20

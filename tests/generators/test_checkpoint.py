@@ -1,4 +1,4 @@
-"""Generators on disk: what is written comes back, and anything else is one clear line."""
+"""Generators on disk: what is written can be read back, and anything else is one clear line."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
 @pytest.mark.parametrize("place", ["old", "new", "new and back"])
 def test_what_was_there_outlives_a_failed_replacement(tmp_path, monkeypatch, place, error):
-    """Ctrl-C may be raised when a move has been made. Where nothing can be moved back, it waits."""
+    """Ctrl-C may arrive after a move has been made. Where nothing can be moved back, it waits."""
     before = files(save(tmp_path / "g"))
     rename = type(tmp_path).rename
     last = {"old": tmp_path / "g", "new": ".tmp", "new and back": (".tmp", ".old")}[place]
@@ -308,7 +308,7 @@ def test_metadata_that_is_cut_short(tmp_path):
 
 @pytest.mark.parametrize("damage", ["remove", "cut", "flip"])
 def test_damaged_arrays(tmp_path, damage):
-    """Each file in turn."""
+    """Damages each file in turn."""
     save(tmp_path / "g")
     for name, content in files(tmp_path / "g" / "arrays").items():
         path = tmp_path / "g" / "arrays" / name

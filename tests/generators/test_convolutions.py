@@ -23,17 +23,17 @@ SHAPES = [  # height, width, large and small channels, taps, stride, padding
     (8, 9, 36, 3, 3, 1, 0),
     (6, 5, 2, 4, 1, 1, 0),
     (8, 6, 3, 8, 4, 2, 1),
-    (4, 4, 3, 20, 4, 2, 1),  # the kernel is the larger: matrix products
+    (4, 4, 3, 20, 4, 2, 1),  # a kernel larger than the image: matrix products
     (8, 8, 2, 64, 4, 2, 1),
-    (16, 16, 2, 256, 4, 2, 1),  # the same of more pixels
+    (16, 16, 2, 256, 4, 2, 1),  # the same with more pixels
     (9, 8, 3, 4, 3, 2, 1),
     (10, 10, 3, 4, 3, 2, 0),
     (7, 7, 2, 3, 3, 3, 1),
-    (4, 5, 64, 64, 3, 1, 1),  # Winograd's, tiles of 2
-    (24, 26, 32, 128, 4, 2, 1),  # Winograd's on blocks, one way
+    (4, 5, 64, 64, 3, 1, 1),  # Winograd, tiles of 2
+    (24, 26, 32, 128, 4, 2, 1),  # Winograd on blocks, one way
     (24, 26, 64, 68, 3, 1, 1),  # tiles of 4
     (14, 16, 64, 64, 3, 1, 0),
-    (26, 24, 64, 256, 4, 2, 1),  # Winograd's on blocks, both ways
+    (26, 24, 64, 256, 4, 2, 1),  # Winograd on blocks, both ways
 ]
 
 
@@ -59,7 +59,7 @@ def images_and_kernel(shape, seed=0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def value_and_slopes(function, x, kernel, seed):
-    """What a function comes to, a random slope of that, and the slopes of its arguments."""
+    """A function's value, a random cotangent, and the resulting gradients of its arguments."""
     value, pull = jax.vjp(function, x, kernel)
     slope = jax.random.normal(jax.random.key(seed), value.shape, value.dtype)
     return value, slope, pull(slope)
@@ -128,7 +128,7 @@ def test_one_image_after_the_other_is_the_same(shape, monkeypatch):
         together = jax.jit(both)(x)
         monkeypatch.setattr(convolutions, "_MANY_VALUES", 0)
         monkeypatch.setattr(convolutions, "_MANY_TILES", 1)
-        one_by_one = jax.jit(lambda x: both(x))  # another function, which is lowered anew
+        one_by_one = jax.jit(lambda x: both(x))  # a new function, so it is lowered again
         assert "while" in one_by_one.lower(x).as_text()
         for a, b in zip(one_by_one(x), together, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
@@ -149,7 +149,7 @@ def test_some_rows_of_points_at_a_time_are_the_same(form, rows, monkeypatch):
         monkeypatch.setattr(winograd, "_rows_at_once", lambda side, values: min(rows, side))
         products = str(jax.make_jaxpr(lambda x: winograd.convolve(x, kernel, 1, tile))(x))
         assert products.count("barrier") == 2 * -(-(tile + taps - 1) // rows) + 1
-        in_parts = jax.jit(lambda *arrays: both(*arrays))(x, kernel)  # which is traced anew
+        in_parts = jax.jit(lambda *arrays: both(*arrays))(x, kernel)  # which is traced again
         for a, b in zip(in_parts, together, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
@@ -210,7 +210,7 @@ def test_kernels_are_transformed_after_the_images_are_known(transposed, monkeypa
     monkeypatch.setattr(winograd, "transform_kernel", listen)
     for images in (x, 2 * x):
         convolve(images, kernel, 1, 2)
-    assert len(known) == 2 and known[0]  # not a zero of the padding, which is known before
+    assert len(known) == 2 and known[0]  # not a zero from the padding, which is known earlier
     assert known[1] == 2 * known[0]
 
 
@@ -251,7 +251,7 @@ def test_what_is_materialized_does_not_change(dtype):
         found = jax.jit(materialize)(x)
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, x)
-        for number in x:  # of another image perhaps, whose NaN must not spread
+        for number in x:  # perhaps of another image, whose NaN must not spread
             np.testing.assert_array_equal(jax.jit(materialize)(x, number), x)
             np.testing.assert_array_equal(jax.jit(later)(x[:-3], number), x[:-3])
 

@@ -1,4 +1,4 @@
-"""The condition vectors of each architecture, as its official code makes them."""
+"""The condition vectors of each architecture, as in its official code."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def rows_of(names):
 
 
 def star_target(row, names, i):
-    """A hair colour becomes the only one; anything else is flipped."""
+    """A hair colour replaces any other; other attributes are flipped."""
     if names[i] not in HAIR_COLOURS:
         return [1 - v if k == i else v for k, v in enumerate(row)]
     return [int(k == i) if n in HAIR_COLOURS else row[k] for k, n in enumerate(names)]
 
 
 def att_target(row, names, i):
-    """The attribute is flipped; if it is now set, what contradicts it is cleared."""
+    """The attribute is flipped; if it is now set, attributes that contradict it are cleared."""
     target = [1 - v if k == i else v for k, v in enumerate(row)]
     for k, other in enumerate(names):
         clash = {names[i], other} in [set(pair) for pair in PAIRS] or (

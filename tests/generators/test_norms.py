@@ -1,4 +1,4 @@
-"""What norms keep for the gradient."""
+"""What norms store for the gradient."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Generators in bfloat16: the images' type outside, close to the same outputs."""
+"""Generators in bfloat16: they take and return the images' type, with nearly the same outputs."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""``meet``: what domains share gets the sum of their gradients, or each one's alone."""
+"""``meet``: what domains share receives the sum of their gradients, or each gradient separately."""
 
 import jax
 import jax.numpy as jnp

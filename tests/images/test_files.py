@@ -1,4 +1,4 @@
-"""Photos on disk: awkward pictures in, whole files out."""
+"""Photos on disk: awkward pictures in, complete files out."""
 
 import io
 import struct
@@ -134,7 +134,7 @@ def test_orientation_is_applied_and_dropped(tmp_path, orientation):
 
 
 def exif_with(orientation, *entries):
-    """Exif of an orientation and entries (tag, type, count, four bytes), by hand."""
+    """Exif data with an orientation and entries (tag, type, count, four bytes), built by hand."""
     entries = sorted([(0x0112, 3, 1, struct.pack("<HH", orientation, 0)), *entries])
     table = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
@@ -142,7 +142,7 @@ def exif_with(orientation, *entries):
 
 @pytest.mark.parametrize("tag", [0x011A, 0x0128, 0x0213])
 def test_a_note_that_is_damaged_does_not_leave_a_photo_on_its_side(tmp_path, tag):
-    """A number given as text, which Pillow cannot write anew."""
+    """A number stored as text, which Pillow cannot write back."""
     stored = Image.fromarray(np.arange(20 * 30 * 3).astype(np.uint8).reshape(20, 30, 3))
     exif = exif_with(6, (tag, 2, 4, b"72x\0"))
     photo = read_photo(saved(tmp_path, stored, exif=exif))
@@ -150,7 +150,7 @@ def test_a_note_that_is_damaged_does_not_leave_a_photo_on_its_side(tmp_path, tag
 
 
 def test_a_large_profile_is_kept(tmp_path):
-    """Of more than the million bytes that Pillow takes for an attack."""
+    """Larger than the million bytes above which Pillow suspects an attack."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     noise = np.random.default_rng(0).integers(0, 256, 2 * 2**20, np.uint8).tobytes()
     photo = read_photo(saved(tmp_path, Image.new("RGB", (20, 20)), icc_profile=srgb + noise))
@@ -160,7 +160,7 @@ def test_a_large_profile_is_kept(tmp_path):
 
 
 def png_with_key(levels, bits, colour, key):
-    """A PNG file of grey (0) or RGB (2) levels that names one of them as transparent."""
+    """A PNG file of grey (0) or RGB (2) levels that declares one of them transparent."""
 
     def chunk(kind, body):
         crc = struct.pack(">I", zlib.crc32(kind + body))
@@ -213,7 +213,7 @@ def test_profile_of_another_space_is_not(tmp_path, mode):
 
 
 def grey_profile(curve):
-    """A minimal ICC profile of grey, version 2, whose light is level**curve."""
+    """A minimal grey ICC profile, version 2, whose light is level**curve."""
 
     def tag(name, data):
         return name + bytes(4) + data
@@ -279,7 +279,7 @@ def test_gamma_of_png_is_applied(tmp_path, mode):
 
 
 def tiff_of_16_bits(levels):
-    """An uncompressed RGB TIFF file of 16 bits per channel."""
+    """An uncompressed RGB TIFF file with 16 bits per channel."""
     height, width, _ = levels.shape
     data, entries = levels.astype("<u2").tobytes(), 9
     after = 8 + 2 + 12 * entries + 4
@@ -475,7 +475,7 @@ def with_chunk(data, name, body):
 
 
 def test_gamma_counts_only_where_nothing_better_is_told(tmp_path):
-    """The PNG format: sRGB and iCCP chunks override gAMA."""
+    """By the PNG format, sRGB and iCCP chunks override gAMA."""
     image, path = picture("RGB"), tmp_path / "a.png"
     path.write_bytes(with_chunk(png_with_gamma(image, 1.0), b"sRGB", b"\0"))
     np.testing.assert_array_equal(read_photo(path).pixels, np.asarray(image))
@@ -483,7 +483,7 @@ def test_gamma_counts_only_where_nothing_better_is_told(tmp_path):
 
 def test_gamma_beside_a_profile_of_another_space_is_not_applied(tmp_path):
     image, path = picture("RGB"), tmp_path / "a.png"
-    foreign = srgb()[:16] + b"CMYK" + srgb()[20:]  # of another space: not used, nor is the gamma
+    foreign = srgb()[:16] + b"CMYK" + srgb()[20:]  # another space: not used, nor is the gamma
     data = png_with_gamma(image, 1.0)
     path.write_bytes(with_chunk(data, b"iCCP", b"x\0\0" + zlib.compress(foreign)))
     np.testing.assert_array_equal(read_photo(path).pixels, np.asarray(image))

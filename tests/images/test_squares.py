@@ -1,4 +1,4 @@
-"""What generators see of a photo, and the way back to full resolution."""
+"""The part of a photo that generators see, and the way back to full resolution."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_what_was_found_at_the_generators_scale_is_seen_again():
 
 @pytest.mark.parametrize("side", [110, 150, 256, 700])
 def test_seen_at_the_size_at_which_it_was_found_a_change_is_nearly_itself(side):
-    """Interpolated plainly, more than half of so fine a change is lost."""
+    """With plain interpolation, more than half of such a fine change is lost."""
     grey = np.full((side, side, 3), 128, np.uint8)
     wanted = np.random.default_rng(0).choice([-3, 3], (64, 64, 3)).astype(np.float32) / 127.5
     box = Box(0, 0, side)

@@ -60,7 +60,7 @@ SMALL = {
     ],
 }
 FIRST = [configs[0] for configs in SMALL.values()]
-OFFICIAL = {  # at sizes with so few units that some seed puts none near its kink
+OFFICIAL = {  # at sizes with few enough units that some seed puts none near its kink
     "stargan": stargan.Config(16),
     "attgan": attgan.Config(32, inject_layers=1),
     "stgan": stgan.Config(32),
@@ -105,7 +105,7 @@ def value_and_slope(apply, params, x, c, cotangent):
 
 
 def convert(arch, config, model):
-    """The generator that the converter makes of the module; it must find the configuration."""
+    """The generator that the converter makes from a module; it must infer the configuration."""
     names = ("attributes", "padding", "statistics")
     given = Given(config.image_size, **{name: getattr(config, name, None) for name in names})
     found, params, _ = from_state_dict(arch, model.state_dict(), given)
@@ -147,7 +147,7 @@ def compare(arch, config, model, data):
 
 
 class Margin(TorchDispatchMode):
-    """How close to its kink the closest of all ReLUs is, in standard deviations of its layer."""
+    """How close any ReLU comes to its kink, in standard deviations of its layer."""
 
     smallest = np.inf
 
@@ -204,7 +204,7 @@ def test_official_widths(arch, config):
 @slow
 @pytest.mark.parametrize(("arch", "config"), cases(SLOW))
 def test_official_sizes(arch, config):
-    """Of millions of units some are at their kinks in float32: gradients in float64."""
+    """Among millions of units, some are at their kinks in float32: gradients are in float64."""
     model = random_model(arch, config)
     values, _ = compare(arch, config, model, draw(config, np.float32, 1))
     assert values < 1e-4
@@ -214,7 +214,7 @@ def test_official_sizes(arch, config):
 
 
 def test_what_crosses_the_skips_of_a_unet():
-    """Activated features, for PyTorch activates in place; the image is the same if it did not."""
+    """Activated features, since PyTorch activates in place; the image is the same either way."""
     config = pix2pix.Config(32, 4, 5, norm="instance")
     model = random_model("pix2pix", config)
     generator = convert("pix2pix", config, model)
@@ -233,6 +233,6 @@ def test_what_crosses_the_skips_of_a_unet():
 
 
 def levels(generator, x):
-    """What the module's ``encode`` gives; the generator's own gives the latent alone."""
+    """The output of the module's ``encode``; the generator's own returns only the latent."""
     encode = jax.jit(generator.encode.apply, compiler_options=QUICK)
     return encode(generator.params, x)

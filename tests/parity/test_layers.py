@@ -1,4 +1,4 @@
-"""Each layer against PyTorch's in value and gradient, over sizes, in float64."""
+"""Each layer against PyTorch's, in value and gradient, over sizes, in float64."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_transposed_conv(height, width, inputs, outputs, shape, seed):
 
 
 def join_planes(x, c):
-    """Labels c [B,n] as constant planes beside the channels of x [B,H,W,C]."""
+    """Appends labels c [B,n] as constant planes to the channels of x [B,H,W,C]."""
     planes = jnp.broadcast_to(c[:, None, None, :], (*x.shape[:3], c.shape[1]))
     return jnp.concatenate([x, planes], axis=-1)
 

@@ -1,6 +1,6 @@
-"""The six generators in PyTorch, under the state-dict keys of the official code, to compare with.
+"""The six generators in PyTorch, with the state-dict keys of the official code, for comparison.
 
-Written for these tests: one place where every option of the official modules exists. Layout NCHW.
+Written for these tests, with every option of the official modules in one place. Layout NCHW.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def planes(c: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Labels [B,n] as constant planes of the size of ``like`` [B,C,H,W]."""
+    """Labels [B,n] as constant planes with the height and width of ``like`` [B,C,H,W]."""
     return c[:, :, None, None].expand(-1, -1, *like.shape[2:])
 
 
@@ -183,7 +183,7 @@ class STGAN(nn.Module):
 
 
 def _standardize(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    """With the unbiased variance."""
+    """Standardizes with the unbiased variance."""
     return (x - x.mean(axes, True)) / torch.sqrt(x.var(axes, keepdim=True) + 1e-5)
 
 
@@ -284,7 +284,7 @@ class UGATIT(nn.Module):
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Stays in training mode, as in the authors' test, if ``statistics`` are the instance's.
+    """Stays in training mode, as in the authors' test, if ``statistics`` are per instance.
 
     A momentum of zero leaves the running statistics as they are.
     """
@@ -304,7 +304,7 @@ def _norm(config, features: int) -> nn.Module:
 
 
 class _OneByOne(nn.Module):
-    """Applies ``model`` to each image alone, as the authors' test does."""
+    """Applies ``model`` to each image separately, as the authors' test does."""
 
     model: nn.Module
 
@@ -350,7 +350,7 @@ class CycleGAN(_OneByOne):
 
 
 class _UnetLevel(nn.Module):
-    """A level and all those inside it; the first activation works in place, on the skip's input."""
+    """A level and all those inside it; the first activation works in place on the skip's input."""
 
     def __init__(self, config, level: int = 0):
         super().__init__()
@@ -393,7 +393,7 @@ MODELS = {
 def random_model(arch: str, config, seed: int = 0, dtype=torch.float32) -> nn.Module:
     """A module in evaluation mode; weights, affine parameters and running statistics are random.
 
-    Every tensor is drawn in float32, so that any ``dtype`` holds what the converter reads.
+    Every tensor is drawn in float32, so that any ``dtype`` holds the values the converter reads.
     """
     generator = torch.Generator().manual_seed(seed)
     model = MODELS[arch](config).eval().requires_grad_(False)
