@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the command if options do not go together."""
+    """Ends the command if options conflict."""
     if (args.out is None) == (args.to_torch is None):
         parser.error("give --out DIR, or --to-torch FILE for the way back")
     if args.to_torch is None:

@@ -122,7 +122,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # PyTorch would not say why it cannot
+        temporary.touch()  # raises with a reason; PyTorch gives none
         yield temporary
         os.replace(temporary, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

@@ -38,7 +38,7 @@ class Fill(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor that is a parameter; ``path`` is dotted, ``down.0.conv.kernel``."""
+    """A tensor that is a parameter; ``path`` is dotted, as in ``down.0.conv.kernel``."""
 
     key: str
     path: str

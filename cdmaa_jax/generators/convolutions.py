@@ -42,7 +42,7 @@ _LARGE_TILES_ON_BLOCKS = 160  # 4×4 tiles from which they beat 2×2, for large 
 _SEVERAL_TILES = 48  # 4×4 tiles from which tiles of blocks beat patches of small images
 _MANY_TILES = 256  # tiles of one image from which a product per image costs no more
 _MANY_VALUES = 12 * 2**20  # transformed values of all tiles from which one image at a time pays
-_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # from which Winograd on blocks pays
+_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # channels from which Winograd pays
 
 
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
@@ -184,7 +184,7 @@ def _tile(kernel: Any, count: int, sides: Any) -> int:
 
 
 def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
-    """The tile side for a convolution of blocks; 0 below ``channels`` channels.
+    """The tile side for a convolution of blocks; 0 if Winograd does not pay, as below ``channels``.
 
     Larger tiles take fewer products, but more points, to which a large kernel is slow to transform.
     """
@@ -196,7 +196,7 @@ def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
 
 
 def _transform_of_large(kernel: Any, tile: int) -> Callable[..., jax.Array] | None:
-    """A transform of a large kernel, which has 2×2 tiles, directly from its unfolded form."""
+    """A transform of a large kernel, which has 2×2 tiles, from its unfolded form; else None."""
     if tile != 2 or len(kernel) != 4:
         return None
     return lambda _, *arguments: winograd.transform_kernel_of_blocks(kernel, *arguments)
@@ -231,8 +231,8 @@ def _is_kernel_larger(count: int, sides: Any, channels: int) -> bool:
 def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
     """A stride-1 convolution, fitted to the fast path of XLA's CPU backend.
 
-    It takes input channels in multiples of four and nonzero padding; for few output channels, only
-    an unchanged size. Other results are cropped from that.
+    That path takes input channels in multiples of four and nonzero padding; for few output
+    channels, only an unchanged size. Other results are cropped from it.
     """
     if kernel.shape[0] == 1 and padding == 0:
         return x @ kernel[0, 0]
@@ -267,7 +267,7 @@ def _by_planes(x: Any, kernel: Any, padding: int) -> jax.Array:
     height, width = (n - taps + 1 for n in x.shape[1:3])
 
     def plane(i: int, j: int) -> jax.Array:
-        """One tap's planes, axes kept: XLA would push their removal through the sum bit by bit."""
+        """One tap's planes, axes kept: XLA would push their removal through the sum, add by add."""
         return planes[i : i + 1, j : j + 1, :, :, i : i + height, j : j + width]
 
     every = [plane(i, j) for i, j in itertools.product(range(taps), repeat=2)]
@@ -364,7 +364,7 @@ def _primitive(
         return jax.jit(functools.partial(primitive.bind, **options))
 
     def compute(images: Any, kernel: Any, **options: Any) -> jax.Array:
-        with jax.disable_jit(False):  # without jit the primitive would recurse here for ever
+        with jax.disable_jit(False):  # without jit the primitive would recurse here forever
             return compiled(**options)(images, kernel)
 
     def shape(images: Any, kernel: Any, **options: Any) -> Any:
@@ -411,7 +411,7 @@ def _scatter_to_kernel(slope, y, kernel, stride, padding, **_):
 
 
 def _of_all(kernel, slope):
-    """The gradient of a kernel's first channels, padded to all."""
+    """The gradient of a kernel's first channels, padded with zeros to all."""
     return jnp.pad(slope, [(0, 0)] * 3 + [(0, kernel.aval.shape[3] - slope.shape[3])])
 
 

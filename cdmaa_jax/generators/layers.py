@@ -272,7 +272,7 @@ class ConvTranspose(nnx.Module):
     ):
         if planes and output_padding:
             raise ValueError(f"label planes take no output padding, not {output_padding}")
-        fan_in = outputs * size * size  # PyTorch takes the fan from the axis of the outputs
+        fan_in = outputs * size * size  # PyTorch takes the fan-in from the outputs' axis
         self.kernel = _uniform(rngs, (size, size, outputs, inputs + planes), fan_in)
         self.bias = _uniform(rngs, (outputs,), fan_in) if bias else None
         self.numbers, self.planes = (stride, padding, output_padding), planes
@@ -314,7 +314,7 @@ class InstanceNorm(nnx.Module):
 class BatchNorm(nnx.Module):
     """``torch.nn.BatchNorm2d``: running statistics, unless ``use_running_average`` is False.
 
-    Then (in training) the batch's own are used and the running ones move by a tenth towards them.
+    Then (in training) the batch's own are used; the running ones move a tenth of the way to them.
     """
 
     def __init__(self, features, *, rngs=None):
@@ -394,7 +394,7 @@ def _inside(taps: np.ndarray) -> tuple[int, int]:
 
 
 def _repeat_line(x: jax.Array, axis: int, place: int, count: int) -> jax.Array:
-    """x with a line along an axis repeated ``count`` times, in operations XLA fuses."""
+    """x with line ``place`` along an axis repeated ``count`` times, by operations XLA fuses."""
     before, line, behind = jnp.split(x, [place, place + 1], axis)
     shape = [*line.shape[:axis], count, *line.shape[axis + 1 :]]
     return jnp.concatenate([before, jnp.broadcast_to(line, shape), behind], axis)

@@ -26,7 +26,7 @@ def in_bfloat16(generator: Generator) -> Generator:
 
 
 def _narrow(array: Any) -> Any:
-    """The array in bfloat16, unless it is of integers or booleans."""
+    """The array in bfloat16, unless it holds integers or booleans."""
     return jnp.asarray(array, jnp.bfloat16) if _is_real(array) else array
 
 

@@ -47,7 +47,7 @@ ARCHITECTURES = {
 
 
 def architecture(name: str) -> Architecture:
-    """Looks an architecture up.
+    """Looks up an architecture.
 
     Raises:
       ValueError: there is none of that name.

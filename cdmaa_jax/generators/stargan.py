@@ -77,7 +77,7 @@ class StarGAN(nnx.Module):
 
 
 def conditions(config: Config, labels: Labels | None) -> np.ndarray:
-    """Condition vectors [B,K,n] in {0,1}: a hair colour replaces the others, the rest is flipped.
+    """Condition vectors [B,K,n] in {0,1}: an edit replaces the hair colour or flips its attribute.
 
     Without labels every attribute is taken as absent, so that each edit sets only its own.
     """

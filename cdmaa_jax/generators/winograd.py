@@ -37,7 +37,7 @@ _POINTS = {  # (tile, taps) to the points other than infinity
 MANY_VALUES = 5 * 2**20  # transformed values above which they no longer fit a CPU's caches
 _CACHED_VALUES = 3 * 2**20  # transformed values that do fit
 _LONG_SUM = 512  # contraction length from which a kernel-first product is worth its transpose
-_LARGE_KERNEL = 1000  # kernel values per tile
+_LARGE_KERNEL = 1000  # kernel values per tile from which a kernel counts as large
 
 
 class Transforms(NamedTuple):
@@ -97,7 +97,7 @@ def transform_kernel_of_blocks(
     For a large kernel, which is slower to copy into folded order than to read several times.
     """
     matrix, (large, small) = transforms(tile, 2).kernel, kernel.shape[2:]
-    taps = later(kernel, after).reshape(2, 2, 2, 2, large, small)  # [row, its half, column, half]
+    taps = later(kernel, after).reshape(2, 2, 2, 2, large, small)  # [row, subrow, col, subcol]
     columns = [[_combine(row, list(taps[:, :, j])) for j in (0, 1)] for row in matrix[rows]]
     points = zip(*(_product(matrix, each) for each in columns), strict=True)
     return jnp.stack([at for each in points for at in each]).reshape(-1, 4 * large, small)
@@ -315,7 +315,7 @@ def _butterfly(rows: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray
 def _combine(coefficients: Any, terms: Sequence[jax.Array]) -> jax.Array:
     """Σ coefficient · term, skipping zeros and multiplications by ±1."""
     pairs = [(float(c), term) for c, term in zip(coefficients, terms, strict=True) if c]
-    pairs.sort(key=lambda pair: pair[0], reverse=True)  # starts with one that is not subtracted
+    pairs.sort(key=lambda pair: pair[0], reverse=True)  # positive coefficients first
     (first, term), *others = pairs
     total = term if first == 1 else first * term
     for c, term in others:

@@ -39,7 +39,7 @@ def find_faces(photo: np.ndarray) -> list[Box]:
 
     A box is tight, about eyebrows to chin. Several scans (two scale steps, mirrored or not) vote;
     the hits on one face are averaged, and the face with the greatest summed side wins. Others
-    count if their sum is a good part of its: less is mostly texture. The result is deterministic.
+    count if their sum is a good part of that: less is mostly texture. The result is deterministic.
 
     Raises:
         ValueError: ``photo`` is not uint8 ``[H, W, 3]``.

@@ -64,7 +64,7 @@ _TURNS = {
 _LARGEST_TEXT = 64 * 2**20
 """Most bytes of a PNG's unpacked colour profile or text; printers' profiles take a few million."""
 _GAMMA = 1 / 2.2
-"""The gamma by which a PNG file means sRGB."""
+"""The gamma that stands for sRGB in a PNG."""
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ def _space(profile: bytes) -> bytes:
 
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Turns off Pillow's limit on pixels, left to ``_check_size``, and raises that on text."""
+    """Turns off Pillow's pixel limit, left to ``_check_size``, and raises its text limit."""
     png = PngImagePlugin
     with LOCK:
         before = Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK

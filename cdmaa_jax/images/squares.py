@@ -15,7 +15,7 @@ from cdmaa_jax.images.faces import Box, centre_square, face_square, find_faces
 
 GREY_LEVEL = 1 / 127.5
 """One step of an 8-bit channel in units of [-1, 1]."""
-_ROUNDS = 2  # of back-projection; more add visibility rather than effect
+_ROUNDS = 2  # of back-projection; more rounds add visibility rather than effect
 
 
 def look(photo: np.ndarray, aligned: bool = False) -> Look:
@@ -62,9 +62,9 @@ def write_back(
 
 
 def _back_project(wanted: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
-    """The change to ``values``, uint8 ``[s, s]``, that resized to ``[N, N]`` is near ``wanted``.
+    """The change to ``values``, uint8 ``[s, s]``, that is near ``wanted`` at ``[N, N]``.
 
-    float32, at most ``limit``, and such that the values stay within 0 and 255.
+    It is float32, at most ``limit``, and keeps the values within 0 and 255.
     """
     change = _within(_resize(wanted, len(values)), values, limit)
     if len(wanted) == len(values):  # nothing is lost

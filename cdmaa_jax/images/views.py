@@ -17,7 +17,7 @@ import numpy as np
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.types import Array, View
 
-# ITU-T T.81, annex K, tables K.1 and K.2: what "quality 50" means in every common encoder.
+# ITU-T T.81, annex K, tables K.1 and K.2: the "quality 50" of every common encoder.
 _LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
