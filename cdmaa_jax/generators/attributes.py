@@ -27,7 +27,8 @@ def source_vectors(labels: Labels | None, attributes: Sequence[str]) -> np.ndarr
     """The images' own attributes, float32 [B,n] of 0 and 1; zeros [1,n] without labels.
 
     Raises:
-      ValueError: an attribute is missing from the labels, or holds a value other than 0 and 1.
+      ValueError: an attribute is missing from the labels, holds a value other than 0 and 1, or has
+        another length than the others.
     """
     if labels is None:
         return np.zeros((1, len(attributes)), np.float32)

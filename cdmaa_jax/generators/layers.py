@@ -254,7 +254,8 @@ class Conv(nnx.Module):
 class ConvTranspose(nnx.Module):
     """``torch.nn.ConvTranspose2d`` with a square kernel; ``planes`` and tuples as in ``Conv``.
 
-    With planes there is no output padding.
+    Raises:
+      ValueError: there are planes and an output padding.
     """
 
     def __init__(
