@@ -280,7 +280,7 @@ def plots() -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """What a benchmark wrote."""
+    """Reads the figures that a benchmark wrote."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -180,7 +180,7 @@ def by_steps(session: Session) -> bool:
 def by_lengths(session: Session) -> bool:
     """Whether our step is the difference of two lengths, not the mean over a run's iterations.
 
-    So on a GPU, where a run has overheads that are not small next to a brief step.
+    This is so on a GPU, where a run has overheads that are not small next to a brief step.
     """
     return session.facts["ours"]["platform"] != "cpu"
 

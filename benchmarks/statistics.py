@@ -81,5 +81,5 @@ def summary(values: Sequence[float], median: float | None = None) -> dict[str, f
 
 
 def images_per_second(samples: Samples, batch: int, steps: int) -> float:
-    """For an attack of ``steps`` steps, extrapolated from the times of a step and of the start."""
+    """Rate of an attack of ``steps`` steps, extrapolated from the times of a step and the start."""
     return batch / (samples.start() + steps * samples.step())

@@ -32,7 +32,7 @@ class Model:
       arch: its architecture.
       checkpoint: the directory of its checkpoint.
       state: the safetensors file of its PyTorch state dict.
-      config: its configuration, as JSON has it.
+      config: its configuration, as in JSON.
       domains: K.
     """
 
@@ -53,7 +53,7 @@ class Work:
     batch: int
 
     def of(self, names: Sequence[str]) -> list[int]:
-        """The places of the named models."""
+        """The indices of the named models."""
         return [i for i, model in enumerate(self.models) if model.name in names]
 
 
@@ -164,7 +164,7 @@ def _prepare(folder: str, size: int, batch: int, names: Sequence[str]) -> dict[s
 
 
 def export(arch: str, config: Any, params: Any, file: str) -> None:
-    """Writes parameters as a PyTorch state dict, by the converters."""
+    """Writes parameters as a PyTorch state dict, using the converters."""
     import jax
 
     from converters import conversion, files

@@ -137,7 +137,7 @@ def test_old_files_carry_statistics_of_instance_norms(arch):
 
 
 def test_options_of_the_official_networks():
-    """Options are checked against what the keys tell, and taken where the keys leave them open."""
+    """Options are checked against what the keys imply, and taken where the keys leave them open."""
     plain, batch = official("cyclegan"), official("pix2pix")
     assert from_state_dict("cyclegan", plain, Given(16, padding="replicate"))[0].padding == (
         "replicate"

@@ -84,8 +84,7 @@ def test_a_program_that_many_columns_share_is_compiled_well(study):
     for name in ("table1", "table3", "table4"):
         assert {methods.program_of(c, study) for c in by_table[name].values()} == {default}
     # Ten of the paper's columns and one with more steps, two models alone, all models joined, with
-    # pixel weights, one perturbation for all, and the trials of the search with what comes of
-    # them.
+    # pixel weights, one perturbation for all, and the trials of the search with their outcome.
     trials = 1 + (len(study.ensemble.generators) - 1) * 3
     assert steps[default] == 50 * (10 + 2 + 1 + 1 + 1 + trials + 1) + 63 > FEW_STEPS
     single, iterative, mgda = (
@@ -658,7 +657,7 @@ def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_
         assert (after.astype(int) - before == expected)[inside].all()
     assert measured.facts["photos"] == 3
     assert column_folder(column, few, True) != column_folder(column, study, True)
-    one_by_one = dataclasses.replace(few, batch_size=1)  # a step is of this many photos
+    one_by_one = dataclasses.replace(few, batch_size=1)  # the number of photos in a step
     assert column_folder(column, few, True) != column_folder(column, one_by_one, True)
 
 
