@@ -1,9 +1,9 @@
 """The command ``cdmaa``: arguments and printing, nothing else.
 
 Figures go to stdout, everything else to stderr. The exit status is 0 if all went well, 1 if
-anything failed, 2 for a wrong command line, 128 and the signal's number if interrupted.
+anything failed, 2 for a wrong command line, 128 plus the signal number if interrupted.
 
-What imports JAX is imported in the functions, so that ``--help`` is instant.
+Modules that import JAX are imported inside functions, so that ``--help`` is instant.
 """
 
 from cdmaa_jax.cli.output import print_any_name

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept between runs."""
+"""Keeps compiled programs in a cache folder between runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CACHE_VARIABLE = "CDMAA_CACHE_DIR"
 
 
 def keep_programs() -> AbstractContextManager[None]:
-    """Keeps compiled programs in the cache folder; where there can be none, does without it."""
+    """Keeps compiled programs in the cache folder, or does without if it cannot be made."""
     import jax
 
     from cdmaa_jax import kept
@@ -23,7 +23,7 @@ def keep_programs() -> AbstractContextManager[None]:
     try:
         folder = _cache_folder()
         make_folder(folder)
-    except RuntimeError:  # there is no home
+    except RuntimeError:  # there is no home folder
         say(f"compiled programs are not kept: set {CACHE_VARIABLE} to a folder for them")
         return kept.programs_in(None)
     except FileError as error:
@@ -43,7 +43,7 @@ def folder_for_people() -> str:
 
 
 def _cache_folder() -> Path:
-    """The folder that the user has chosen, or one where the system keeps caches.
+    """The folder that the user chose, or one in the system's place for caches.
 
     Raises:
       RuntimeError: the user has no home folder.

@@ -1,6 +1,6 @@
-"""The commands: each turns its arguments into calls of the package, and prints the result.
+"""The commands: each turns its arguments into calls to the package and prints the result.
 
-They return the exit status.
+Each returns the exit status.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Protects the photo that comes along, and draws the report's picture."""
+    """Protects the bundled photo and draws the report's picture."""
     from cdmaa_jax import photos
 
     original = write_original(args.out, args.force)
@@ -108,14 +108,14 @@ def reproduce(args: argparse.Namespace) -> int:
         written = list(reproduce(request, watch.listener()))
     finally:
         watch.close()
-    path, text = written[-1]  # of the claims, which hold all other results
+    path, text = written[-1]  # the claims, which include all other results
     show(read_bytes(path.with_suffix(".json")).decode() if args.json else text)
     say(f"look at {', '.join(str(path) for path, _ in written)}")
     return 0
 
 
 def info(args: argparse.Namespace) -> int:
-    """Tells what is installed."""
+    """Prints what is installed."""
     facts = gather_facts(args.ensemble)
     show(json.dumps(facts, indent=2) if args.json else facts_as_text(facts))
     return 0
@@ -134,7 +134,7 @@ def _load(names: Sequence[str]) -> Ensemble:
     from cdmaa_jax.generators.ensembles import load_ensemble
 
     ensemble = load_ensemble(names)
-    gc.freeze()  # compiling collects garbage often, and need not look at what is there now
+    gc.freeze()  # compiling collects garbage often; it can skip what exists now
     say(f"ensemble {ensemble.name}: {', '.join(g.name for g in ensemble.generators)}")
     return ensemble
 

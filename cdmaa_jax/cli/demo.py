@@ -1,4 +1,4 @@
-"""The files of ``cdmaa demo``, which replace nobody else's unless ``--force`` is given."""
+"""The files of ``cdmaa demo``, which replace no other files unless ``--force`` is given."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_original(out: Path, force: bool) -> Path:
 
 
 def make_job(original: Path, ensemble: Ensemble, force: bool) -> Job:
-    """How the demo protects its photo: by the defaults, into the folder that the photo is in."""
+    """The demo's job: it protects the photo with the defaults, into the photo's folder."""
     from cdmaa_jax import photos
     from cdmaa_jax.attack.config import Config
 
@@ -47,7 +47,7 @@ def make_job(original: Path, ensemble: Ensemble, force: bool) -> Job:
 
 
 def write_picture(job: Job, entry: Entry) -> None:
-    """Draws what the report says of the photo.
+    """Draws the picture of the report's entry for the photo.
 
     Raises:
       FileError: a photo cannot be read, or the picture cannot be written.
@@ -75,7 +75,7 @@ def _write_portrait(path: Path, force: bool) -> None:
 
 
 def _is_of_demo(report: Path) -> bool:
-    """Whether a report is on the demo's photo, so that the picture beside it is the demo's too."""
+    """Whether a report covers the demo's photo, so that the picture beside it is the demo's too."""
     from cdmaa_jax.disk import FileError
     from cdmaa_jax.evaluation.report import read_report
 

@@ -1,4 +1,4 @@
-"""What ``cdmaa info`` tells about this installation."""
+"""The facts about this installation that ``cdmaa info`` prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdmaa_jax.cli.cache import folder_for_people
 
 
 def gather_facts(names: Sequence[str] | None) -> dict[str, Any]:
-    """The devices, versions, architectures and ensembles, as they are printed as JSON.
+    """The devices, versions, architectures and ensembles, in the form printed as JSON.
 
     Args:
       names: the one ensemble to tell about, as options name it; None for all named ensembles.
@@ -56,7 +56,7 @@ def facts_as_text(facts: dict[str, Any]) -> str:
 
 
 def _members(names: Sequence[str]) -> list[dict[str, Any]]:
-    """The generators of an ensemble, which are not loaded for this."""
+    """The generators of an ensemble, described without loading them."""
     from cdmaa_jax.generators.ensembles import read_ensemble_metadata
 
     return [

@@ -1,4 +1,4 @@
-"""Signals that end the process: at once, and with nothing half-written."""
+"""Signals that end the process at once, with nothing half-written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REQUESTS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(
 def interruptible(work: Callable[[], int]) -> int:
     """Runs ``work`` so that an interrupt ends the process at once, with nothing half-written.
 
-    JAX returns to Python only when a whole batch is done. So the work has a thread of its own while
+    JAX returns to Python only when a whole batch is done, so the work runs in its own thread while
     this one waits for signals.
     """
     result: list[int | BaseException] = []
@@ -43,9 +43,9 @@ def interruptible(work: Callable[[], int]) -> int:
 
 
 def _abandon(interrupt: KeyboardInterrupt) -> NoReturn:
-    """Ends the process, but not while a file is being put in its place."""
+    """Ends the process, but not while a file is being moved into place."""
     number = interrupt.number if isinstance(interrupt, _Terminated) else signal.SIGINT
-    for other in (signal.SIGINT, *_REQUESTS):  # a second one must not end it sooner
+    for other in (signal.SIGINT, *_REQUESTS):  # a second signal must not end it sooner
         signal.signal(other, signal.SIG_IGN)
     from cdmaa_jax import disk
 
@@ -54,13 +54,13 @@ def _abandon(interrupt: KeyboardInterrupt) -> NoReturn:
             disk.discard_unfinished()
             sys.stderr.write("\n")
             fail("interrupted; what is done is kept, run again to go on")
-        finally:  # even if nobody is there to read that
+        finally:  # even if the message cannot be printed
             os._exit(128 + number)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Within, a request to terminate is an interrupt too, and so is the end of the terminal."""
+    """A context in which termination requests and hang-ups count as interrupts too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -68,7 +68,7 @@ def _terminable() -> Iterator[None]:
     def terminate(number: int, frame: object) -> NoReturn:
         raise _Terminated(number)
 
-    # What is ignored already, as under nohup, stays ignored.
+    # Signals that are already ignored, as under nohup, stay ignored.
     requests = [n for n in _REQUESTS if signal.getsignal(n) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, terminate) for number in requests}
     try:
@@ -79,7 +79,7 @@ def _terminable() -> Iterator[None]:
 
 
 class _Terminated(KeyboardInterrupt):
-    """A signal, of this number, has asked the process to end."""
+    """A signal with this number asked the process to end."""
 
     def __init__(self, number: int):
         super().__init__()

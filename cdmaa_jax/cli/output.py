@@ -9,11 +9,11 @@ from contextlib import suppress
 
 
 class OutputError(Exception):
-    """What was to be printed on stdout could not be."""
+    """Output could not be written to stdout."""
 
 
 def show(text: str, end: str = "\n") -> None:
-    """Prints to stdout at once, where there is one.
+    """Prints to stdout, if there is one, and flushes it.
 
     Raises:
       OutputError: it cannot be written.
@@ -30,20 +30,20 @@ def say(text: object) -> None:
 
 
 def fail(error: object) -> int:
-    """Prints an error to stderr on one line, and returns the exit status that goes with it."""
+    """Prints an error to stderr on one line, and returns the matching exit status."""
     _to_stderr(f"cdmaa: error: {' '.join(str(error).split())}")
     return 1
 
 
 def print_any_name() -> None:
-    """Lets names that the terminal's encoding lacks be printed, escaped, not end the command."""
+    """Makes names that the terminal's encoding lacks print in escaped form instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def ensure_stderr() -> None:
-    """Opens a stderr that leads nowhere in a process that was started without one.
+    """Opens the null device as stderr in a process that was started without one.
 
     Otherwise a file that is opened later could take its place.
     """
@@ -52,13 +52,13 @@ def ensure_stderr() -> None:
 
 
 def discard_output() -> None:
-    """Drops what stdout still holds, which Python would try to write again as the process ends."""
+    """Drops stdout's buffered text, which Python would try to write again as the process ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _to_stderr(line: str) -> None:
-    """Prints a line, above the progress bar where there is one."""
+    """Prints a line, above the progress bar if there is one."""
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 

@@ -28,7 +28,7 @@ command or option, 130 interrupted, 143 terminated, 129 its terminal closed."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the command line, whose ``run`` is the command to call with the arguments."""
+    """The command line's parser; ``run`` of the parsed arguments is the command to call."""
     parser = _Parser(
         prog="cdmaa", description=_OVERVIEW, epilog=_EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -250,7 +250,8 @@ def _add_threshold(parser: argparse._ActionsContainer) -> None:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``Config``, whose defaults and choices are repeated here to start fast.
 
-    ``perturbation`` is left out: a universal one is fitted first, and only then added to photos.
+    ``perturbation`` is left out: a universal perturbation must be fitted before it is added to
+    photos.
     """
     group = parser.add_argument_group(
         "attack", "defaults are those of the CDMAA paper; lengths are in units of [-1, 1]"
@@ -286,7 +287,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says on one line what is wrong with a command line."""
+    """A parser that reports errors in a command line on one line."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required") and "--ensemble" in sys.argv:
@@ -295,7 +296,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """An option that prints the version, which is looked up only then."""
+    """An option that prints the version, which is looked up only when needed."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)

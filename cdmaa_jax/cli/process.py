@@ -31,16 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = make_parser().parse_args(argv)
             return interruptible(lambda: _run(args))
         finally:
-            show("", end="")  # when the process ends, it is too late to report an error
+            show("", end="")  # at exit it would be too late to report an error
     except OutputError as error:
         discard_output()
-        if isinstance(error.__cause__, BrokenPipeError):  # the reader has had enough
+        if isinstance(error.__cause__, BrokenPipeError):  # the reader closed the pipe
             return 1
         return fail(f"the output cannot be written: {error}")
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Runs a command; an error that a user can mend is one line."""
+    """Runs a command; an error that a user can fix is reported on one line."""
     from cdmaa_jax.disk import FileError
 
     _quiet()
@@ -82,7 +82,7 @@ def _check_devices() -> None:
 
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # AssertionError where its plugin is missing
+    except (RuntimeError, AssertionError) as error:  # AssertionError if its plugin is missing
         asked = os.environ.get("JAX_PLATFORMS")
         why = f"JAX_PLATFORMS is {asked!r}; unset it, or install that" if asked else str(error)
         raise ValueError(f"JAX finds no device to compute on: {why}") from error

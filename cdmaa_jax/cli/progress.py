@@ -1,4 +1,4 @@
-"""Progress bars, and what is said while they are shown."""
+"""Progress bars, and the messages printed while they are shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome]:
-    """Goes through outcomes with a progress bar, says which photos failed, and returns them all."""
+    """Iterates over outcomes with a progress bar, reports failures, and returns all outcomes."""
     from tqdm import tqdm
 
     start, seen = time.monotonic(), []
@@ -46,7 +46,7 @@ class Watch:
         self._start = time.monotonic()
 
     def listener(self) -> Listener:
-        """Whom ``reproduce`` tells of its progress."""
+        """The listener to which ``reproduce`` reports progress."""
         from cdmaa_jax.experiments.reproduce import Listener
 
         return Listener(say, self._photo, self._plan, self._begin, self._progress)
@@ -84,7 +84,7 @@ class Watch:
         self._bar.set_description(name)
 
     def _progress(self, count: int) -> None:
-        """Counts pieces of the work as done; the first of them may be of an earlier run."""
+        """Counts pieces of the work as done; the first may have been done in an earlier run."""
         self._bar.update(count)
         before = min(count, self._done[self._name])
         self._done[self._name] -= before

@@ -1,4 +1,4 @@
-"""What is printed for people: a report's tables, the counts of photos, durations."""
+"""Output for people: a report's tables, the counts of photos, durations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def report_as_text(report: dict[str, Any]) -> str:
 
 
 def outcomes_as_text(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """How many photos were done, done before and failed, and how fast."""
+    """How many photos were done now, done before, and failed, and how fast."""
     words = {"done": "done", "skipped": "done before", "failed": "failed"}
     counts = {status: sum(o.status == status for o in outcomes) for status in words}
     parts = [f"{n} {words[status]}" for status, n in counts.items() if n or status == "done"]
@@ -25,7 +25,7 @@ def outcomes_as_text(outcomes: Sequence[Outcome], seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 40 s, 12 min, 3 h 05 min."""
+    """Seconds in readable form: 40 s, 12 min, 3 h 05 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{round(seconds)} s"

@@ -1,4 +1,4 @@
-"""What the pictures of this package are drawn with: colours, tiles, and words that fit."""
+"""Drawing helpers for this package's pictures: colours, tiles, and text that fits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tile(image: np.ndarray, side: int) -> Image.Image:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of all words, ``size`` pixels high."""
+    """The font of all text, ``size`` pixels high."""
     return ImageFont.load_default(size)  # type: ignore[return-value]  # FreeType is in the wheels
 
 
@@ -41,10 +41,10 @@ def fits(text: str, letters: ImageFont.FreeTypeFont, width: int) -> bool:
 
 
 def broken(text: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """A text in lines of at most ``width`` pixels.
+    """A text broken into lines of at most ``width`` pixels.
 
-    Lines end between words; a word that is wider than a line, such as the name of a file, is
-    broken as well.
+    Lines break between words; a word that is wider than a line, such as a file name, is broken
+    as well.
     """
     lines = [""]
     for word in text.split():

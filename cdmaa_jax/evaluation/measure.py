@@ -1,4 +1,4 @@
-"""What the generators make of photos as they are on disk."""
+"""The generators' edits of photos as saved on disk."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cdmaa_jax.types import Generator, Labels
 def see_pair(
     original: np.ndarray, protected: np.ndarray, look: Look, generators: Sequence[Generator]
 ) -> Pair:
-    """Reduces an original and its protected copy, uint8 ``[H, W, 3]``, to what figures need.
+    """Reduces an original and its protected copy, uint8 ``[H, W, 3]``, to what metrics need.
 
     PSNR and SSIM are those of the square, the part that generators see: the unchanged rest of the
-    photo would flatter them.
+    photo would inflate them.
     """
     sizes = {generator.image_size for generator in generators}
     before, after = look.square.crop(original), look.square.crop(protected)
@@ -71,7 +71,7 @@ def edits_of_pairs(
 
 
 def _padded(array: np.ndarray, count: int) -> np.ndarray:
-    """The array with its last element repeated ``count`` times more."""
+    """The array with its last element repeated ``count`` more times."""
     return np.concatenate([array, np.repeat(array[-1:], count, axis=0)])
 
 

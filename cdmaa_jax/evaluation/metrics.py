@@ -1,7 +1,7 @@
-"""How far edits are spoiled (equations 4 and 29 to 31), and how little the photo is changed.
+"""Metrics of how far edits are spoiled (equations 4, 29 to 31) and how little photos change.
 
-L is the mean squared error over height, width and channels, in units of [-1, 1], of what a
-generator makes of the original and of the protected photo, per image and domain.
+L is the mean squared error over height, width and channels, in units of [-1, 1], between a
+generator's edits of the original and of the protected photo, per image and domain.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Generator
 
 THRESHOLD = Config().threshold
-"""The τ of attack rates for which no other is given."""
+"""The default τ of attack rates."""
 _WINDOW = 7  # side of SSIM's window, in pixels
 _STRIP = 512  # rows at a time: SSIM needs some forty times the memory of its input
 
 
 def edits(generator: Generator, images: Array | np.ndarray, conditions: np.ndarray) -> Array:
-    """What a generator makes of images of its native size.
+    """A generator's edits of images of its native size.
 
     Args:
       generator: its view is not applied.

@@ -1,4 +1,4 @@
-"""The report as a picture: the photo, its protected copy, and what each generator makes of both."""
+"""The report as a picture: the photo, its protected copy, and each generator's edits of both."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from cdmaa_jax.evaluation.drawing import (
 from cdmaa_jax.images.faces import Box
 
 _MARGIN, _GAP, _TILE, _PHOTO = 36, 10, 136, 400
-_MOST_TILES = 8  # in one line
-_SIDE = 112  # width of the words to the left of the tiles
+_MOST_TILES = 8  # in one row
+_SIDE = 112  # width of the labels left of the tiles
 _AMPLIFIED = 20
-_SMALLEST = 9  # letters, in pixels
+_SMALLEST = 9  # font size, in pixels
 
 
 def draw_report(
@@ -55,7 +55,7 @@ def draw_report(
 
 
 def readable(name: str) -> str:
-    """A domain's name as words: ``Black_Hair`` is black hair."""
+    """A domain's name as words: ``Black_Hair`` becomes ``black hair``."""
     return name.replace("_", " ").strip().lower() if "_" in name or name[1:].islower() else name
 
 
@@ -85,7 +85,7 @@ def _legend(threshold: float) -> Image.Image:
 
 
 def _block(panel: Panel, threshold: float) -> Image.Image:
-    """A generator: its name, and lines of tiles, edits of the original above those of the copy."""
+    """A generator's title, then rows of tiles: the original's edits above those of the copy."""
     lines = [_words(panel.title, 20, INK, bold=True)]
     for first in range(0, len(panel.domains), _MOST_TILES):
         chosen = range(first, min(first + _MOST_TILES, len(panel.domains)))
@@ -96,7 +96,7 @@ def _block(panel: Panel, threshold: float) -> Image.Image:
 
 
 def _side() -> Image.Image:
-    """The words beside two rows of tiles."""
+    """The labels beside two rows of tiles."""
     side = Image.new("RGB", (_SIDE, 2 * _TILE + _GAP), PAPER)
     draw = ImageDraw.Draw(side)
     for row, word in enumerate(("original", "protected")):
@@ -133,7 +133,7 @@ def _framed(photo: np.ndarray, square: Box) -> Image.Image:
 
 
 def _fit(photo: np.ndarray) -> Image.Image:
-    """A photo, its longer side scaled to the width of a column."""
+    """A photo with its longer side scaled to the width of a column."""
     height, width = photo.shape[:2]
     scale = _PHOTO / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -148,7 +148,7 @@ def _captioned(image: Image.Image, title: str, text: str) -> Image.Image:
 
 
 def _words(text: str, size: int, colour: Colour, bold: bool = False, width: int = 0) -> Image.Image:
-    """Text on paper, broken into lines where ``width`` is given."""
+    """Text on a blank background, broken into lines if ``width`` is given."""
     letters = font(size)
     lines = broken(text, letters, width) if width else [text]
     longest = max(letters.getlength(line) for line in lines)
@@ -160,7 +160,7 @@ def _words(text: str, size: int, colour: Colour, bold: bool = False, width: int 
 
 
 def _centred(text: str, size: int, colour: Colour) -> Image.Image:
-    """A line in the middle below a tile, in smaller letters if it would be wider than the tile."""
+    """A line of text centred below a tile, in a smaller font if it would be wider than the tile."""
     letters = fitted_font(text, _TILE, size, _SMALLEST)
     canvas = Image.new("RGB", (_TILE, 19), PAPER)
     ImageDraw.Draw(canvas).text((_TILE / 2, 1), text, colour, letters, anchor="ma")
@@ -168,7 +168,7 @@ def _centred(text: str, size: int, colour: Colour) -> Image.Image:
 
 
 def _in_rows(blocks: Sequence[Image.Image]) -> list[Image.Image]:
-    """Blocks side by side as long as they fit into the width of the photos."""
+    """Blocks in rows, side by side as long as they fit into the width of the photos."""
     rows: list[list[Image.Image]] = []
     for block in blocks:
         used = sum(other.width + 3 * _GAP for other in rows[-1]) if rows else 0
@@ -208,7 +208,7 @@ def _with_margin(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Panel:
-    """What one generator makes of a photo and of its protected copy; images are in [-1, 1].
+    """One generator's edits of a photo and of its protected copy; images are in [-1, 1].
 
     Attributes:
       title: the generator.

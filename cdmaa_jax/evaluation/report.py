@@ -1,4 +1,4 @@
-"""The report of protected photos, ``report.json``: what was measured, and what reproduces it.
+"""The report of protected photos, ``report.json``: measurements, and settings to reproduce them.
 
 Figures are measured on the saved files, read back. L, linf, epsilon and threshold are in units of
 [-1, 1]; psnr (dB, null where nothing changed) and ssim are those of the square that generators see.
@@ -28,10 +28,10 @@ from cdmaa_jax.images.squares import Look
 FORMAT = "cdmaa-jax report"
 FORMAT_VERSION = 1
 EARLIER = "earlier"
-"""Copies that are there, of runs with other settings: which photo each is of, and no figures."""
+"""Key of the existing copies from runs with other settings: their photos, without figures."""
 _TRACE = ("file", "sha256", "protected", "protected_sha256")
 MADE_WITH = "made_with"
-"""Of a photo: its versions and device, where they are not the report's."""
+"""Key of a photo's versions and device, if they differ from the report's."""
 _PACKAGES = (
     "cdmaa-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scikit-image",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def photo_entry(
     pair: Pair,
     labels: Mapping[str, int] | None,
 ) -> dict[str, Any]:
-    """What the report says of one photo, but for the models' L."""
+    """The report's entry on one photo, without the models' L."""
     height, width = original.size
     return {
         "file": file,
@@ -82,7 +82,7 @@ def with_losses(
     values: Mapping[str, np.ndarray],
     domains: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
-    """Entries of B photos with the models' L.
+    """The entries of B photos, completed with the models' L.
 
     Args:
       entries: B of them.
@@ -115,7 +115,7 @@ def settings(
     aligned: bool = False,
     precision: str | None = None,
 ) -> dict[str, Any]:
-    """All that a protected photo depends on, besides the photo and its labels.
+    """Everything that a protected photo depends on, besides the photo and its labels.
 
     Args:
       ensemble: the generators.
@@ -155,7 +155,7 @@ def describe(ensemble: Ensemble) -> dict[str, Any]:
 
 
 def _for_json(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """As they come back from a JSON file."""
+    """The fields as a JSON file would give them back."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
 
@@ -195,9 +195,9 @@ def made_with() -> dict[str, Any]:
 
 
 def dated(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The photos of a report, those of other versions or another device saying so themselves.
+    """The photos of a report, marked with its versions and device if this process's differ.
 
-    So they may stand in a report of this process, whose versions and device are of all others.
+    They can then be part of this process's report, whose versions and device apply to all others.
     """
     then = {name: found.get(name) for name in ("versions", "device")}
     note = {} if then == made_with() else {MADE_WITH: then}
@@ -221,7 +221,7 @@ def to_json(report: Mapping[str, Any]) -> str:
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
-    """A report that was written before; None where there is no file.
+    """A previously written report; None if there is no file.
 
     Raises:
       FileError: the file is something else.
@@ -245,7 +245,7 @@ def read_report(path: Path) -> dict[str, Any] | None:
 
 
 def _is_entry(value: object) -> bool:
-    """Whether a value has what ``photo_entry`` gives; its files are of one folder."""
+    """Whether a value has the fields of ``photo_entry``, and its copy is a bare file name."""
     if not isinstance(value, dict) or not value.keys() >= _ENTRY.keys():
         return False
     return all(isinstance(value[name], kind) for name, kind in _ENTRY.items()) and _is_trace(value)

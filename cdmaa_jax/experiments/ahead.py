@@ -1,4 +1,4 @@
-"""Work that is done ahead, beside other work that will need it."""
+"""Work that is done ahead, in parallel to the work that will need it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 @contextlib.contextmanager
 def working_ahead(tasks: Iterable[Callable[[], None]]) -> Iterator[None]:
-    """Calls tasks one after the other in another thread; leaving waits for the one that is begun.
+    """Runs tasks one after the other in another thread; on exit, waits for the one in progress.
 
-    What fails is passed over: whoever needs its result will meet the same error in turn.
+    Failures are ignored: whoever needs the result will meet the same error in turn.
     """
     left = threading.Event()
 

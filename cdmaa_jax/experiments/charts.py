@@ -1,4 +1,4 @@
-"""Bar charts and lines, by matplotlib, which the extra ``reproduce`` brings."""
+"""Bar and line charts, drawn with matplotlib, which the extra ``reproduce`` installs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _DOTS = 150
 
 
 class MissingLibrary(ValueError):
-    """matplotlib is not installed; one line that says what to do."""
+    """matplotlib is not installed; the message is one line that says what to do."""
 
 
 def check() -> None:
-    """Raises MissingLibrary where charts could not be drawn: before the work, not after it."""
+    """Raises MissingLibrary if charts cannot be drawn: before the work, not after it."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingLibrary(
             "matplotlib, which draws the charts, is not installed; "
@@ -30,7 +30,7 @@ def check() -> None:
 
 
 def draw_bars(record: Mapping[str, Any]) -> bytes:
-    """The attack rates and avg_L of a table with their intervals, a PNG file."""
+    """The attack rates and avg_L of a table with their intervals, as a PNG file."""
     models = list(record["columns"][record["default"]])
     figure = _figure(width=5 + 1.1 * len(models), height=7.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -52,7 +52,7 @@ def draw_bars(record: Mapping[str, Any]) -> bytes:
 def draw_lines(
     panels: Mapping[str, Mapping[str, np.ndarray]], title: str, xlabel: str, ylabels: Sequence[str]
 ) -> bytes:
-    """Lines over the steps, a panel beside the other, a PNG file.
+    """Lines over the steps, in panels side by side, as a PNG file.
 
     Args:
       panels: title of a panel to lines: name to [T].
@@ -104,7 +104,7 @@ def _bars(axes: Any, record: Mapping[str, Any], models: list[str], metric: str, 
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure of its own, not pyplot's, which belongs to the main thread."""
+    """A figure without pyplot, which belongs to the main thread."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

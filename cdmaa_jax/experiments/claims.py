@@ -1,8 +1,8 @@
-"""What the paper claims, and whether the measured figures bear it out.
+"""The paper's claims, and whether the measured figures support them.
 
-A claim is a number that should be positive: a paired difference between columns. It holds where
-its 95 % interval over images is above zero, does not hold where that is below, and cannot be told
-otherwise, nor by fewer than ``FEWEST`` images.
+A claim is a number that should be positive: a paired difference between columns. It holds if its
+95 % interval over images is above zero and does not hold if the interval is below zero. Otherwise,
+and with fewer than ``FEWEST`` images, the claim is undecided.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from cdmaa_jax.experiments.statistics import MEAN, interval, per_image, resampli
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 POINTS = 100
 CLOSE = 5.0
-"""Points of attack_rate within which two methods are called not far apart; a choice of ours."""
+"""Two methods within this many points of attack_rate are called not far apart; our choice."""
 FEWEST = 6
-"""Of fewer images not even unanimity is significant: a two-sided sign test of five gives 6 %."""
+"""With fewer images, not even unanimity is significant: a two-sided sign test of five gives 6 %."""
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper and what was measured.
+    """A claim of the paper and its measurement.
 
     Attributes:
       source: where the paper has it.
@@ -46,7 +46,7 @@ class Claim:
 
 
 def judge(records: Mapping[str, Record]) -> list[Claim]:
-    """The claims that some results, by their names, have something to say of."""
+    """The claims that the given results, keyed by name, bear on."""
     claims: list[Claim] = []
     for name, claims_of in _CLAIMS.items():
         if name in records:
@@ -174,7 +174,7 @@ def _difference(
     metric: str = "attack_rate",
     model: str = MEAN,
 ) -> Claim:
-    """That one column is above another, in a model or in the mean of all."""
+    """The claim that one column is above another, on one model or in the mean of all."""
     at = -1 if model == MEAN else list(record["losses"][better]).index(model)
     ours, theirs = (_values(record, name)[metric][:, at] for name in (better, worse))
     where = "" if model == MEAN else f" on {model}"
@@ -183,7 +183,7 @@ def _difference(
 
 
 def _closeness(record: Record, source: str, text: str, one: str, other: str) -> Claim:
-    """That two columns are within a few points, in the mean of all models."""
+    """The claim that the means of two columns over all models are within a few points."""
     ours, theirs = (_values(record, name)["attack_rate"][:, -1] for name in (one, other))
     value, (low, high) = _estimate(record, POINTS * (ours - theirs))
     verdict = HOLDS if low > -CLOSE and high < CLOSE else OPEN
@@ -194,7 +194,7 @@ def _closeness(record: Record, source: str, text: str, one: str, other: str) -> 
 
 
 def _evenness(record: Record, source: str, text: str, one: str, other: str) -> Claim:
-    """That the largest and the smallest avg_L of a column's models are closer than another's."""
+    """The claim that avg_L has a smaller range over the models in one column than in another."""
     ours, theirs = (_values(record, name)["avg_l"][:, :-1] for name in (one, other))
 
     def statistic(means: np.ndarray) -> np.ndarray:
@@ -207,7 +207,7 @@ def _evenness(record: Record, source: str, text: str, one: str, other: str) -> C
 
 
 def _share(record: Record, way: str, text: str) -> Claim:
-    """That something is so in all steps of all images; one step where it is not so tells."""
+    """The claim that a property holds in all steps of all images; a single exception refutes it."""
     figures = record["theorem1"][way]
     low, high = figures["interval"]
     quantity = f"share of steps in which {way} · grad is positive for every model"
@@ -224,7 +224,7 @@ def _claim(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
 ) -> Claim:
-    """That a statistic of the means over images of values [N,...] is positive."""
+    """The claim that a statistic of the means of values [N,...] over images is positive."""
     value, (low, high) = _estimate(record, values, statistic)
     verdict = HOLDS if low > 0 else FAILS if high < 0 else OPEN
     verdict = OPEN if len(values) < FEWEST else verdict
@@ -241,7 +241,7 @@ def _estimate(
 
 
 def _values(record: Record, column: str) -> dict[str, np.ndarray]:
-    """What each image contributes to a column's figures, as ``statistics.per_image``."""
+    """Each image's contribution to a column's figures, from ``statistics.per_image``."""
     losses = {model: np.array(rows) for model, rows in record["losses"][column].items()}
     return per_image(losses, record["threshold"])
 

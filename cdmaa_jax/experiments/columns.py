@@ -1,6 +1,6 @@
 """What is measured: the columns of the paper's tables, and which of them a table shows.
 
-A column that several tables show, the default for one, is the same column.
+A column that several tables show, such as the default, is one and the same column.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cdmaa_jax.attack.config import Config
 STEPS = 80
 """The paper's T."""
 TOGETHER = "together"
-"""The method of a column that its options describe completely: they attack the models at once."""
+"""The method of columns that their options describe completely: attacking all models at once."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Column:
 
     @property
     def slug(self) -> str:
-        """A readable name, of what differs from the paper's defaults."""
+        """A readable name, built from what differs from the paper's defaults."""
         words = [] if self.method == TOGETHER else [self.method]
         words += [self.model] if self.model else []
         words += [
@@ -65,7 +65,7 @@ class Table:
 
 
 def options(config: Config) -> dict[str, object]:
-    """The options of a configuration that are not the defaults."""
+    """The options of a configuration that differ from the defaults."""
     ours, default = dataclasses.asdict(config), dataclasses.asdict(Config())
     return {name: value for name, value in ours.items() if value != default[name]}
 

@@ -1,7 +1,7 @@
-"""Photos as the generators take them: face crops of 8 bits, the paper's protocol.
+"""Photos as the generators take them: 8-bit face crops, as in the paper's protocol.
 
-What is attacked and measured are these crops, files themselves, so that no resizing comes between
-the change and a generator of the largest size.
+These crops, which are files themselves, are attacked and measured, so that no resizing comes
+between the change and a generator of the largest size.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Crop:
     labels: tuple[int, ...] | None = None
 
     def entry(self) -> dict[str, Any]:
-        """What results tell of it."""
+        """The crop's entry in results."""
         known = {} if self.labels is None else {"labels": list(self.labels)}
         return {
             "file": self.file,
@@ -70,7 +70,7 @@ def make_crops(
     made: Callable[[FileError | None], None] = lambda error: None,
     without: Collection[str] = (),
 ) -> list[Crop]:
-    """The crops of the first ``count`` photos that can be used; those made before are kept.
+    """The crops of the first ``count`` usable photos; crops made before are reused.
 
     Args:
       photos: in the order in which they are wanted.
@@ -125,7 +125,7 @@ def _labels_of(photo: Path, labels: LabelTable | None) -> tuple[int, ...] | None
 
 
 def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop]) -> Crop:
-    """The crop of a photo, named by the photo's content too."""
+    """The crop of a photo, named after the photo's name and content."""
     sha256 = disk.sha256_of(photo)
     name = disk.file_name(photo.stem, f"-{sha256[:12]}.png")
     before = known.get(name)
@@ -152,7 +152,7 @@ def _settings(size: int, aligned: bool) -> dict[str, Any]:
 
 
 def _read_index(folder: Path, size: int, aligned: bool) -> dict[str, Crop]:
-    """The crops that were made before in the same way, by name."""
+    """The crops that were made before with the same settings, by name."""
     found = read_record(folder / INDEX)
     if found.get("settings") != _settings(size, aligned):
         return {}
@@ -162,7 +162,7 @@ def _read_index(folder: Path, size: int, aligned: bool) -> dict[str, Crop]:
 def _write_index(
     folder: Path, size: int, aligned: bool, known: Mapping[str, Crop], crops: Sequence[Crop]
 ) -> None:
-    """Tells of these crops and of those known before, for the next run."""
+    """Records these crops and those known before, for the next run."""
     everything = {**known, **{crop.path.name: crop for crop in crops}}
     entries = {name: crop.entry() for name, crop in everything.items()}
     text = json.dumps({"settings": _settings(size, aligned), "crops": entries}, indent=1)

@@ -1,4 +1,4 @@
-"""The paper's figures: the gradients of Figure 2, and sheets of what generators make of photos."""
+"""The paper's figures: the gradients of Figure 2, and sheets of generators' edits of photos."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ FORMAT = "cdmaa-jax figure"
 TRACE = "trace.npz"
 ELSEWHERE = "Measured with other versions or on another device."
 MOST_TRACED = 20
-"""Images of Figure 2: a trace costs several times what an attack does."""
+"""Limit of images in Figure 2: a trace costs several times as much as an attack."""
 MOST_SHOWN = 4
-"""Photos of Figure 4."""
+"""Limit of photos in Figure 4."""
 
 
 # Figure 2
 
 
 def traced(study: Study) -> Study:
-    """The part of a study that Figure 2 is of: whole batches, about ``MOST_TRACED`` images."""
+    """The part of a study that Figure 2 covers: whole batches, about ``MOST_TRACED`` images."""
     count = max(study.batch, MOST_TRACED // study.batch * study.batch)
     return dataclasses.replace(study, crops=study.crops[:count])
 
 
 def gradient_column(default: Column) -> Column:
-    """The trace of the default column, as something with a folder of its own."""
+    """The trace of the default column, as a column with its own folder."""
     return dataclasses.replace(default, method="gradients")
 
 
 def work_of_trace(default: Column, study: Study) -> Work:
-    """What tracing will take."""
+    """The work of tracing."""
     few, column = traced(study), gradient_column(default)
     total = len(_batches(few))
     done = total if _saved(column, few).is_file() else 0
@@ -68,7 +68,7 @@ def work_of_trace(default: Column, study: Study) -> Work:
 
 
 def prepare_figure2(default: Column, study: Study) -> None:
-    """Compiles what traces gradients, unless that is done; runs nothing."""
+    """Compiles the programs that trace gradients, unless the trace exists; runs nothing."""
     few = traced(study)
     column = gradient_column(default)
     if not _saved(column, few).is_file():
@@ -127,9 +127,9 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
 def _trace(
     column: Column, study: Study, progress: Callable[[int], None]
 ) -> tuple[Trace, float, dict[str, Any]]:
-    """The trace of a study's images, its seconds, and the versions and device that it is of.
+    """The trace of a study's images, its seconds, and the versions and device it was made with.
 
-    From its file where there is one.
+    Read from its file if there is one.
     """
     path = _saved(column, study)
     if path.is_file():
@@ -153,13 +153,13 @@ def _trace(
 
 
 def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:
-    """The trace of the images of a batch; its padding left out."""
+    """The trace of the images of a batch, without its padding."""
     trace, kept = trace_gradients(*_tracing(column, study, rows)), padding_mask(rows)
     return Trace(trace.gram[:, kept], trace.along[:, kept], trace.along_sign[:, kept])
 
 
 def _tracing(column: Column, study: Study, rows: np.ndarray) -> tuple[Any, ...]:
-    """What ``trace_gradients`` takes for a batch."""
+    """The arguments of ``trace_gradients`` for a batch."""
     crops = [study.crops[i] for i in rows]
     labels = labels_of(crops, study)
     models = fit_views(study.ensemble.generators, study.size, study.size)
@@ -248,9 +248,9 @@ def draw_outputs(table: Table, measured: Mapping[str, Measured], study: Study) -
 
 
 def _edits(study: Study, paths: Sequence[Any], rows: Sequence[int]) -> list[list[np.ndarray]]:
-    """Of each photo what the largest generator sees, then every edit of every model.
+    """For each photo, what the largest generator sees, then every edit by every model.
 
-    In batches of the study, which the programs that measured it are compiled for.
+    In batches of the study's size, for which the measuring programs are compiled already.
     """
     from_table = labels_of([study.crops[i] for i in rows], study)
     pixels = [files.read_photo(path).pixels for path in paths]
@@ -274,7 +274,7 @@ def _tiles(images: Sequence[np.ndarray], losses: np.ndarray, threshold: float) -
 
 
 def _columns_of(study: Study) -> tuple[list[str], list[str]]:
-    """Words above the columns: the model, and the domain."""
+    """The headings of the columns: the model, and the domain."""
     groups, columns = ["photo"], [""]
     for generator in study.ensemble.generators:
         groups += [generator.name] * len(generator.domains)

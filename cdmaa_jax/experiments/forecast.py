@@ -1,4 +1,4 @@
-"""How long the work that is left will take, from the work that was done."""
+"""How long the remaining work will take, estimated from the work done so far."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Work:
 
 
 def cost(column: Column, attacked: Sequence[Generator], measured: Sequence[Generator]) -> float:
-    """What a crop of a column costs, about, in passes of one domain of one model.
+    """The approximate cost of a column's crop, in forward passes of one domain of one model.
 
-    A pass back costs about twice one forth. ``mgda`` across domains takes each of them back alone,
-    but for what they share that is no more work.
+    A backward pass costs about twice a forward pass. ``mgda`` across domains runs each domain's
+    backward pass separately; apart from the part that domains share, that is no extra work.
     """
     count = sum(len(g.domains) for g in attacked)
     strategy = column.config.across_domains
@@ -42,7 +42,7 @@ def cost(column: Column, attacked: Sequence[Generator], measured: Sequence[Gener
 
 
 class Forecast:
-    """The work that is left, and the time that it will take."""
+    """The remaining work, and the time that it will take."""
 
     def __init__(self, works: Sequence[Work]) -> None:
         self._costs = {work.name: work.cost for work in works}
@@ -50,13 +50,13 @@ class Forecast:
         self._worked = 0.0
 
     def record(self, name: str, pieces: int) -> None:
-        """Some pieces of a part were done in this run."""
+        """Records pieces of a part that were done in this run."""
         pieces = min(pieces, self._left[name])
         self._left[name] -= pieces
         self._worked += pieces * self._costs[name]
 
     def seconds_left(self, elapsed: float) -> float | None:
-        """At the rate of this run so far; None before anything was done."""
+        """The time left at this run's rate so far; None before anything was done."""
         if not self._worked:
             return None
         left = sum(self._costs[name] * pieces for name, pieces in self._left.items())

@@ -1,7 +1,7 @@
-"""Figure 2 as a measurement: how alike the gradients of domains and of models are, step by step.
+"""Measures Figure 2: how similar the gradients of domains and of models are, step by step.
 
-A compiled scan, or within ``apart`` a loop over pieces of it, records at the images of every step
-the inner products of all domains' gradients of all models. Cosines, ratios of norms and Theorem 1
+A compiled scan, or within ``apart`` a loop over pieces of it, records at every step's images the
+inner products of the gradients of all domains of all models. Cosines, norm ratios and Theorem 1
 follow from these.
 """
 
@@ -43,7 +43,7 @@ COSINE = "cosine"
 
 @dataclass(frozen=True)
 class Trace:
-    """What is recorded; N images, T steps, M domains of all J models together.
+    """What is recorded for N images, T steps, and M domains of all J models together.
 
     Attributes:
       gram: float32 [T,N,M,M], inner products of the domains' gradients, scaled per step and image.
@@ -63,9 +63,9 @@ def trace_gradients(
     conditions: Sequence[np.ndarray],
     seed: int,
 ) -> Trace:
-    """Attacks images [N,H,W,3] by uniform domains, and records its gradients on the way.
+    """Attacks images [N,H,W,3] with uniform domains, and records the gradients along the way.
 
-    Each model takes so many images at once as it does in an attack of all of them.
+    Each model takes as many images at once as it does in an attack on all of them.
 
     Args:
       config: whose domains are ``uniform``.
@@ -92,7 +92,7 @@ def prepare_trace(
     conditions: Sequence[np.ndarray],
     seed: int,
 ) -> None:
-    """Compiles what ``trace_gradients`` runs for the same arguments; runs nothing.
+    """Compiles the programs that ``trace_gradients`` runs for the same arguments; runs nothing.
 
     Raises:
       ValueError: as ``trace_gradients``.
@@ -112,7 +112,7 @@ def _task_of(
     conditions: Sequence[np.ndarray],
     seed: int,
 ) -> tuple[tuple[Config, tuple[Generator, ...], Batch, Array], tuple[int, ...]]:
-    """What is attacked, with a key for each image; and how many images each model takes at once."""
+    """The attack's inputs, with a key per image, and how many images each model takes at once."""
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
     keys = jnp.broadcast_to(seeded(seed), (len(images),))
@@ -161,7 +161,7 @@ def summarize_trace(
 
 
 def between_models(gram: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Inner products of the models' gradients, [...,J,J]: each is the mean of its domains'."""
+    """Inner products of the models' gradients, the means over their domains, [...,J,J]."""
     mean = np.zeros((len(counts), sum(counts)))
     starts = np.cumsum([0, *counts])
     for j, count in enumerate(counts):
@@ -172,7 +172,7 @@ def between_models(gram: np.ndarray, counts: Sequence[int]) -> np.ndarray:
 def _pairs(
     gram: np.ndarray, names: Sequence[str], summary: Callable[[np.ndarray], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Cosines and ratios of norms, the smaller over the larger, of each pair and of their mean."""
+    """Cosines and norm ratios, the smaller over the larger, of each pair, and their means."""
     norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=-2, axis2=-1), 0))
     pairs = list(combinations(range(len(names)), 2))
     figures: dict[str, dict[str, np.ndarray]] = {COSINE: {}, RATIO: {}}
@@ -202,7 +202,7 @@ def _summarizer(trace: Trace, seed: int) -> Callable[[np.ndarray], dict[str, Any
     draws = resampling(trace.gram.shape[1], seed)
 
     def summary(values: np.ndarray) -> dict[str, Any]:
-        """Mean, interval over images and mean of every step of [T,N]."""
+        """The mean of values [T,N], its interval over images, and the means by step and image."""
         return {
             "mean": float(values.mean()),
             "interval": interval(values.mean(0), draws).tolist(),
@@ -250,11 +250,11 @@ def _trace_in_pieces(
     chunks: tuple[int, ...],
     call: Callable[..., Any],
 ) -> list[Any]:
-    """The same as a loop over pieces, of which those of the models are an attack's by ``mgda``."""
+    """The same in a loop over pieces; the models' pieces are those of an ``mgda`` attack."""
     numbers = numbers_of(config, batch.images.dtype, len(models))
     state = pieces.build(config, models, batch, numbers, chunks, call).init(keys)
     bare = dataclasses.replace(batch, conditions=())
-    one = dataclasses.replace(config, steps=1)  # whatever their number
+    one = dataclasses.replace(config, steps=1)  # the same program for any number
     told = []
     for _ in range(config.steps):
         of_domains = pieces.domains_of(config.loss, models, batch, state, chunks, call)
@@ -279,7 +279,7 @@ def _record(
     state: State,
     of_domains: Sequence[tuple[Array, Array]],
 ) -> tuple[State, tuple[Array, ...]]:
-    """A step, and of it the inner products of a ``Trace``; by the gradients of all domains."""
+    """Takes a step from all domains' gradients; also gives the inner products of a ``Trace``."""
     regularize = REGULARIZATIONS[config.regularization]
     evaluations = [Evaluation(loss.mean(1), g.mean(1), loss) for g, loss in of_domains]
     each = jnp.concatenate([gradients for gradients, _ in of_domains], axis=1)
@@ -302,7 +302,7 @@ def _of_domains(
     state: State,
     chunks: tuple[int, ...],
 ) -> list[tuple[Array, Array]]:
-    """Of each model the gradients of its domains' losses, [B,K,H,W,3], and those, [B,K]."""
+    """For each model, the gradients of its domains' losses, [B,K,H,W,3], and the losses, [B,K]."""
 
     def strategy(target: Target, images: Array, keys: Array, domain: Array) -> tuple[Array, Array]:
         return each_domain(config.loss, target, images, keys)
@@ -311,11 +311,11 @@ def _of_domains(
     rows = zip(models, chunks, batch.conditions, state.references, state.pixel_weights, strict=True)
     for model, chunk, *target in rows:
         found.append(evaluate(strategy, chunk, model, images, keys, state.time, *target))
-        images = later(images, found[-1][0].mean(1))  # models take turns in the memory
+        images = later(images, found[-1][0].mean(1))  # so that models take turns in memory
     return found
 
 
 def _scaled(gradients: Array) -> Array:
-    """Gradients [B,M,H,W,3] over the largest entry of each image: their squares would underflow."""
+    """Gradients [B,M,H,W,3] over each image's largest entry: their squares would underflow."""
     largest = jnp.abs(gradients).max((1, 2, 3, 4), keepdims=True)
     return gradients / jnp.where(largest > 0, largest, 1)

@@ -1,10 +1,10 @@
-"""Photos to batches to the attack to files, with a report that grows with every batch.
+"""Protects photos in batches and writes files, with a report that grows with every batch.
 
-No file is ever half-written: the photos of a batch and the report on them wait beside their places
-until all of them are whole. A photo that the report already covers, with the same settings, is not
-protected a second time.
+No file is ever half-written: a batch's photos and its report are written beside their final places
+and moved there once all are complete. A photo that the report already covers, with the same
+settings, is not protected a second time.
 
-- ``jobs``: what to do with photos, what became of them, and the checks of both.
+- ``jobs``: the settings of a job, its outcomes, and checks of its options.
 - ``pairing``: which files are photos, and which protected copy belongs to which original.
 - ``ledger``: what the report in a folder covers, and what is left to do.
 - ``protecting``: protecting photos, and measuring the copies.

@@ -1,4 +1,4 @@
-"""What to do with photos, what became of each of them, and the checks of what is asked for."""
+"""The settings of a job, the outcome for each photo, and the checks of a job's options."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ BATCH_SIZE = 8
 PRECISIONS = {
     "float32": "highest",
     "tf32": "tensorfloat32",
-    "bfloat16": "tensorfloat32",  # of the operations that remain in float32
+    "bfloat16": "tensorfloat32",  # for the operations that remain in float32
 }
-"""Each precision of a job, and JAX's name for the precision of its float32 matrix products."""
+"""A job's precision to JAX's name for the precision of its float32 matrix products."""
 Entry = dict[str, Any]
-"""What a report says about one photo."""
+"""A report's entry on one photo."""
 ProtectImages = Callable[["Job", np.ndarray, Labels | None, int], np.ndarray]
 """``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images, within epsilon."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with photos.
+    """How to protect photos.
 
     Attributes:
       ensemble: the generators whose edits are to be spoiled.
@@ -75,7 +75,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photo: its entry in the report, or the reason why it has none."""
+    """The outcome for one photo: its entry in the report, or the reason why it has none."""
 
     source: Path
     status: Literal["done", "skipped", "failed"]
@@ -84,10 +84,10 @@ class Outcome:
 
 
 def default_canonical_size(ensemble: Ensemble, aligned: bool = False) -> int:
-    """Three times the largest native size of the generators, in pixels; for crops just that size.
+    """Three times the largest native size of the generators, in pixels; for crops, that size.
 
     A perturbation has to survive the resizing of a photo to the generators' size, and finer ones
-    survive it better. At still finer sizes the same number of steps gains nothing more.
+    survive it better. At still finer sizes the same number of steps brings no further gain.
     """
     native = max(generator.image_size for generator in ensemble.generators)
     return native if aligned else 3 * native
@@ -116,7 +116,7 @@ def check_job(job: Job) -> None:
 
 
 def check_positive(**numbers: int) -> None:
-    """Raises ValueError, which names the number, for a number below 1."""
+    """Raises a ValueError that names the number if a number is below 1."""
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name.replace('_', ' ')} must be at least 1, not {number}")

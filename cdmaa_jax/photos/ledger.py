@@ -39,7 +39,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Task:
-    """A photo that is to be protected, the place of its copy, and its labels."""
+    """A photo to protect, the path of its copy, and its labels."""
 
     source: Path
     target: Path
@@ -66,7 +66,7 @@ def read_job_report(job: Job) -> dict[str, Any] | None:
 
 
 def open_ledger(job: Job) -> Ledger:
-    """What the report in the job's folder covers, if it was made with the same settings.
+    """The ledger of the report in the job's folder, if it was made with the same settings.
 
     Raises:
       FileError: the report cannot be used, or was made with other settings, and ``force`` is off.
@@ -116,16 +116,16 @@ def plan(photos: Sequence[Path], job: Job, ledger: Ledger) -> Iterator[Task | Ou
 
 
 def note(outcome: Outcome, ledger: Ledger) -> Outcome:
-    """Notes a failure in the ledger, and returns the outcome."""
+    """Records a failure in the ledger, and returns the outcome."""
     if outcome.error is not None:
         ledger.failed.append({"file": outcome.source.name, "error": outcome.error})
     return outcome
 
 
 def record(entries: Sequence[Entry], copies: Sequence[Staged], job: Job, ledger: Ledger) -> None:
-    """Puts the report, and then the protected photos of a batch, in their places.
+    """Moves the report, and then the protected photos of a batch, into place.
 
-    In this order, an interruption never leaves a photo that the report does not list.
+    In this order, after any interruption every photo on disk is listed in the report.
     """
     if not entries:
         return
@@ -136,13 +136,13 @@ def record(entries: Sequence[Entry], copies: Sequence[Staged], job: Job, ledger:
 
 
 def finish(job: Job, ledger: Ledger) -> None:
-    """Writes which photos failed, if any photo was protected at all."""
+    """Writes the failures into the report, if any photo was protected at all."""
     if ledger.entries:
         disk.commit([_stage_report(job, ledger)])
 
 
 def recorded_labels(photo: Path, table: LabelTable | None) -> dict[str, int] | None:
-    """The labels of a photo as its entry lists them.
+    """The labels of a photo in the form its entry lists them.
 
     Raises:
       FileError: the table has no line for the photo.
@@ -174,7 +174,7 @@ def _difference(found: Mapping[str, Any], job: Job, key: str) -> str:
 
 
 def _claims(photos: Sequence[Path], job: Job, ledger: Ledger) -> dict[Path, Entry]:
-    """The entry of each photo that the report covers: the name, content and labels are the same."""
+    """The entry of each photo that the report covers with the same name, content and labels."""
     claims: dict[Path, Entry] = {}
     unclaimed = list(ledger.entries.values())
     for photo in photos:
@@ -196,7 +196,7 @@ def _is_as_recorded(path: Path, entry: Entry) -> bool:
 
 
 def _identities(path: Path) -> list[Any]:
-    """What identifies a file: two paths to it share one of these, however their names differ."""
+    """Identifiers of a file: any two paths to it share one, however their names differ."""
     with suppress(OSError):
         found = path.stat()
         return [real_path(path), *([(found.st_dev, found.st_ino)] if found.st_ino else [])]
@@ -204,7 +204,7 @@ def _identities(path: Path) -> list[Any]:
 
 
 def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> None:
-    """Raises FileError if the protected copy of a photo cannot be written to its place."""
+    """Raises FileError if the protected copy of a photo cannot be written to ``target``."""
     if disk.is_too_long(target.name):
         raise FileError(photo, "its copy's name would be too long", "shorten its name")
     if not sources.isdisjoint(_identities(target)):
@@ -228,7 +228,7 @@ def _free_name(photo: Path, job: Job, names: set[str]) -> str:
 
 
 def _folded(name: str) -> str:
-    """A name in a form that is the same for names that some file systems do not tell apart."""
+    """A normalized name, equal for names that some file systems treat as the same."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

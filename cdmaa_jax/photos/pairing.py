@@ -13,7 +13,7 @@ from cdmaa_jax.photos.ledger import REPORT
 
 
 def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
-    """The photos that files and folders name, each once: in the order given, folders by name.
+    """The photos that files and folders name, each once, in the order given; in folders, by name.
 
     A folder stands for the pictures directly in it, which are recognized by their suffix.
 
@@ -40,7 +40,7 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
     """The originals, each with its protected copy, or with None if it has none.
 
     Two files are a pair. In folders, a report of this program says which files belong together;
-    without one, files do whose names differ only in the suffix.
+    without one, files whose names differ only in the suffix do.
 
     Raises:
       FileError: a file or folder is missing, no copy matches any original, or several copies match
@@ -63,9 +63,9 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
 
 
 def _recorded_copies(folder: Path) -> dict[tuple[str | None, str], str]:
-    """The copies' names that the report in a folder lists, if there is one, by their originals.
+    """The names of the copies that a folder's report lists, if there is one, by original.
 
-    An original is given by its name and SHA-256, and, in case it was renamed, by None and SHA-256.
+    An original is keyed by its name and SHA-256 and, in case it was renamed, by None and SHA-256.
     """
     try:
         found = report.read_report(folder / REPORT)
@@ -92,7 +92,7 @@ def _copy_of(
     known: Mapping[tuple[str | None, str], str],
     copies: Mapping[str, list[Path]],
 ) -> Path | None:
-    """The copy of one original: the one that the report lists, or the one of the same name."""
+    """The copy of one original: the one that the report lists, or the one with the same name."""
     recorded = _recorded_copy(original, known)
     if recorded is not None and (protected / recorded).exists():
         return protected / recorded

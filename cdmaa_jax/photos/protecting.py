@@ -1,4 +1,4 @@
-"""Protecting photos batch by batch, and measuring the copies as they are saved."""
+"""Protecting photos batch by batch, and measuring the saved copies."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Made:
 def protect_photos(
     photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None = None
 ) -> Iterator[Outcome]:
-    """Protects photos one batch after the other, and yields the outcome of each as it is done.
+    """Protects photos batch by batch, and yields the outcome of each photo as it is done.
 
     The report in the job's folder is complete after every batch.
 
@@ -103,7 +103,7 @@ def evaluate_photos(
     max_pixels: int = files.MAX_PIXELS,
     aligned: bool = False,
 ) -> Iterator[Outcome]:
-    """Measures protected copies that exist already, and yields the outcome of each.
+    """Measures existing protected copies, and yields the outcome of each.
 
     Args:
       pairs: each an original and its protected copy, of the same size; None instead of a copy is
@@ -158,7 +158,7 @@ def draw_picture(
 
 
 def against(models: Sequence[Generator], config: Config) -> ProtectImages:
-    """The attack on some models at once, as a job takes it."""
+    """The attack on several models at once, in the form that ``Job.attack`` takes."""
 
     def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
         half = job.precision == "bfloat16"
@@ -179,7 +179,7 @@ def against(models: Sequence[Generator], config: Config) -> ProtectImages:
 
 
 def devices_for(size: int) -> list[jax.Device] | None:
-    """As many of this machine's devices as share a batch evenly; None if that is only one."""
+    """As many of this machine's devices as can share a batch evenly; None if only one can."""
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
     return devices[:count] if count > 1 else None
@@ -188,7 +188,7 @@ def devices_for(size: int) -> list[jax.Device] | None:
 def _protect_in_locked_folder(
     photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None
 ) -> Iterator[Outcome]:
-    """Does what ``protect_photos`` promises, in a folder that no other run can write into."""
+    """``protect_photos`` in a folder that no other run can write into."""
     ledger = open_ledger(job)
     todo: list[Task] = []
     for outcome in plan(photos, job, ledger):
@@ -230,7 +230,7 @@ def _protect_batch(tasks: Sequence[Task], size: int, job: Job, ledger: Ledger) -
         disk.discard(_staged(made))
     for done, entry in zip(made, entries, strict=True):
         yield Outcome(done.source, "done", entry)
-    if full is not None:  # the photos that remain would not fit either
+    if full is not None:  # the remaining photos would not fit either
         raise full
 
 
@@ -241,7 +241,7 @@ def _see_photo(task: Task, job: Job) -> _Seen:
 
 
 def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
-    """What to add to the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
+    """The perturbations of the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
     images = np.stack([one.canonical for one in seen])
     labels = _labels([one.task.source for one in seen], job.labels)
     attack = job.attack or against(job.ensemble.generators, job.config)
@@ -259,7 +259,7 @@ def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:
 
 
 def _make_copy(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
-    """Writes a protected photo beside its place, and reads it back."""
+    """Writes a protected photo beside its final place, and reads it back."""
     source, target = seen.task.source, seen.task.target
     photo = read_photo(source, job.max_pixels)
     if photo.sha256 != seen.sha256:
@@ -294,7 +294,7 @@ def _compare(
     max_pixels: int,
     aligned: bool,
 ) -> _Made:
-    """Reads an original and a copy that exists already."""
+    """Reads an original and an existing copy."""
     if copy is None:
         raise FileError(original, "there is no protected copy of it", "protect it first")
     before, after = read_photo(original, max_pixels), read_photo(copy, max_pixels)
