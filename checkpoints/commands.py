@@ -1,4 +1,4 @@
-"""What the commands of this folder share: errors in one line, and the numbers that options take."""
+"""Helpers of this folder's commands: errors on one line, and numbers as option values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdmaa_jax.generators.ensembles import EnsembleError
 
 
 def run(command: str, work: Callable[[], int]) -> int:
-    """The exit status of ``work``; an error that a user can mend is one line on stderr, and 1."""
+    """The exit status of ``work``; an error that a user can fix gives one line on stderr, and 1."""
     try:
         return work()
     except (FileError, CheckpointError, EnsembleError) as error:
@@ -22,13 +22,13 @@ def run(command: str, work: Callable[[], int]) -> int:
 
 
 def fail(command: str, error: object) -> int:
-    """Prints an error as one line, above a progress bar where there is one; returns 1."""
+    """Prints an error as one line, above a progress bar if there is one; returns 1."""
     tqdm.write(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return 1
 
 
 def positive(text: str) -> int:
-    """An option's value that is a whole number above zero."""
+    """Parses an option's value as a whole number above zero."""
     try:
         number = int(text)
     except ValueError:
@@ -39,7 +39,7 @@ def positive(text: str) -> int:
 
 
 def minutes(text: str) -> float:
-    """An option's value that is a duration above zero."""
+    """Parses an option's value as a duration above zero."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The critics that the generators are trained against; needed for training alone."""
+"""The critics that the generators are trained against; needed only for training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Critic(nnx.Module):
 class Normalized(nnx.Module):
     """A layer whose kernel is divided by its largest singular value (spectral normalization).
 
-    One power iteration per update; with ``use_running_average`` the layer is only looked through.
+    One power iteration per update; with ``use_running_average`` the stored vector is not updated.
     """
 
     def __init__(self, layer: Any, rngs: nnx.Rngs):

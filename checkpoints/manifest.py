@@ -55,7 +55,7 @@ OFFICIAL = {
 
 
 def describe() -> dict[str, Any]:
-    """What the manifest should say of the files as they are; hidden ones are of no concern.
+    """The contents of the manifest for the files as they are; hidden ones are ignored.
 
     Raises:
       FileError: a file cannot be read, or a generator does not say how it was trained.
@@ -92,7 +92,7 @@ def _generator(directory: Path) -> dict[str, Any]:
 
 
 def _names(directory: Path) -> list[str]:
-    """The files under a directory, but for those that an operating system leaves there."""
+    """The files under a directory, except those that an operating system leaves there."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return [p.relative_to(directory).as_posix() for p in paths if not p.name.startswith(".")]
 

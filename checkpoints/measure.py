@@ -4,13 +4,13 @@
     python -m checkpoints.measure attacks --portraits DIR --out DIR  how well the attack spoils them
     python -m checkpoints.measure posted --portraits DIR --out DIR   what JPEG leaves of that
 
-edits trains a classifier of its own on the training portraits, with the drawn attributes, and
-counts the edited test portraits in which it finds the attribute; it also writes a picture of every
-edit. attacks protects the test portraits, cropped to what the generators take as in the paper,
-each generator alone by PGD and all together by uniform weights, by the default settings, and by
-these in bfloat16; then the whole photos by the default settings. What is measured, in float32, are
-the saved 8-bit files. --only chooses among these; attacks.json is written after each, and keeps
-what it holds of others. posted protects the whole photos, as they are and
+edits trains a separate classifier on the training portraits, with the drawn attributes, and counts
+the edited test portraits in which it finds the attribute; it also writes a picture of every edit.
+attacks protects the test portraits, cropped to the generators' input as in the paper, against each
+generator alone by PGD, and against all together with uniform weights, with the default settings,
+and with these in bfloat16; then the whole photos with the default settings. The saved 8-bit files
+are measured, in float32. --only selects among these attacks; attacks.json is written after each,
+and keeps the results of the others. posted protects the whole photos, at their own size and
 enlarged, and measures the copies again as JPEG files of several qualities (Pillow's, 4:2:0).
 """
 
@@ -75,7 +75,7 @@ class Faces(NamedTuple):
 
 
 def faces(portraits: Portraits, keep: np.ndarray) -> tuple[tuple[str, ...], Faces]:
-    """The chosen portraits and the names of all attributes, the comic style last."""
+    """The names of all attributes, the comic style last, and the chosen portraits."""
     names = (*portraits.labels, *portraits.overlays)
     blank = np.zeros((keep.sum(), SIZE, SIZE, 4), np.uint8)
     unknown = np.full(keep.sum(), -1)
@@ -91,7 +91,7 @@ def faces(portraits: Portraits, keep: np.ndarray) -> tuple[tuple[str, ...], Face
 
 
 def labelled(data: Faces, index: Any, key: Any) -> tuple[jax.Array, jax.Array]:
-    """Images with overlays at random, some as comics, and their labels [B,n+1] with -1 unknown."""
+    """Images with random overlays, some as comics, and their labels [B,n+1], -1 where unknown."""
     coin, style = jax.random.split(key)
     present = jax.random.bernoulli(coin, 0.3, (len(index), data.drawn.shape[0]))
     comic = jax.random.bernoulli(style, 0.2, (len(index), 1))
@@ -167,7 +167,7 @@ def measure_edits(portraits: Portraits, ensemble: Path, seed: int) -> dict[str, 
 
 
 def picture_of_edits(portraits: Portraits, ensemble: Path, count: int = 6) -> Image.Image:
-    """A sheet: test portraits, one a row, beside every edit of every generator."""
+    """A sheet of test portraits, one per row, beside every edit by every generator."""
     x = to_unit(jnp.asarray(portraits.images[portraits.test][:count]))
     columns, titles = [np.asarray(x)], ["original"]
     for name in NAMES:
@@ -209,7 +209,7 @@ def attacks(ensemble: Path) -> dict[str, list[str]]:
 
 
 def save_crops(portraits: Portraits, folder: Path, count: int | None) -> list[Path]:
-    """The aligned test portraits as 64×64 PNG files: what the generators take, 8 bits a value."""
+    """Saves the aligned test portraits as 64×64 PNG files: the generators' input in 8 bits."""
     disk.make_folder(folder)
     chosen = np.flatnonzero(portraits.test)[:count]
     paths = [folder / Path(portraits.files[i]).with_suffix(".png").name for i in chosen]
@@ -226,16 +226,16 @@ def save_picture(picture: Image.Image, path: Path, **options: Any) -> None:
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:
-    """Writes what was measured as JSON."""
+    """Writes the measurements as JSON."""
     disk.write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def measure_attacks(
     crops: list[Path], photos: list[Path], ensemble: Path, out: Path, seed: int, only: list[str]
 ) -> dict[str, Any]:
-    """Protects once per row; per row and model avg_l and attack_rate of the saved files.
+    """Protects once per row; returns avg_l and attack_rate of the saved files per row and model.
 
-    ``attacks.json`` is written after every row. The rows that it has already stay.
+    ``attacks.json`` is written after every row. Rows that it already has are kept.
 
     Raises:
       FileError: a photo could not be protected, or ``attacks.json`` is of other photos, another
@@ -266,7 +266,7 @@ def digest(files: Sequence[Path]) -> str:
 
 
 def rows_before(file: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """The rows that an earlier run has written; none where there is no file.
+    """The rows that an earlier run wrote; empty if there is no file.
 
     Raises:
       FileError: the file is none of ``measure_attacks``, or was measured of something else.
@@ -285,7 +285,7 @@ def rows_before(file: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def protect(files: Sequence[Path], folder: Path, seed: int, options: Sequence[str]) -> None:
-    """Runs ``cdmaa protect``, which tells of every photo that it cannot protect.
+    """Runs ``cdmaa protect``, which reports every photo that it cannot protect.
 
     Raises:
       FileError: there was one.
@@ -297,7 +297,7 @@ def protect(files: Sequence[Path], folder: Path, seed: int, options: Sequence[st
 
 
 def figures(report: Path, files: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """Per model, avg_l and attack_rate over these photos alone: a report may tell of others, too.
+    """Per model, avg_l and attack_rate over these photos alone: a report may list others, too.
 
     Raises:
       FileError: it does not tell of all of these.
@@ -317,7 +317,7 @@ def figures(report: Path, files: Sequence[Path]) -> dict[str, dict[str, float]]:
 def measure_posted(
     photos: list[Path], ensemble: Path, out: Path, seed: int, options: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What compression leaves of protected photos: the mean over the models of their attack_rate.
+    """The attack_rate of protected photos after compression, as the mean over the models.
 
     Raises:
       FileError: a photo could not be protected.
@@ -341,7 +341,7 @@ def measure_posted(
 
 
 def enlarge(photo: Path, scale: int, folder: Path) -> Path:
-    """A photo, its sides ``scale`` times as long, as a PNG file in a folder."""
+    """Writes a photo, with its sides ``scale`` times as long, as a PNG file into a folder."""
     disk.make_folder(folder)
     path = folder / f"{photo.stem}.png"
     image = Image.fromarray(read_photo(photo).pixels)
@@ -351,7 +351,7 @@ def enlarge(photo: Path, scale: int, folder: Path) -> Path:
 
 
 def compress(photo: Path, quality: int, folder: Path) -> Path:
-    """A photo as a JPEG file in a folder."""
+    """Writes a photo as a JPEG file into a folder."""
     disk.make_folder(folder)
     path = folder / f"{photo.stem}.jpg"
     with Image.open(photo) as picture:
@@ -362,19 +362,19 @@ def compress(photo: Path, quality: int, folder: Path) -> Path:
 def measured(
     originals: Sequence[Path], copies: Sequence[Path], ensemble: Ensemble
 ) -> list[dict[str, Any]]:
-    """What a report tells of copies."""
+    """The report's entries on copies."""
     outcomes = evaluate_photos(list(zip(originals, copies, strict=True)), ensemble)
     return [outcome.entry for outcome in outcomes if outcome.entry is not None]
 
 
 def mean_rate(entries: list[dict[str, Any]]) -> float:
-    """The mean over the models of the attack_rate of copies."""
+    """The attack_rate of copies, as the mean over the models."""
     losses = [[list(e["models"][name].values()) for e in entries] for name in entries[0]["models"]]
     return float(np.mean([attack_rate(np.array(each)) for each in losses]))
 
 
 def print_posted(result: dict[str, Any]) -> None:
-    """A Markdown table of ``measure_posted``."""
+    """Prints the result of ``measure_posted`` as a Markdown table."""
     print("| side of the face square | PNG | " + " | ".join(f"JPEG {q}" for q in QUALITIES) + " |")
     print("|---|" + "---|" * (1 + len(QUALITIES)))
     for row in result["rows"]:
@@ -383,7 +383,7 @@ def print_posted(result: dict[str, Any]) -> None:
 
 
 def print_attacks(result: dict[str, Any]) -> None:
-    """A Markdown table of ``measure_attacks``."""
+    """Prints the result of ``measure_attacks`` as a Markdown table."""
     print("| attack | " + " | ".join(NAMES) + " | mean |")
     print("|---|" + "---|" * (len(NAMES) + 1))
     for title, models in result["rows"].items():
@@ -398,7 +398,7 @@ def print_attacks(result: dict[str, Any]) -> None:
 
 
 def print_edits(result: dict[str, Any]) -> None:
-    """A Markdown table of ``measure_edits``."""
+    """Prints the result of ``measure_edits`` as a Markdown table."""
     print("| generator | edit | found before | found after | classifier right |")
     print("|---|---|---|---|---|")
     for name, domains in result["models"].items():
@@ -449,7 +449,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be known before the portraits are prepared, which takes minutes.
+    """Checks what can be checked before the portraits are prepared, which takes minutes.
 
     Raises:
       FileError: the table, or what is in --out, is not as it must be.

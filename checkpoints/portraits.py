@@ -1,8 +1,8 @@
-"""The training data of the bundled generators: aligned faces, their labels, accessories on them.
+"""The training data of the bundled generators: aligned faces, their labels and accessories.
 
 A folder of portraits holds ``portraits.csv`` (with the columns ``file``, ``gender`` and
-``birth_year``) and ``photos/``. Everything made of it is deterministic, and whether a portrait is
-a test portrait depends on its file name alone.
+``birth_year``) and ``photos/``. Everything made from it is deterministic, and whether a portrait
+is a test portrait depends only on its file name.
 
     python -m checkpoints.portraits FOLDER --cache FILE.npz
 """
@@ -40,15 +40,15 @@ COLUMNS = ("file", "gender", "birth_year")
 TEST_SHARE = 0.15
 SENIOR_BEFORE = 1950
 
-_SMALLEST = 0.58  # of the portrait's width: smaller squares are mostly around one eye
+_SMALLEST = 0.58  # share of the portrait's width: smaller squares are mostly around one eye
 _WORK = 128  # side of the crops on which landmarks, labels and comics are computed
 _SUPERSAMPLING = 4
-_UNLIKE = 14.0  # Lab distance from which a colour is not the background's
+_UNLIKE = 14.0  # Lab distance from which a colour is not background
 _GREY = 3.0  # Lab chroma of skin in a greyscale picture is below this
 _LANDMARKS = np.array([[0.363, 0.453], [0.647, 0.453], [0.505, 0.737]])  # eyes and mouth, (x, y)
-_PATCHES = ((11, 7), (11, 7), (15, 8))  # half width and height of their templates, in work pixels
+_PATCHES = ((11, 7), (11, 7), (15, 8))  # half width and height of the templates, in work pixels
 _REACH = 12  # how far a landmark may lie from its mean place, in work pixels
-_FAR = 0.35  # correlation that a landmark at that distance has to make up for
+_FAR = 0.35  # correlation that a landmark at distance _REACH must make up for
 
 
 def load(folder: Path, size: int = 64, cache: Path | None = None) -> Portraits:
@@ -113,7 +113,7 @@ def _check_row(path: Path, number: int, row: dict[str, str]) -> None:
 
 
 def check_labels(path: Path, rows: list[dict[str, str]], attributes: Sequence[str]) -> None:
-    """Whether a table is enough to train these attributes with, before the work on its photos.
+    """Checks that a table is enough to train these attributes, before the work on its photos.
 
     Raises:
         FileError: no training portrait has, or none lacks, one of the attributes.
@@ -138,7 +138,7 @@ def _check_label(path: Path, rows: list[dict[str, str]], name: str) -> None:
 
 
 def _check_place(cache: Path) -> None:
-    """Raises FileError where a cache cannot be written, before the work that it is to hold."""
+    """Raises FileError if a cache cannot be written, before the work whose result it will hold."""
     if not cache.parent.is_dir():
         raise FileError(cache, "its folder is missing", "make it, or choose another --cache")
     with (
@@ -157,7 +157,7 @@ def _check_photos(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def is_test(file: str) -> bool:
-    """Whether the portrait called ``file`` is kept from training: a hash of its name decides."""
+    """Whether the portrait called ``file`` is held out from training, by a hash of its name."""
     return _seed(file) % 10_000 < TEST_SHARE * 10_000
 
 
@@ -220,7 +220,7 @@ def _seed(file: str) -> int:
     return int.from_bytes(hashlib.sha256(file.encode()).digest()[:8], "big")
 
 
-# Where the eyes and the mouth are
+# Positions of the eyes and the mouth
 
 
 def _frames(work: np.ndarray) -> np.ndarray:
@@ -283,7 +283,7 @@ def _match(grey: np.ndarray, template: np.ndarray, centre: np.ndarray) -> np.nda
 
 
 def _stated(name: str, row: dict[str, str]) -> int:
-    """A label that the table states: 1, 0, or -1 where it does not."""
+    """A label from the table: 1, 0, or -1 if the table does not state it."""
     column, read = STATED[name]
     return read(row[column])
 
@@ -300,7 +300,7 @@ STATED: dict[str, tuple[str, Callable[[str], int]]] = {
     "Male": ("gender", _male),
     "Senior": ("birth_year", _senior),
 }
-"""Labels that the table states: from which column, and how."""
+"""Labels that the table states, with the column of each and how it is read."""
 
 
 def _dark_hair(work: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -310,7 +310,7 @@ def _dark_hair(work: np.ndarray, frames: np.ndarray) -> np.ndarray:
 
 
 def _hair_lightness(lab: np.ndarray, frame: np.ndarray) -> float:
-    """L* of the darkest of what is around the forehead and unlike the upper corners."""
+    """L* of the darkest colours around the forehead that differ from the upper corners."""
     around = _sample(lab, frame, *_HAIR)
     corners = np.stack([np.median(lab[:6, :6], (0, 1)), np.median(lab[:6, -6:], (0, 1))])
     difference = np.linalg.norm(around[:, None] - corners, axis=-1).min(axis=1)
@@ -319,7 +319,7 @@ def _hair_lightness(lab: np.ndarray, frame: np.ndarray) -> float:
 
 
 def _pale_skin(work: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """1 for the top third of cheeks by lightness less colour, 0 for the bottom third, -1 between.
+    """1 for the top third of cheeks by lightness minus chroma, 0 for the bottom third, -1 between.
 
     Also -1 for greyscale pictures, whose skin has no colour.
     """
@@ -440,7 +440,7 @@ def _superellipse(x: float, y: float, a: float, b: float, power: float) -> Point
 
 
 def _mirrored(half: Points) -> Points:
-    """A line from the right side to the middle, carried on to the left side."""
+    """A line from the right side to the middle, mirrored onto the left side."""
     return half + [(-x, y) for x, y in half[-2::-1]]
 
 
@@ -486,7 +486,7 @@ def _outlines(grey: np.ndarray) -> np.ndarray:
 
 
 def _write(portraits: Portraits, cache: Path, digest: str) -> None:
-    """Keeps portraits in a file, with the SHA-256 of the table that they are of."""
+    """Saves portraits to a file, with the SHA-256 of their table."""
     arrays = {name: getattr(portraits, name) for name in ("images", "comic", "test")}
     for group in ("labels", "overlays"):
         arrays |= {f"{group}/{key}": value for key, value in getattr(portraits, group).items()}
@@ -499,7 +499,7 @@ def _read(cache: Path, size: int, digest: str) -> Portraits:
     content = disk.read_bytes(cache)
     try:
         portraits, table = _parse(content)
-    except Exception as error:  # NumPy, ZIP and zlib raise their own kinds
+    except Exception as error:  # NumPy, ZIP and zlib raise their own kinds of error
         raise _foreign(cache) from error
     if table != digest:
         raise _foreign(cache)
@@ -510,7 +510,7 @@ def _read(cache: Path, size: int, digest: str) -> Portraits:
 
 
 def _parse(content: bytes) -> tuple[Portraits, str]:
-    """What ``_write`` has written: the portraits, and the SHA-256 of their table."""
+    """Reads what ``_write`` wrote: the portraits, and the SHA-256 of their table."""
     with np.load(io.BytesIO(content)) as arrays:
         portraits = Portraits(
             files=tuple(arrays["files"].tolist()),
@@ -531,7 +531,7 @@ def _group(arrays: np.lib.npyio.NpzFile, prefix: str) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Portraits:
-    """N aligned faces of s x s pixels, RGB uint8, and what is known of and drawn onto them."""
+    """N aligned faces of s x s pixels, RGB uint8, with their labels and what is drawn onto them."""
 
     files: tuple[str, ...]
     images: np.ndarray  # uint8 [N, s, s, 3]
@@ -546,12 +546,12 @@ class Pen:
 
     def __init__(self, frame: np.ndarray, side: int, random: np.random.Generator) -> None:
         self._frame, self._side, self.random = frame, side, random
-        self._unit = side * float(np.linalg.norm(frame[:, 0]))  # the distance of the eyes
+        self._unit = side * float(np.linalg.norm(frame[:, 0]))  # the distance between the eyes
         self._colour = np.zeros((side, side, 3))
         self._alpha = np.zeros((side, side))
 
     def pick(self, colours: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-        """One of ``colours``, lightly varied."""
+        """One of ``colours``, slightly varied."""
         colour = np.array(colours[self.random.integers(len(colours))])
         r, g, b = np.clip(colour + self.random.integers(-8, 9, 3), 0, 255).tolist()
         return r, g, b
@@ -563,7 +563,7 @@ class Pen:
     def stroke(
         self, points: Points, colour: tuple[int, int, int], width: float, closed: bool = False
     ) -> None:
-        """Draw the line ``points``; ``width`` in distances of the eyes."""
+        """Draw the line ``points``; ``width`` in eye distances."""
         self._paint(self._mask(points, max(1, round(width * self._unit)), closed), colour, 255)
 
     def erase(self, points: Points) -> None:
@@ -571,18 +571,18 @@ class Pen:
         self._alpha[self._mask(points, None, True)] = 0
 
     def hairs(self, width: float, contrast: float) -> None:
-        """Streaks along the vertical, ``contrast`` grey levels strong."""
+        """Draw vertical streaks, ``contrast`` grey levels strong."""
         noise = self.random.standard_normal((self._side, self._side))
         across, along = 0.3 * width * self._unit, 4 * width * self._unit
         streaks = ndimage.gaussian_filter(noise, (along, across))
         self._colour += contrast * (streaks / (streaks.std() + 1e-9))[..., None] * 0.5
 
     def soften(self, width: float) -> None:
-        """Blur the edges; ``width`` in distances of the eyes."""
+        """Blur the edges; ``width`` in eye distances."""
         self._alpha = ndimage.gaussian_filter(self._alpha, width * self._unit)
 
     def image(self) -> Image.Image:
-        """What was drawn, RGBA."""
+        """The drawing, RGBA."""
         rgba = np.concatenate([self._colour, self._alpha[..., None]], axis=-1)
         return Image.fromarray(np.rint(np.clip(rgba, 0, 255)).astype(np.uint8), "RGBA")
 
@@ -606,9 +606,9 @@ class Pen:
 
 
 def split(folder: Path, test: Path, rest: Path) -> None:
-    """Links the photos that are kept from training into one folder, and all others into another.
+    """Links the photos held out from training into one folder, and all others into another.
 
-    Links that are there already stay.
+    Existing links are kept.
 
     Raises:
         FileError: there are no photos, or something else has the name of a link.

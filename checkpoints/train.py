@@ -3,24 +3,24 @@
     python -m checkpoints.train ARCH --portraits DIR --out DIR
 
 StarGAN is trained much as the original was: WGAN-GP, classification of the attributes, and a cycle
-that gives the image back from its edit. AttGAN and STGAN are trained so too. With their own
+that restores the image from its edit. AttGAN and STGAN are trained in the same way. With their own
 reconstruction, of an image from its own labels, small ones were hardly disrupted (an STGAN by PGD
-alone: L about 0.03); a cycle makes a network hide what it will need in small signals, and fragile.
-U-GAT-IT is trained much as the original was: least squares against spectrally normalized critics
-with class activation maps, cycle, identity and CAM losses. Edits that the labels do not hold are
-drawn onto the portraits. What is saved is the moving average of the weights.
+alone: L about 0.03); a cycle makes a network hide the information that it will need in small
+signals, which makes it fragile. U-GAT-IT is trained much as the original was: least squares against
+spectrally normalized critics with class activation maps, and cycle, identity and CAM losses. Edits
+without labels are drawn onto the portraits. The moving average of the weights is saved.
 
-Besides the size of everything, this differs from the originals:
+Apart from the size of everything, training differs from the originals as follows:
 
-- StarGAN's cross entropy is a mean over the attributes, where the original has their sum. Times 3,
-  for three attributes, the generator's is the same; the critic's, times 1, is a third of it. The
-  learning rate is twice the original's.
+- StarGAN's cross entropy is a mean over the attributes, where the original takes their sum. With
+  weight 3, for three attributes, the generator's is the same; the critic's, with weight 1, is a
+  third of the original's. The learning rate is twice the original's.
 - AttGAN weights reconstruction by 40 and classification by 20, where the original has 100 and 10;
-  STGAN weights reconstruction by 40, where the original has 100. Both have StarGAN's critic of
-  patches, and conditions of random strength.
-- These three take 3 steps of the critic for each of the generator, where the originals take 5.
+  STGAN weights reconstruction by 40, where the original has 100. Both have StarGAN's patch critic,
+  and conditions of random strength.
+- These three take 3 critic steps for each generator step, where the originals take 5.
 - U-GAT-IT has one critic for each domain, where the original has a global and a local one. The
-  generators and the critics are updated at once, where the original updates the critics first.
+  generators and the critics are updated together, where the original updates the critics first.
 - The learning rate is constant, where the originals let it decay.
 """
 
@@ -54,7 +54,7 @@ from checkpoints.portraits import TABLE, Portraits, check_labels, load, read_tab
 
 SIZE = 64
 CHUNK = 20
-"""Steps that one program takes, after which training may be saved or stopped."""
+"""Steps that one program runs, after which training may be saved or stopped."""
 AVERAGING = 0.995
 MARGIN = 3
 """Portraits are shifted by up to this many pixels in training."""
@@ -71,12 +71,12 @@ class Recipe:
     critic_width: int = 24
     learning_rate: float = 1e-4
     classify: float = 1.0
-    """Weighs the classification of the generator's edits; the critic's own has weight 1."""
+    """Weight of the classification of the generator's edits; the critic's own has weight 1."""
     reconstruct: float = 10.0
-    """Weighs what the edit and the labels back give of the image (StarGAN's cycle)."""
+    """Weight of restoring the image from its edit with its own labels (StarGAN's cycle)."""
     penalty: float = 10.0
     patches: bool = False
-    """Whether the penalty holds the slope of the patches' sum to 1 (StarGAN) or of their mean."""
+    """Whether the penalty holds the slope of the patches' sum (StarGAN) or of their mean to 1."""
 
 
 RECIPES = {
@@ -105,13 +105,13 @@ class Data(NamedTuple):
     images: jax.Array
     """uint8 [N,s,s,3]"""
     labels: jax.Array
-    """float32 [N,n]; what an overlay decides is 0 here"""
+    """float32 [N,n]; 0 for attributes that an overlay decides"""
     overlays: jax.Array
     """uint8 [n,N,s,s,4]; transparent where the labels decide"""
     drawn: jax.Array
     """float32 [n], 1 where an overlay decides the attribute"""
     chance: jax.Array
-    """float32 [N], how often each portrait is taken: men and women equally"""
+    """float32 [N], the probability of each portrait: men and women equally often"""
     comic: jax.Array
     """uint8 [N,s,s,3]"""
 
@@ -126,7 +126,7 @@ class State(NamedTuple):
 
 
 def training_data(portraits: Portraits, attributes: tuple[str, ...]) -> Data:
-    """The training split; portraits that lack a label of the attributes are left out."""
+    """The training split, without portraits that lack a label for one of the attributes."""
     keep = usable(portraits, attributes)
     known = [name for name in attributes if name not in portraits.overlays]
     n, size = int(keep.sum()), portraits.images.shape[1]
@@ -145,7 +145,7 @@ def training_data(portraits: Portraits, attributes: tuple[str, ...]) -> Data:
 
 
 def usable(portraits: Portraits, attributes: tuple[str, ...]) -> np.ndarray:
-    """Which portraits [N] are neither for testing nor without a label of the attributes."""
+    """Which portraits [N] are for training and have a label for each of the attributes."""
     labels = [portraits.labels[name] for name in attributes if name not in portraits.overlays]
     return np.logical_and.reduce([~portraits.test, *(label >= 0 for label in labels)])
 
@@ -181,7 +181,7 @@ def augment(x: Any, key: Any) -> jax.Array:
 
 
 def sample(data: Data, batch: int, key: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images [B,s,s,3], their labels [B,n] and the labels of others [B,n], to be edited to."""
+    """Images [B,s,s,3], their labels [B,n], and labels of others [B,n] as the edits' targets."""
     pick, coin, look, order = jax.random.split(key, 4)
     index = jax.random.choice(pick, data.images.shape[0], (batch,), p=data.chance)
     on = jax.random.bernoulli(coin, 0.5, (batch, data.drawn.shape[0]))
@@ -192,7 +192,7 @@ def sample(data: Data, batch: int, key: Any) -> tuple[jax.Array, jax.Array, jax.
 
 
 def condition(arch: str, source: Any, target: Any, key: Any = None) -> jax.Array:
-    """The condition vectors [B,n] that take labels ``source`` to ``target``; random strength."""
+    """The condition vectors [B,n] that take labels ``source`` to ``target``, at random strength."""
     if arch == "stargan":
         return target
     strength = 1.0 if key is None else jax.random.uniform(key, target.shape)
@@ -240,7 +240,7 @@ def gradient_penalty(realness: Any, real: Any, fake: Any, key: Any, patches: boo
 def critic_loss(
     judge: Any, recipe: Recipe, real: Any, labels: Any, fake: Any, key: Any
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """What a critic ``judge(x) -> (realness, logits)`` minimizes, and two figures of it."""
+    """The loss of a critic ``judge(x) -> (realness, logits)``, and two of its terms."""
     (score, logits), (fake_score, _) = judge(real), judge(fake)
     classified = cross_entropy(logits, labels)
     gap = score.mean() - fake_score.mean()
@@ -251,7 +251,7 @@ def critic_loss(
 def generator_loss(
     edit: Any, judge: Any, recipe: Recipe, stats: Any, real: Any, forth: Any, back: Any, target: Any
 ) -> tuple[jax.Array, tuple[Any, tuple[jax.Array, jax.Array]]]:
-    """What a generator ``edit(stats, x, c) -> (x', stats)`` minimizes; its statistics, figures.
+    """The loss of a generator ``edit(stats, x, c) -> (x', stats)``, its statistics, two terms.
 
     Args:
       edit: the generator in training mode.
@@ -331,12 +331,12 @@ def attribute_steps(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
 
 
 def squares(scores: Any, goal: float) -> jax.Array:
-    """How far scores are from a goal: mean squares, summed over several arrays of scores."""
+    """The mean squared distance of scores from a goal, summed over several arrays of scores."""
     return sum(((score - goal) ** 2).mean() for score in scores)
 
 
 def critics_loss(judge: Any, weights: Any, stats: Any, pairs: Any) -> tuple[jax.Array, list[Any]]:
-    """What U-GAT-IT's critics minimize, and their new statistics.
+    """The loss of U-GAT-IT's critics, and their new statistics.
 
     Args:
       judge: ``(weights, stats, x) -> ((realness, logits), stats)``.
@@ -356,7 +356,7 @@ def critics_loss(judge: Any, weights: Any, stats: Any, pairs: Any) -> tuple[jax.
 def translators_loss(
     translate: Any, judge: Any, recipe: Recipe, critics: Any, a: Any, b: Any
 ) -> tuple[jax.Array, Any]:
-    """What U-GAT-IT's two generators minimize, with the fakes of both domains and its parts.
+    """The loss of U-GAT-IT's two generators, with the fakes of both domains and the loss's terms.
 
     Args:
       translate: from a to b and from b to a, each ``x -> (x', logits of the class activation)``.
@@ -382,7 +382,7 @@ def translators_loss(
 
 
 def translation_steps(recipe: Recipe, seed: int) -> tuple[State, Any]:
-    """U-GAT-IT's two generators and two critics; as ``attribute_steps``."""
+    """The same as ``attribute_steps`` for U-GAT-IT's two generators and two critics."""
     rngs = nnx.Rngs(seed)
     modules = [registry.architecture("ugatit").module(recipe.config, rngs) for _ in "AB"]
     graph, *there = split_module(modules[0])
@@ -439,7 +439,7 @@ def translation_steps(recipe: Recipe, seed: int) -> tuple[State, Any]:
 
 
 def moving_average(average: Any, new: Any, moments: Any) -> Any:
-    """The exponential moving average, of everything so far while that is little."""
+    """The exponential moving average, with a shorter memory in the first steps."""
     count = jnp.asarray(optax.tree.get(moments, "count"), jnp.float32)
     return optax.incremental_update(new, average, jnp.maximum(1 - AVERAGING, 5 / (5 + count)))
 
@@ -471,7 +471,7 @@ def train(
 ) -> None:
     """Trains ``arch`` and saves the averaged generator to ``out``.
 
-    It is saved now and then and at the end; where there is one already, at the end alone.
+    A new generator is also saved during training; an existing one is replaced only at the end.
 
     Args:
       arch: a key of ``RECIPES``.
@@ -509,7 +509,7 @@ def train(
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Whether a generator can be saved to ``out``, before the training.
+    """Checks, before the training, that a generator can be saved to ``out``.
 
     Raises:
       FileError: one is there and not to be overwritten, or the folder around it cannot be used.
@@ -525,12 +525,12 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def history_file(out: Path) -> Path:
-    """Where the figures of a generator's training are written."""
+    """The file for the figures of a generator's training."""
     return out.with_name(out.name + ".history.json")
 
 
 def attributes_of(recipe: Recipe) -> tuple[str, ...]:
-    """The attributes that a generator edits; none of U-GAT-IT."""
+    """The attributes that a generator edits; none for U-GAT-IT."""
     return getattr(recipe.config, "attributes", ())
 
 
@@ -547,7 +547,7 @@ def compiled(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
         state, figures = jax.lax.scan(body, state, first + jnp.arange(CHUNK))
         return state, jax.tree.map(jnp.mean, figures)
 
-    return jax.tree.map(jnp.array, state), advance  # a copy of its own, so that it can be donated
+    return jax.tree.map(jnp.array, state), advance  # a copy, so that it can be donated
 
 
 def save(

@@ -77,7 +77,7 @@ def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
 
 
 def works_of(column: Column, study: Study) -> list[Work]:
-    """What measuring a column will take: fitting first, where the method fits something."""
+    """The work of measuring a column: fitting first, if the method fits something."""
     models = study.ensemble.generators
     done = runner.count_done(column, study, column.method in FITTED)
     each = cost(column, attacked(column, models), models)
@@ -98,7 +98,7 @@ def measure(
     begin: Callable[[str], None] = lambda name: None,
     progress: Progress = lambda count: None,
 ) -> Measured:
-    """Measures a column by whatever method it has.
+    """Measures a column by its method.
 
     Args:
       column: what to do.
@@ -120,7 +120,7 @@ def measure(
 
 
 def prepare(column: Column, study: Study) -> None:
-    """Compiles what attacks a column's images, unless all of it is done; runs nothing.
+    """Compiles the programs that attack a column's images, unless all are done; runs nothing.
 
     Raises:
       ValueError: the column cannot be attacked, as ``measure`` would find in its turn.
@@ -138,9 +138,9 @@ def prepare(column: Column, study: Study) -> None:
 
 
 def program_of(column: Column, study: Study) -> Hashable:
-    """What a column's program depends on: columns of one program are compiled once.
+    """The key of a column's program: columns with the same key are compiled once.
 
-    Of a brief study, whose attacks are compiled in pieces, what the models' gradients depend on.
+    In a brief study, whose attacks are compiled in pieces, the key of the models' gradients.
     """
     models, config = _attacked(column, study)
     if study.is_brief:
@@ -149,15 +149,15 @@ def program_of(column: Column, study: Study) -> Hashable:
 
 
 def photo_steps(column: Column, study: Study) -> int:
-    """In how many steps, of all photos together, the program of a column runs."""
+    """The number of steps, over all photos, that the program of a column runs."""
     runs = 1 + (_pieces(column, study) if column.method == SEARCHED else 0)
     return runs * len(study.crops) * column.config.resolve().steps
 
 
 def attacked(column: Column, models: Sequence[Generator]) -> tuple[Generator, ...]:
-    """The models that a column attacks, of those that it is measured on.
+    """The models that a column attacks, out of those that it is measured on.
 
-    Without those that move nothing: whose weight is 0 in every step. APGD looks at all of them.
+    Leaves out models whose weight is 0 in every step: they have no effect. APGD looks at all.
     """
     config = column.config
     if config.across_models == "single" and config.update != "apgd":
@@ -176,7 +176,7 @@ def crop_images(crops: Sequence[Crop]) -> np.ndarray:
 
 
 def see_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """What a generator of some size sees of a crop's pixels, float32 [size,size,3] in [-1, 1]."""
+    """What a generator of the given size sees of a crop, float32 [size,size,3] in [-1, 1]."""
     return see(pixels, look(pixels, aligned=True).square, size)
 
 
@@ -187,7 +187,7 @@ def labels_of(crops: Sequence[Crop], study: Study) -> Labels | None:
 
 
 def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> ProtectImages | None:
-    """How a column's images are protected; None where its options say all of it."""
+    """The attack of a column; None if its options describe it completely."""
     if column.method == UNIVERSAL:
         return _universal(column, study)
     models = study.ensemble.generators
@@ -200,7 +200,7 @@ def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> Prote
 def _attacked(
     column: Column, study: Study, weights: Sequence[float] | None = None
 ) -> tuple[tuple[Generator, ...], Config]:
-    """The models that a column attacks and the options; with the weights that a search found."""
+    """The models that a column attacks and its options, with the weights that a search found."""
     models = tuple(study.ensemble.generators)
     if column.method == SEARCHED:
         return models, weighted_config(column.config, weights or (1.0,) * len(models))
@@ -218,7 +218,7 @@ def _universal(column: Column, study: Study) -> ProtectImages:
 
 
 def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
-    """Fits what a method needs before it is tested, unless that was done; the facts of it."""
+    """Fits what a method needs before it is tested, unless already done; returns facts about it."""
     folder = runner.column_folder(column, study, uses_tuning=True)
     total, told = _pieces(column, study), [0]
 
@@ -268,7 +268,7 @@ def _fit_weights(column: Column, study: Study, tell: Callable[[int, int], None])
 def _fit_perturbation(
     column: Column, study: Study, tell: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Huang et al.: one perturbation for all photos, which never saw the tested ones."""
+    """Huang et al.: one perturbation for all photos, fitted without the tested ones."""
     crops = _tuning(study)
     what, options = _fitting(column, study)
     found = fit_universal(*what, **options, progress=tell)
@@ -280,38 +280,38 @@ def _fit_perturbation(
 
 
 def _prepare_perturbation(column: Column, study: Study) -> None:
-    """Compiles what fits a perturbation, unless it is fitted; runs nothing."""
+    """Compiles the programs that fit a perturbation, unless it is fitted; runs nothing."""
     if not _is_fitted(column, study):
         what, options = _fitting(column, study)
         prepare_universal(*what, **options)
 
 
 def _fitting(column: Column, study: Study) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What ``fit_universal`` takes, and that by name."""
+    """The positional and the keyword arguments of ``fit_universal``."""
     crops = _tuning(study)
     what = crop_images(crops), study.ensemble.generators, column.config, study.seed
     return what, {"labels": labels_of(crops, study), "batch_size": study.batch}
 
 
 def _tuning(study: Study) -> tuple[Crop, ...]:
-    """The photos to tune with; the tested ones where there are no others, which results tell."""
+    """The photos to tune on; the tested ones if there are no others, which results then state."""
     return study.tuning or study.crops
 
 
 def _searched(study: Study) -> int:
-    """With how many photos a search tries weights: however large batches are, no more than ten."""
+    """The number of photos on which a search tries weights: a batch, but at most ten."""
     return min(study.batch, FEW)
 
 
 def _grid(study: Study) -> dict[str, Any]:
-    """How fine the line search is: coarse where there are too few photos for it to be more."""
+    """The resolution of the line search: coarse if there are too few photos for a finer one."""
     if len(_tuning(study)) < FEW:
         return {"grid": DECADES[2:-2], "rounds": 1}
     return {"grid": DECADES, "rounds": 2}
 
 
 def _pieces(column: Column, study: Study) -> int:
-    """In how many pieces fitting is told of: the trials of a search, the steps of an attack."""
+    """The number of pieces of fitting in progress reports: a search's trials, an attack's steps."""
     if column.method == UNIVERSAL:
         return column.config.steps
     search = _grid(study)

@@ -1,8 +1,7 @@
 """The figures that the paper prints (Qiu, Du, Lu 2022, doi:10.3390/fi14020046), by table.
 
-They belong to the official weights of the generators, two of which were never published, and to
-100 photos of CelebA that are not named. They are quoted beside measured figures, never mixed with
-them.
+They are for the generators' official weights, two of which were never published, and for 100 photos
+of CelebA that are not named. They are quoted beside measured figures, never mixed with them.
 """
 
 from __future__ import annotations
@@ -71,4 +70,4 @@ TABLES: dict[str, dict[str, dict[str, Printed]]] = {
         },
     ),
 }
-"""Table to column, by the names that measured tables use, to model to what the paper prints."""
+"""Table to column, named as in measured tables, to model to the figures that the paper prints."""

@@ -1,4 +1,4 @@
-"""JSON files that an earlier run left."""
+"""JSON files left by an earlier run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cdmaa_jax.disk import FileError
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What an earlier run left in a file; nothing where it is absent or damaged.
+    """The record that an earlier run left in a file; empty if the file is absent or damaged.
 
-    So whatever it told of is made again.
+    What it recorded is then made again.
     """
     try:
         found = json.loads(disk.read_bytes(path))

@@ -1,4 +1,4 @@
-"""The paper's tables and figures from photos: what is asked for, in order, each written whole."""
+"""The paper's tables and figures from photos: the requested ones, in order, each written whole."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ABLATIONS = {"figure5": "table2", "figure6": "table3", "figure7": "table4"}
 WHAT = (*TABLES[:4], "figure2", "figure4", *ABLATIONS, "related")
 RESULTS = "results"
 SAME_STUDY = ("images", "attributes", "seed", "ensemble", "steps")
-"""What results have in common that are told of together."""
+"""The keys in which results must agree to be reported together."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to reproduce, from what.
+    """What to reproduce, and from what.
 
     Attributes:
       what: names in ``WHAT``.
@@ -74,7 +74,7 @@ class Request:
 
 @dataclass
 class Listener:
-    """Whom progress is told to.
+    """The callbacks that receive progress.
 
     Attributes:
       say: a notice for people.
@@ -92,7 +92,7 @@ class Listener:
 
 
 def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]]:
-    """Measures what is asked for; gives each result's Markdown file and its text as it is written.
+    """Measures what is requested; yields each result's Markdown file and its text once written.
 
     Raises:
       FileError: a folder or file cannot be used.
@@ -106,7 +106,7 @@ def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]
 
 
 def _reproduced(request: Request, listener: Listener) -> Iterator[tuple[Path, str]]:
-    """``reproduce``, in a folder that is this run's alone."""
+    """``reproduce`` in a folder that no other run can write into."""
     source = find_source(
         request.photos, request.ensemble, request.attributes, request.partition, request.aligned
     )
@@ -134,7 +134,7 @@ def _check(request: Request) -> None:
 
 
 def _study(request: Request, source: Source, listener: Listener) -> tuple[Study, list[str]]:
-    """The crops to measure, and which photos were skipped and why."""
+    """The study of the crops to measure, and which photos were skipped and why."""
     skipped: list[str] = []
     unusable: set[Path] = set()
 
@@ -165,7 +165,7 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
 def _tuning_crops(
     request: Request, source: Source, tested: Sequence[Crop], listener: Listener
 ) -> list[Crop]:
-    """As many photos as are tested, none of them among these, where they are needed at all."""
+    """As many crops as are tested, none of them tested ones; empty if none are needed."""
     if "related" not in request.what:
         return []
     taken = {crop.sha256 for crop in tested}
@@ -191,7 +191,7 @@ def _tuning_crops(
 
 
 class _Lab:
-    """What was measured so far, and the results that are made of it."""
+    """The measurements so far, and the results that are made from them."""
 
     def __init__(
         self, request: Request, study: Study, skipped: list[str], listener: Listener
@@ -202,13 +202,13 @@ class _Lab:
         self._tables["related"] = methods.related_table(study.ensemble.generators, request.steps)
         self._default = self._tables["table3"].columns["mgda"]
         self._measured: dict[Column, Measured] = {}
-        self._photo_steps: Counter[Hashable] = Counter()  # of each program
+        self._photo_steps: Counter[Hashable] = Counter()  # by program
         for column in self._columns(request.what):
             program = methods.program_of(column, study)
             self._photo_steps[program] += methods.photo_steps(column, study)
 
     def works(self, names: Sequence[str]) -> list[Work]:
-        """All the work for some results, each part once."""
+        """All the work for the given results, each part once."""
         works = [
             work
             for column in self._columns(names)
@@ -219,9 +219,9 @@ class _Lab:
         return works
 
     def preparations(self, names: Sequence[str]) -> list[Callable[[], None]]:
-        """What compiles the programs of some results, in order, one after the other.
+        """Tasks that compile the programs of the given results, in order.
 
-        Only where compiling is most of the work: else it would slow down more than it saves.
+        Only if compiling is most of the work: otherwise they would cost more time than they save.
         """
         if not self._study.is_brief:
             return []
@@ -243,11 +243,11 @@ class _Lab:
             figures.prepare_figure2(self._default, self._study)
 
     def _is_brief(self, column: Column) -> bool:
-        """Whether a column's program runs so little that it had better be quick to compile."""
+        """Whether a column's program runs so briefly that it should be quick to compile."""
         return self._photo_steps[methods.program_of(column, self._study)] < few_steps()
 
     def make(self, name: str) -> str:
-        """Measures and writes a result; its text."""
+        """Measures and writes a result; returns its text."""
         make = {"figure2": self._figure2, "figure4": self._figure4}
         with apart(self._study.is_brief):
             if name in make:
@@ -255,7 +255,7 @@ class _Lab:
             return self._table(name) if name in TABLES else self._ablation(name)
 
     def write_claims(self) -> str:
-        """Writes what all results of this study in the folder say of the paper's claims."""
+        """Writes the verdicts on the paper's claims by this study's results in the folder."""
         records = self._records()
         found = claims.judge(records)
         record = {"claims": [vars(claim) for claim in found], "results": list(records)}
@@ -275,7 +275,7 @@ class _Lab:
         return text
 
     def _columns(self, names: Sequence[str]) -> list[Column]:
-        """The columns that some results need, each once, in order."""
+        """The columns that the given results need, each once, in order."""
         wanted: dict[Column, None] = {}
         for name in WHAT:
             if name in names and name == "figure4":
@@ -303,7 +303,7 @@ class _Lab:
         return self._write(name, record, text, {".png": charts.draw_bars(record)})
 
     def _ablation(self, name: str) -> str:
-        """A figure of an ablation: the bars of its table, and a sheet of outputs."""
+        """Makes a figure of an ablation: the bars of its table, and a sheet of outputs."""
         table = self._tables[ABLATIONS[name]]
         measured = {name: self._get(column) for name, column in table.columns.items()}
         title = table.title.replace(f"Table {table.name[-1]}", f"Figure {name[-1]}")
@@ -336,7 +336,7 @@ class _Lab:
         return text
 
     def _records(self) -> dict[str, Any]:
-        """The results in the folder that are of this study, whenever they were made."""
+        """The results of this study in the folder, whenever they were made."""
         ours = json.loads(json.dumps(tables.about(self._study)))
         images = ours["images"]
         few = [crop.entry() for crop in figures.traced(self._study).crops]
@@ -350,9 +350,9 @@ class _Lab:
 
 
 def _made_elsewhere(records: Mapping[str, Any]) -> dict[str, Any]:
-    """Of results that are not, or not all, of this process's versions and device, what they are of.
+    """The versions and devices of results made, wholly or partly, with others than this process's.
 
-    By name; what was measured in part elsewhere says of which part.
+    By name; a result that was measured partly elsewhere says which part.
     """
     now = report.made_with()
     found = {}

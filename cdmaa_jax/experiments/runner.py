@@ -1,7 +1,7 @@
-"""Measures columns: attacks the crops, saves them, measures the saved files, goes on where it was.
+"""Measures columns: attacks the crops, saves and measures the files, and resumes earlier runs.
 
-Every column has a folder of its own, named by a hash of all that decides its figures. So changed
-photos, weights or options are never mixed with what was measured before them.
+Every column has its own folder, named by a hash of everything that its figures depend on. Figures
+for changed photos, weights or options are therefore never mixed with earlier ones.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from cdmaa_jax.photos import Job, ProtectImages
 COLUMNS = "columns"
 ABOUT = "column.json"
 TUNED_ON, ON_TESTED = "tuned_on", "the tested photos"
-"""A fact of a column that was tuned, and what it is where there were no other photos."""
+"""The fact of what a column was tuned on, and its value if there were no other photos."""
 _FORMAT = 1
 FEW_STEPS = 200
-"""Of all photos together: fewer take a CPU less time than it takes to compile a program well."""
+"""Steps over all photos: fewer take a CPU less time than compiling a program well."""
 FEW_STEPS_ON_ACCELERATORS = 100_000
 _BATCH, _BATCH_ON_ACCELERATORS = 10, 100
 
 
 def few_steps() -> int:
-    """Of how many steps of all photos together a program is compiled longer than it runs."""
+    """The number of steps over all photos below which compiling takes longer than running."""
     return FEW_STEPS if _is_on_cpu() else FEW_STEPS_ON_ACCELERATORS
 
 
 def batch_for_device() -> int:
-    """The most photos that are attacked at once, where nothing else is asked for."""
+    """The default for the most photos that are attacked at once."""
     return _BATCH if _is_on_cpu() else _BATCH_ON_ACCELERATORS
 
 
@@ -88,7 +88,7 @@ class Study:
 
     @property
     def batch(self) -> int:
-        """The size of every batch: the fewest that are needed, of equal size."""
+        """The size of every batch: as few batches as are needed, of equal size."""
         count = len(self.crops)
         return -(-count // -(-count // self.batch_size))
 
@@ -121,10 +121,10 @@ class Measured:
 
 
 def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[str, Any]:
-    """All that decides a column's figures; defaults are left out, so that new options change none.
+    """All that decides a column's figures, without defaults, so that new options change none.
 
-    The size of batches is not in it: it moves a figure by no more than rounding does. But for what
-    is tuned, which takes so many photos at once.
+    The batch size is left out, as it changes a figure by no more than rounding does, except for
+    methods that are tuned, which take that many photos at once.
     """
     known = {
         "format": _FORMAT,
@@ -143,7 +143,7 @@ def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[st
 
 
 def column_folder(column: Column, study: Study, uses_tuning: bool = False) -> Path:
-    """Where a column's files are."""
+    """The folder of a column's files."""
     text = json.dumps(identity(column, study, uses_tuning), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return study.out / COLUMNS / f"{column.slug}-{digest}"
@@ -157,7 +157,7 @@ def measure_column(
     facts: dict[str, Any] | None = None,
     uses_tuning: bool = False,
 ) -> Measured:
-    """Protects every crop and measures the saved files; what is done already is not done again.
+    """Protects every crop and measures the saved files; skips crops that are done already.
 
     Args:
       column: what to do.
@@ -179,7 +179,7 @@ def measure_column(
         about |= {"facts": facts}
     errors: list[str] = []
     for outcome in photos.protect_photos([crop.path for crop in study.crops], job):
-        if outcome.error is not None:  # what ends the run, a full disk, is raised after it
+        if outcome.error is not None:  # an error that ends the run, a full disk, is raised after it
             errors.append(outcome.error)
             continue
         if outcome.status == "done":
@@ -212,7 +212,7 @@ def _job(column: Column, study: Study, folder: Path, attack: ProtectImages | Non
         batch_size=study.batch,
         same_batches=True,
         attack=attack,
-        force=True,  # the folder is the column's own: what was damaged in it is made again
+        force=True,  # the folder is the column's own: damaged files are made again
     )
 
 
@@ -244,7 +244,7 @@ def _measured(column: Column, study: Study, job: Job, about: dict[str, Any]) -> 
 
 
 def _different(notes: Iterable[dict[str, Any] | None]) -> tuple[dict[str, Any], ...]:
-    """The notes that are not this process's own, each once."""
+    """The notes that differ from this process's own, each once."""
     others: list[dict[str, Any]] = []
     for note in notes:
         if note is not None and note != report.made_with() and note not in others:
@@ -253,12 +253,12 @@ def _different(notes: Iterable[dict[str, Any] | None]) -> tuple[dict[str, Any], 
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts in a column's folder; none if there are none."""
+    """The facts in a column's folder; empty if there are none."""
     return read_record(folder / ABOUT).get("facts", {})
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Keeps facts in a column's folder."""
+    """Saves facts in a column's folder."""
     _write_about(folder, read_record(folder / ABOUT) | {"facts": facts})
 
 

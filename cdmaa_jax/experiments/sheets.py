@@ -1,4 +1,4 @@
-"""Sheets of pictures: what generators make of photos, tile beside tile."""
+"""Sheets of pictures: generators' edits of photos, as tiles side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cdmaa_jax.evaluation.drawing import (
 )
 
 _TILE, _GAP, _LINE, _SIDE, _MARGIN = 96, 6, 15, 150, 20
-_LARGEST, _SMALLEST = 12, 7  # letters, in pixels
+_LARGEST, _SMALLEST = 12, 7  # font sizes, in pixels
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,5 @@ def _write(
     colour: Colour = INK,
     bold: bool = False,
 ) -> None:
-    """Writes a line above or below a tile, in smaller letters if it would be wider."""
+    """Writes a line above or below a tile, in a smaller font if it would be wider."""
     write(draw, place, text, fitted_font(text, _TILE, _LARGEST, _SMALLEST), colour, bold)

@@ -1,4 +1,4 @@
-"""Which photos are measured, and what is known of them: CelebA's, or those of any folder."""
+"""The photos to measure, and what is known about them: CelebA's, or those of any folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_source(
     partition: Path | None = None,
     aligned: bool = False,
 ) -> Source:
-    """The photos of a folder; of CelebA, where its split is at hand, the test photos.
+    """The photos of a folder; for CelebA, if its split is available, the test photos.
 
     Args:
       folder: the photos.
@@ -93,7 +93,7 @@ def _labels(
     attributes: Path | None,
     notices: list[str],
 ) -> LabelTable | None:
-    """The labels that were asked for, or those beside the photos where they fit the generators."""
+    """The requested labels, or those beside the photos if they fit the generators."""
     path = attributes or celeba.find_list(folder, celeba.ATTRIBUTES)
     if path is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 UNANIMOUS = "where all photos agree it is a point, which says nothing of other photos"
-"""Of a bootstrap interval."""
+"""The caveat on a bootstrap interval."""
 RESAMPLES = 10_000
 LEVEL = 0.95
 MEAN = "mean"
@@ -22,7 +22,7 @@ def resampling(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndar
     """How often each of N images is drawn in each bootstrap sample, float64 [R,N], by seed."""
     random = np.random.default_rng(seed)
     drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-    drawn.flags.writeable = False  # it is kept
+    drawn.flags.writeable = False  # the cached array is shared
     return drawn
 
 
@@ -31,7 +31,7 @@ def interval(
     draws: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
 ) -> np.ndarray:
-    """Percentile bootstrap intervals, 95 %, of what follows from means over images.
+    """95 % percentile bootstrap intervals of a statistic of means over images.
 
     Args:
       values: [N,...], what each image contributes.
@@ -45,14 +45,14 @@ def interval(
     means = draws @ flat / draws.sum(1, keepdims=True)
     tail = 100 * (1 - LEVEL) / 2
     resampled = statistic(means.reshape(len(draws), *values.shape[1:]))
-    # An end at 0 must not be told from it by the rounding of the means.
+    # Rounding errors of the means must not move an end away from 0.
     return np.round(np.percentile(resampled, (tail, 100 - tail), axis=0), 12) + 0.0
 
 
 def per_image(losses: Losses, threshold: float) -> dict[str, np.ndarray]:
-    """What each image contributes to avg_L and attack_rate: metric to [N,J+1], the mean last.
+    """Each image's contribution to avg_L and attack_rate: metric to [N,J+1], the mean last.
 
-    The mean is over models, each of them counting the same however many domains it has.
+    The mean is over models, which count equally however many domains they have.
     """
     average = np.stack([values.mean(1) for values in losses.values()], axis=1)
     rate = np.stack([(values > threshold).mean(1) for values in losses.values()], axis=1)
@@ -84,7 +84,7 @@ def summarize(
 
 
 def rounded(values: np.ndarray, digits: int = 6) -> list[Any]:
-    """Numbers with so many significant digits, for files that people read too."""
+    """Numbers rounded to ``digits`` significant digits, for files that people read too."""
     flat = [float(f"{value:.{digits}g}") for value in np.ravel(values)]
     return np.array(flat).reshape(np.shape(values)).tolist()
 

@@ -67,12 +67,12 @@ def build_table(
 
 
 def _tuning(study: Study) -> dict[str, Any]:
-    """What decides the figures of methods that are tuned before they are tested."""
+    """What determines the figures of methods that are tuned before they are tested."""
     return {"tuning": [crop.entry() for crop in study.tuning], "batch_size": study.batch}
 
 
 def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
-    """What every result tells of how it was made."""
+    """What every result records about how it was made."""
     return {
         "seed": study.seed,
         "steps": study.steps,
@@ -88,7 +88,7 @@ def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
-    """A table for people: measured figures with intervals, and the paper's in columns of theirs."""
+    """A table for people: measured figures with intervals, and the paper's in separate columns."""
     lines = [f"## {record['title']}", "", _protocol(record), ""]
     lines += _markdown_table(_figure_rows(record))
     lines += ["", f"Less the default ({record['headings'][record['default']]}), paired:", ""]
@@ -97,7 +97,7 @@ def to_markdown(record: Mapping[str, Any]) -> str:
 
 
 def _quality(measured: Measured) -> dict[str, float | None]:
-    """How little the crops were changed: mean PSNR of those that were, and the largest change."""
+    """How little the crops were changed: mean PSNR of the changed ones, and the largest change."""
     changed = measured.psnr[np.isfinite(measured.psnr)]
     return {
         "psnr": float(changed.mean()) if len(changed) else None,
@@ -112,7 +112,7 @@ def _configuration(measured: Measured) -> dict[str, Any]:
 
 
 def _printed(name: str) -> dict[str, Any] | None:
-    """The paper's own figures of a table, and what they are."""
+    """The paper's own figures for a table, and their source."""
     if name not in paper.TABLES:
         return None
     columns = {
