@@ -1,4 +1,4 @@
-"""The critics that the generators are trained against; needed only for training."""
+"""The critics that generators are trained against; one is also the classifier of ``measure``."""
 
 from __future__ import annotations
 

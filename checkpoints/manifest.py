@@ -92,7 +92,7 @@ def _generator(directory: Path) -> dict[str, Any]:
 
 
 def _names(directory: Path) -> list[str]:
-    """The files under a directory, except those that an operating system leaves there."""
+    """The files under a directory, except those whose names begin with a dot."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return [p.relative_to(directory).as_posix() for p in paths if not p.name.startswith(".")]
 

@@ -319,7 +319,7 @@ def _hair_lightness(lab: np.ndarray, frame: np.ndarray) -> float:
 
 
 def _pale_skin(work: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """1 for the top third of cheeks by lightness minus chroma, 0 for the bottom third, -1 between.
+    """1 for the top third of cheeks by lightness less 0.3 chroma, 0 for the bottom, -1 between.
 
     Also -1 for greyscale pictures, whose skin has no colour.
     """
@@ -571,7 +571,7 @@ class Pen:
         self._alpha[self._mask(points, None, True)] = 0
 
     def hairs(self, width: float, contrast: float) -> None:
-        """Draw vertical streaks, ``contrast`` grey levels strong."""
+        """Draw vertical streaks; their standard deviation is half of ``contrast``, in grey levels."""
         noise = self.random.standard_normal((self._side, self._side))
         across, along = 0.3 * width * self._unit, 4 * width * self._unit
         streaks = ndimage.gaussian_filter(noise, (along, across))

@@ -111,7 +111,7 @@ class Data(NamedTuple):
     drawn: jax.Array
     """float32 [n], 1 where an overlay decides the attribute"""
     chance: jax.Array
-    """float32 [N], the probability of each portrait: men and women equally often"""
+    """float32 [N], the probability of each portrait; with ``Male``, of men and women alike"""
     comic: jax.Array
     """uint8 [N,s,s,3]"""
 

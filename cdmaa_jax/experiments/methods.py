@@ -268,7 +268,7 @@ def _fit_weights(column: Column, study: Study, tell: Callable[[int, int], None])
 def _fit_perturbation(
     column: Column, study: Study, tell: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Huang et al.: one perturbation for all photos, fitted without the tested ones."""
+    """Huang et al.: one perturbation for all photos, fitted on those to tune with."""
     crops = _tuning(study)
     what, options = _fitting(column, study)
     found = fit_universal(*what, **options, progress=tell)

@@ -1,4 +1,4 @@
-"""Tables of measured columns: as records for programs, as Markdown and as bars for people."""
+"""Tables of measured columns: as records for programs and as Markdown for people."""
 
 from __future__ import annotations
 
