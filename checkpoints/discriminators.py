@@ -1,4 +1,4 @@
-"""The critics that generators are trained against; one is also the classifier of ``measure``."""
+"""The critics that generators are trained against; ``measure`` has one as its classifier."""
 
 from __future__ import annotations
 

@@ -571,7 +571,7 @@ class Pen:
         self._alpha[self._mask(points, None, True)] = 0
 
     def hairs(self, width: float, contrast: float) -> None:
-        """Draw vertical streaks; their standard deviation is half of ``contrast``, in grey levels."""
+        """Draw vertical streaks whose standard deviation is half of ``contrast`` grey levels."""
         noise = self.random.standard_normal((self._side, self._side))
         across, along = 0.3 * width * self._unit, 4 * width * self._unit
         streaks = ndimage.gaussian_filter(noise, (along, across))
