@@ -255,13 +255,14 @@ def measure_attacks(
         folder, files = out / f"attack{number}", photos if title == WHOLE else crops
         protect(files, folder, seed, options)
         rows[title] = figures(folder / "report.json", files)
-        write_result({**given, "rows": {name: rows[name] for name in table if name in rows}}, file)
-    return {**given, "rows": {name: rows[name] for name in table if name in rows}}
+        rows = {name: rows[name] for name in table if name in rows}  # in the table's order
+        write_result({**given, "rows": rows}, file)
+    return {**given, "rows": rows}
 
 
 def digest(files: Sequence[Path]) -> str:
     """The SHA-256 of files' names and contents."""
-    each = [f"{path.name} {hashlib.sha256(disk.read_bytes(path)).hexdigest()}\n" for path in files]
+    each = [f"{path.name} {disk.sha256_of(path)}\n" for path in files]
     return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
@@ -303,7 +304,7 @@ def figures(report: Path, files: Sequence[Path]) -> dict[str, dict[str, float]]:
       FileError: it does not tell of all of these.
     """
     found = json.loads(disk.read_bytes(report))
-    names = {path.name: hashlib.sha256(disk.read_bytes(path)).hexdigest() for path in files}
+    names = {path.name: disk.sha256_of(path) for path in files}
     entries = [e for e in found["photos"] if names.get(e["file"]) == e["sha256"]]
     if len(entries) != len(files):
         raise FileError(report, "it does not tell of every photo", "delete its folder")

@@ -64,7 +64,7 @@ def load(folder: Path, size: int = 64, cache: Path | None = None) -> Portraits:
             of another table or another size, or cannot be written.
     """
     table = folder / TABLE
-    rows, digest = read_table(table), hashlib.sha256(disk.read_bytes(table)).hexdigest()
+    rows, digest = read_table(table), disk.sha256_of(table)
     if cache is not None and cache.exists():
         return _read(cache, size, digest)
     if cache is not None:
