@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     _Subparsers = argparse._SubParsersAction["_Parser"]
 
 _OVERVIEW = """\
-Protects photos from face-editing generators: adds a change that the eye hardly
-notices and that spoils what the generators make of the photo.
+Protects photos from face-editing generators: adds a change too small to notice
+that spoils what the generators make of the photo.
 
-  cdmaa demo                           protects a photo that comes along, and shows the proof
-  cdmaa protect photo.jpg --out safe   protects your own
+  cdmaa demo                           protects the included sample photo and shows the result
+  cdmaa protect photo.jpg --out safe   protects your own photo
 """
 _EXIT_STATUS = """\
-Exit status: 0 all went well, 1 something failed or a value cannot be, 2 no such
-command or option, 130 interrupted, 143 terminated, 129 its terminal closed."""
+Exit status: 0 success, 1 something failed or a value is not allowed, 2 no such
+command or option, 129 terminal closed, 130 interrupted, 143 terminated."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -43,14 +43,18 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_demo(parsers: _Subparsers) -> None:
     demo = parsers.add_parser(
         "demo",
-        help="protect a photo that comes along, and show the proof",
+        help="protect the included sample photo and show the result",
         description="Protects a portrait that comes with scikit-image against the bundled "
-        "generators. Writes original.png, protected.png, report.json and report.png, the picture "
-        "to look at. Needs no download; takes a minute or so, less when run again.",
+        "generators. Writes original.png, protected.png, report.json, and report.png, the picture "
+        "to look at. Downloads nothing; takes about a minute, less when run again.",
     )
     demo.set_defaults(run=commands.demo)
     demo.add_argument(
-        "--out", type=Path, default=Path("cdmaa-demo"), metavar="DIR", help="default: cdmaa-demo"
+        "--out",
+        type=Path,
+        default=Path("cdmaa-demo"),
+        metavar="DIR",
+        help="output folder; default: cdmaa-demo",
     )
     _add_force(demo)
     _add_common(demo)
@@ -61,32 +65,36 @@ def _add_protect(parsers: _Subparsers) -> None:
         "protect",
         help="protect photos",
         description="Writes a protected copy of every photo, a PNG of the same size, and "
-        "report.json, which says how well each generator is spoiled. Running again skips what is "
-        "done.",
+        "report.json, which says how well each generator's edits are spoiled. Running again skips "
+        "photos that are done.",
     )
     protect.set_defaults(run=commands.protect)
     protect.add_argument(
         "photos", nargs="+", type=Path, metavar="PHOTO_OR_FOLDER",
-        help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF; of a folder all pictures directly in it",
+        help="JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or PPM files; a folder stands for all pictures "
+        "directly in it",
     )  # fmt: skip
-    protect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    protect.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     _add_ensemble(protect)
     _add_labels(protect)
     _add_batch_size(protect)
     protect.add_argument(
         "--chunk", type=int, metavar="N",
-        help="photos of a batch that a generator takes at once; default: what suits the device",
+        help="photos of a batch that a generator takes at once; fewer need less memory; default: "
+        "what suits the device",
     )  # fmt: skip
     protect.add_argument(
         "--precision", choices=("float32", "tf32", "bfloat16"), metavar="NAME",
-        help="of the generators when they are attacked: float32, tf32, or bfloat16, the fastest "
-        "on a GPU; default: the device's own, tf32 on a GPU",
+        help="what the attacked generators compute in: float32, tf32 or bfloat16; default: the "
+        "device's own, tf32 on a GPU",
     )  # fmt: skip
-    protect.add_argument("--seed", type=int, default=0, help="of the attack's start; default: 0")
+    protect.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the random start; default: 0"
+    )
     protect.add_argument(
         "--canonical-size", type=int, metavar="PIXELS",
-        help="size of the face at which the change is found; default: three times the "
-        "generators', the generators' with --aligned",
+        help="size to which the face square is resized to compute the change; default: three "
+        "times the generators' size, or that size with --aligned",
     )  # fmt: skip
     _add_aligned(protect)
     _add_max_pixels(protect)
@@ -98,11 +106,11 @@ def _add_protect(parsers: _Subparsers) -> None:
 def _add_evaluate(parsers: _Subparsers) -> None:
     evaluate = parsers.add_parser(
         "evaluate",
-        help="measure protected photos that exist",
-        description="Prints how well the protected copies of photos are protected, or what a "
-        "site has left of that: give what can be downloaded from it. In folders, a copy has its "
-        "original's name but for the suffix, or a report.json says which it is. Give the "
-        "--ensemble, --labels and --aligned that the photos were protected with.",
+        help="measure existing protected copies",
+        description="Measures how well existing copies of photos are protected, as PNG files or as "
+        "downloaded from a site that may have changed them. In folders, a copy is found by its "
+        "original's name without the suffix, or by a report.json. Give the same --ensemble, "
+        "--labels and --aligned as when the photos were protected.",
     )
     evaluate.set_defaults(run=commands.evaluate)
     evaluate.add_argument("originals", type=Path, metavar="ORIGINALS", help="a photo or a folder")
@@ -126,9 +134,9 @@ def _add_reproduce(parsers: _Subparsers) -> None:
     reproduce = parsers.add_parser(
         "reproduce",
         help="measure the paper's tables and figures",
-        description="Protects photos in every way that a table of the paper compares, measures "
-        "the saved files, and writes JSON, Markdown and pictures, with intervals and beside the "
-        "paper's own figures. Running again goes on where it was.",
+        description="Protects photos in every way that the paper compares, measures the saved "
+        "files, and writes JSON, Markdown and pictures, with intervals and the paper's own figures "
+        "alongside. Running again resumes where it stopped.",
     )
     reproduce.set_defaults(run=commands.reproduce)
     reproduce.add_argument(
@@ -139,17 +147,17 @@ def _add_reproduce(parsers: _Subparsers) -> None:
         "--photos", type=Path, required=True, metavar="DIR",
         help="a folder of portraits, CelebA's img_align_celeba or any other",
     )  # fmt: skip
-    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     _add_ensemble(reproduce)
     reproduce.add_argument(
         "--attributes", type=Path, metavar="FILE",
-        help="labels of the photos: a CSV with a column 'file', or list_attr_celeba.txt; that is "
-        "found by itself beside CelebA's photos",
+        help="labels of the photos: a CSV with a column 'file', or list_attr_celeba.txt, which is "
+        "found automatically beside CelebA's photos",
     )  # fmt: skip
     reproduce.add_argument(
         "--partition", type=Path, metavar="FILE",
-        help="CelebA's list_eval_partition.txt, found by itself beside the photos: only the test "
-        "photos are used",
+        help="CelebA's list_eval_partition.txt, found automatically beside the photos: only the "
+        "test photos are used",
     )  # fmt: skip
     reproduce.add_argument(
         "--images", type=int, default=100, metavar="N",
@@ -157,19 +165,22 @@ def _add_reproduce(parsers: _Subparsers) -> None:
     )  # fmt: skip
     reproduce.add_argument(
         "--tune-photos", type=Path, metavar="DIR",
-        help="other photos, for the related methods that are tuned before they are tested; "
-        "default: those of --photos that come after the tested ones; --attributes must have them, "
-        "too",
+        help="photos to tune related methods on before they are tested; --attributes must list "
+        "them, too; default: those of --photos that come after the tested ones",
     )  # fmt: skip
     reproduce.add_argument("--steps", type=int, default=80, metavar="N", help="T; default: 80")
     reproduce.add_argument(
-        "--seed", type=int, default=0, help="of the attacks' start and the intervals; default: 0"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the random starts and the intervals; default: 0",
     )
     reproduce.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
-        help="photos at once; default: 10, on a GPU or TPU 100",
+        help="photos at once; default: 10, or 100 on a GPU or TPU",
     )
     _add_aligned(reproduce)
     _add_common(reproduce)
@@ -178,7 +189,7 @@ def _add_reproduce(parsers: _Subparsers) -> None:
 def _add_aligned(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--aligned", action="store_true",
-        help="the photos are face crops already, as data sets have them: look at all of each",
+        help="the photos are already face crops, as in data sets: take each whole",
     )  # fmt: skip
 
 
@@ -186,37 +197,37 @@ def _add_info(parsers: _Subparsers) -> None:
     info = parsers.add_parser(
         "info",
         help="list devices, versions, architectures and ensembles",
-        description="Prints devices, versions, architectures, and the ensembles with their "
-        "generators, edits, and the attributes that labels must have for them.",
+        description="Prints devices, versions and architectures, and for each ensemble its "
+        "generators, their edits, and the attributes that a label file must have.",
     )
     info.set_defaults(run=commands.info)
     info.add_argument(
         "--ensemble", nargs="+", metavar="NAME_OR_DIR",
-        help="only this one: a name, or directories that cdmaa-convert wrote",
+        help="only this ensemble: a name, or folders that cdmaa-convert wrote",
     )  # fmt: skip
     _add_common(info)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
         "--no-cache", action="store_true",
-        help=f"keep no compiled programs (they are kept in the user's cache folder, or in "
-        f"${CACHE_VARIABLE})",
+        help=f"neither use nor keep compiled programs (they are kept in the user's cache folder, "
+        f"or in ${CACHE_VARIABLE})",
     )  # fmt: skip
 
 
 def _add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--force", action="store_true", help="overwrite files that are in the way; never an input"
+        "--force", action="store_true", help="overwrite existing files, but never an input"
     )
 
 
 def _add_ensemble(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ensemble", nargs="+", default=["demo"], metavar="NAME_OR_DIR",
-        help="a named ensemble (see cdmaa info), or directories that cdmaa-convert wrote; "
-        "default: demo; give it last",
+        help="a named ensemble (see cdmaa info), or folders that cdmaa-convert wrote; default: "
+        "demo; give this option last",
     )  # fmt: skip
 
 
@@ -236,7 +247,7 @@ def _add_batch_size(parser: argparse.ArgumentParser) -> None:
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, default=100_000_000, metavar="N",
-        help="refuse larger photos; default: 100000000",
+        help="refuse photos with more pixels; default: 100000000",
     )  # fmt: skip
 
 
@@ -270,19 +281,27 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         )
 
     number("--steps", int, 80, "steps of the attack")
-    number("--epsilon", float, 0.05, "largest change of a colour channel; 0.05 is 6 of 255")
+    number("--epsilon", float, 0.05, "largest change of a colour value; 0.05 is 6 of 255")
     number("--step-size", float, 0.01, "change in one step")
     choice("--update", "i-fgsm fgsm pgd mi-fgsm apgd", "update rule")
-    choice("--across-domains", "uniform single iterative mgda", "how a model's edits are joined")
-    choice("--across-models", "mgda single iterative uniform weighted", "how the models are joined")
+    choice(
+        "--across-domains",
+        "uniform single iterative mgda",
+        "how the gradients of a model's edits are combined",
+    )
+    choice(
+        "--across-models", "mgda single iterative uniform weighted",
+        "how the models' gradients are combined",
+    )  # fmt: skip
     group.add_argument(
         "--model-weights", type=float, nargs="+", metavar="N",
-        help="for weighted: the share of each generator, in the order of --ensemble, of any sum",
+        help="for weighted: each generator's weight, in the order of --ensemble; they need not sum "
+        "to 1",
     )  # fmt: skip
-    choice("--regularization", "penalty none l2 log", "of the models' gradients")
+    choice("--regularization", "penalty none l2 log", "how the models' gradients are scaled")
     number("--zeta", float, 1e-8, "lower bound of the loss in the regularization")
     choice("--start", "jitter uniform", "where the attack starts")
-    choice("--loss", "mse face-weighted latent", "what is maximized, of the edits or the latent")
+    choice("--loss", "mse face-weighted latent", "what is maximized")
     _add_threshold(group)
 
 
