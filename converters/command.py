@@ -70,24 +70,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("arch", metavar="ARCH", choices=sorted(ARCHITECTURES), help=", ".join(ARCHITECTURES))
-    add("file", metavar="FILE", help=".pth, .pt, .ckpt or .safetensors; a checkpoint to go back")
-    add("--out", metavar="DIR", help="the checkpoint to write")
-    add("--to-torch", metavar="FILE", help="the PyTorch or .safetensors file to write, from a DIR")
-    add("--part", metavar="KEY", help="where in the file the state dict is, such as genA2B")
-    add("--image-size", type=int, metavar="PIXELS", help="what the generator was trained at")
-    add("--attributes", type=_names, metavar="A,B,...", help="its attributes, or its one edit")
-    add("--shortcut-layers", type=int, metavar="N", help="if the tensors leave it open")
-    add("--inject-layers", type=int, metavar="N", help="if the tensors leave it open")
-    add("--padding", choices=PADDINGS, help="if the tensors leave it open (default: reflect)")
-    add("--statistics", choices=STATISTICS, help="of a batch norm (default: instance)")
-    add("--name", help="what reports call the generator (default: ARCH)")
-    add("--dtype", choices=DTYPES, default=DTYPES[0], help="how arrays are stored")
     add(
-        "--force",
-        action="store_true",
-        help="replace a generator, or a file of tensors, that is there",
+        "file",
+        metavar="FILE",
+        help="PyTorch weights: .pth, .pt, .ckpt or .safetensors; with --to-torch, a checkpoint",
     )
-    add("--json", action="store_true", help="print what was read as JSON")
+    add("--out", metavar="DIR", help="write a checkpoint to this folder")
+    add("--to-torch", metavar="FILE", help="write the checkpoint's weights to this PyTorch file")
+    add("--part", metavar="KEY", help="key of the state dict in the file, such as genA2B")
+    add("--image-size", type=int, metavar="PIXELS", help="size that the generator was trained at")
+    add(
+        "--attributes",
+        type=_names,
+        metavar="A,B,...",
+        help="names of its attributes, in its order; of cyclegan, pix2pix and ugatit, of the edit",
+    )
+    unclear = "only if the tensors do not show it"
+    add("--shortcut-layers", type=int, metavar="N", help=f"of attgan, {unclear}")
+    add("--inject-layers", type=int, metavar="N", help=f"of attgan, {unclear}")
+    add("--padding", choices=PADDINGS, help="of cyclegan's convolutions (default: reflect)")
+    add(
+        "--statistics",
+        choices=STATISTICS,
+        help="that batch norms of cyclegan and pix2pix use (default: instance, the image's own)",
+    )
+    add("--name", help="name of the generator in reports (default: ARCH)")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of the stored arrays")
+    add("--force", action="store_true", help="replace what --out or --to-torch already has")
+    add("--json", action="store_true", help="print JSON")
     return parser
 
 
