@@ -377,6 +377,12 @@ def test_match_photos(tmp_path, job):
         photos.match_photos(x, tmp_path / "w")
 
 
+def test_names_match_whatever_the_form_of_their_accents(tmp_path):
+    original = save_photo(tmp_path / "x" / "Jose\u0301.jpg")
+    copy = save_photo(tmp_path / "y" / "Jos\u00e9.png")
+    assert photos.match_photos(tmp_path / "x", tmp_path / "y") == [(original, copy)]
+
+
 def test_a_report_says_which_copy_is_whose(tmp_path, job):
     sources = [save_photo(tmp_path / "x" / name, i) for i, name in enumerate(("a.png", "a.bmp"))]
     run(sources, job)

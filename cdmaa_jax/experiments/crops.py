@@ -21,7 +21,7 @@ from cdmaa_jax.disk import FileError
 from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import Photo
-from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.images.labels import LabelTable, composed
 from cdmaa_jax.images.squares import GREY_LEVEL, look, see
 
 INDEX = "crops.json"
@@ -111,7 +111,7 @@ def crop_labels(crops: Sequence[Crop], table: LabelTable | None) -> LabelTable |
     """The labels of crops, by the crops' names."""
     if table is None:
         return None
-    values = {crop.path.name: crop.labels for crop in crops if crop.labels is not None}
+    values = {composed(c.path.name): c.labels for c in crops if c.labels is not None}
     return LabelTable(table.path, table.attributes, values)
 
 

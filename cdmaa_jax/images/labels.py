@@ -41,6 +41,11 @@ def read_labels(path: Path) -> LabelTable:
     return _read_csv(path, text)
 
 
+def composed(name: str) -> str:
+    """A name with composed accents (NFC), which some systems decompose."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _read_celeba(path: Path, lines: Sequence[str]) -> LabelTable:
     attributes = lines[1].split() if len(lines) > 1 else []
     rows = [(number, line.split()) for number, line in enumerate(lines[2:], 3) if line.strip()]
@@ -75,7 +80,7 @@ def _table(
         raise FileError(path, "the attributes' names are missing or not unique", _REMEDY)
     values: dict[str, tuple[int, ...]] = {}
     for number, (file, *labels) in rows:
-        name = _composed(file.strip().replace("\\", "/").rsplit("/", 1)[-1])
+        name = composed(file.strip().replace("\\", "/").rsplit("/", 1)[-1])
         if len(labels) != len(attributes):
             what = f"line {number} has {len(labels)} labels for {len(attributes)} attributes"
             raise FileError(path, what, _REMEDY)
@@ -91,11 +96,6 @@ def _value(path: Path, number: int, label: str) -> int:
     except KeyError:
         what = f"line {number} has the label {label.strip()!r}; a label is 0, 1 or -1"
         raise FileError(path, what, _REMEDY) from None
-
-
-def _composed(name: str) -> str:
-    """A name with composed accents (NFC), which some systems decompose."""
-    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class LabelTable:
 
     def has(self, file: Path) -> bool:
         """Whether a photo has labels, found by its name without folders."""
-        return _composed(file.name) in self.values
+        return composed(file.name) in self.values
 
     def row(self, file: Path) -> tuple[int, ...]:
         """The labels of one photo, found by its name without folders.
@@ -122,7 +122,7 @@ class LabelTable:
         Raises:
           FileError: there are none.
         """
-        name = _composed(file.name)
+        name = composed(file.name)
         if name not in self.values:
             raise FileError(
                 file, f"{self.path} has no line for it", "add one, or leave out --labels"

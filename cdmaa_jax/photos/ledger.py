@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from cdmaa_jax import disk
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError, Staged, real_path
 from cdmaa_jax.evaluation import report
-from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.images.labels import LabelTable, composed
 from cdmaa_jax.photos.jobs import Entry, Job, Outcome
 
 REPORT = "report.json"
@@ -229,7 +228,7 @@ def _free_name(photo: Path, job: Job, names: set[str]) -> str:
 
 def _folded(name: str) -> str:
     """A normalized name, equal for names that some file systems treat as the same."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return composed(name).casefold()
 
 
 def _stage_report(job: Job, ledger: Ledger) -> Staged:

@@ -9,6 +9,7 @@ from cdmaa_jax import disk
 from cdmaa_jax.disk import FileError, real_path
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.images import files
+from cdmaa_jax.images.labels import composed
 from cdmaa_jax.photos.ledger import REPORT
 
 
@@ -80,9 +81,10 @@ def _recorded_copies(folder: Path) -> dict[tuple[str | None, str], str]:
 
 
 def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files by their names without suffix, with composed accents."""
     stems: dict[str, list[Path]] = {}
     for path in paths:
-        stems.setdefault(path.stem, []).append(path)
+        stems.setdefault(composed(path.stem), []).append(path)
     return stems
 
 
@@ -96,7 +98,8 @@ def _copy_of(
     recorded = _recorded_copy(original, known)
     if recorded is not None and (protected / recorded).exists():
         return protected / recorded
-    candidates = [path for path in copies.get(original.stem, []) if not _is_same(path, original)]
+    named = copies.get(composed(original.stem), [])
+    candidates = [path for path in named if not _is_same(path, original)]
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
         raise FileError(original, f"{names} all match it", "evaluate the two files alone")

@@ -17,7 +17,7 @@ from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.experiments import figures, methods, paper
 from cdmaa_jax.experiments.columns import Column, options, paper_tables
-from cdmaa_jax.experiments.crops import make_crops
+from cdmaa_jax.experiments.crops import crop_labels, make_crops
 from cdmaa_jax.experiments.gradients import Trace
 from cdmaa_jax.experiments.methods import (
     PERTURBATION,
@@ -40,7 +40,7 @@ from cdmaa_jax.experiments.tables import _tuning, about
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import read_photo
-from cdmaa_jax.images.labels import LabelTable
+from cdmaa_jax.images.labels import LabelTable, read_labels
 from cdmaa_jax.photos import protecting
 from cdmaa_jax.search import Trial, WeightSearch
 from cdmaa_jax.universal import Universal
@@ -431,6 +431,15 @@ def test_crops_are_made_once(folder, tmp_path, monkeypatch):
     with Image.open(first[0].path) as crop:
         assert crop.size == (SIZE, SIZE)
     assert make_crops(paths, 3, tmp_path / "crops", SIZE + 1) != first
+
+
+def test_crops_have_their_labels_whatever_the_form_of_their_accents(tmp_path):
+    """The photo's name is decomposed, the table's name composed."""
+    photo = save_photo(tmp_path / "in" / "Jose\u0301.png")
+    (tmp_path / "labels.csv").write_text("file,Male\nJos\u00e9.png,1\n", encoding="utf-8")
+    table = read_labels(tmp_path / "labels.csv")
+    crops = make_crops([photo], 1, tmp_path / "crops", SIZE, aligned=True, labels=table)
+    assert crop_labels(crops, table).row(crops[0].path) == (1,)
 
 
 # CelebA
