@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,23 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
       FileError: the folder is missing or not writable, or the disk is full.
     """
-    commit([stage(path, data)])
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Writes files whole, and only if all of them can be; moves them into place in order.
+
+    Raises:
+      FileError: as ``write_whole``.
+    """
+    staged: list[Staged] = []
+    try:
+        for path, data in files.items():
+            staged.append(stage(path, data))
+    except BaseException:
+        discard(staged)
+        raise
+    commit(staged)
 
 
 def make_folder(path: Path) -> None:

@@ -85,6 +85,14 @@ def test_staged_files_appear_together_or_not_at_all(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
+def test_of_files_that_are_written_together_one_that_fails_leaves_none(tmp_path):
+    with pytest.raises(FileError, match="name is too long"):
+        disk.write_together({tmp_path / "a": b"a", tmp_path / ("b" * 300): b"b"})
+    assert os.listdir(tmp_path) == []
+    disk.write_together({tmp_path / name: name.encode() for name in ("a", "b")})
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"] and (tmp_path / "b").read_bytes() == b"b"
+
+
 def test_a_share_whose_modes_cannot_be_changed_is_written_to(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EPERM, "Operation not permitted")

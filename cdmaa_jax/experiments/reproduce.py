@@ -366,7 +366,7 @@ def _made_elsewhere(records: Mapping[str, Any]) -> dict[str, Any]:
 def write_result(
     out: Path, name: str, record: Mapping[str, Any], others: Mapping[str, bytes]
 ) -> None:
-    """Writes a result's JSON and its other files, all of them whole, the JSON last."""
+    """Writes a result's files, all of them whole, the JSON last."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    staged = [disk.stage(out / f"{name}{suffix}", data) for suffix, data in others.items()]
-    disk.commit([*staged, disk.stage(out / f"{name}.json", text.encode())])
+    contents = {**others, ".json": text.encode()}
+    disk.write_together({out / f"{name}{suffix}": data for suffix, data in contents.items()})
