@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ _LONGEST_NAME = 255
 _LOCK_FILE = ".cdmaa.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_STAGED = re.compile(r"\..+-[a-z0-9_]{8}\.part", re.DOTALL)
+"""The names of the files that ``stage`` writes."""
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -116,10 +119,11 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[bool]:
     """Keeps other processes that also lock a folder from writing into it meanwhile.
 
-    If the file system does not support locks, nothing is locked.
+    Removes what killed ones left in it. If the file system does not support locks, nothing is
+    locked and nothing removed. Yields whether the folder is locked.
 
     Raises:
       FileError: another has it.
@@ -141,11 +145,26 @@ def locked(folder: Path) -> Iterator[None]:
                 raise
             path.unlink(missing_ok=True)
     try:
-        yield
+        if lock.is_locked:
+            remove_leftovers(folder)
+        yield lock.is_locked
     finally:
         if lock.is_locked:
             discard([Staged(path, path)])
             lock.release()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the staged files of processes that were killed, if there are any.
+
+    Only for the holder of the lock: those of a process that still runs look the same.
+    """
+    with LOCK, suppress(OSError):  # there may be no such folder
+        ours = {path.name for path in _UNFINISHED}
+        for name in os.listdir(folder):
+            if _STAGED.fullmatch(name) and name not in ours:
+                with suppress(OSError):
+                    (folder / name).unlink()
 
 
 def real_path(path: Path) -> Path:

@@ -33,6 +33,17 @@ def test_a_folder_is_one_run_s_at_a_time(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_killed_runs_left_is_removed_by_whoever_locks_the_folder(tmp_path):
+    kept = [".a.part", "a-abcdefgh.part", ".a-abcdefgh.png", ".a-abc.part"]
+    for name in (".a-abcdefgh.part", ".a b-0_1234ef.part", *kept):
+        (tmp_path / name).write_bytes(b"")
+    ours = disk.stage(tmp_path / "b", b"b")
+    with disk.locked(tmp_path) as is_locked:
+        assert is_locked and {*kept, ours.temporary.name} < set(os.listdir(tmp_path))
+    disk.discard([ours])
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch, number):
     fcntl = pytest.importorskip("fcntl")
@@ -41,9 +52,10 @@ def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with disk.locked(tmp_path):
+    (tmp_path / ".a-abcdefgh.part").write_bytes(b"")  # perhaps of a run that still writes
+    with disk.locked(tmp_path) as is_locked:
         disk.write_whole(tmp_path / "a", b"")
-    assert os.listdir(tmp_path) == ["a"]
+    assert not is_locked and sorted(os.listdir(tmp_path)) == [".a-abcdefgh.part", "a"]
 
 
 def test_a_lock_that_the_disk_has_no_room_for(tmp_path, monkeypatch):

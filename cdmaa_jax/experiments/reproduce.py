@@ -21,7 +21,7 @@ from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
 from cdmaa_jax.experiments.crops import Crop, make_crops
 from cdmaa_jax.experiments.forecast import Work
 from cdmaa_jax.experiments.records import read_record
-from cdmaa_jax.experiments.runner import Measured, Study, batch_for_device, few_steps
+from cdmaa_jax.experiments.runner import COLUMNS, Measured, Study, batch_for_device, few_steps
 from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
@@ -101,7 +101,10 @@ def reproduce(request: Request, listener: Listener) -> Iterator[tuple[Path, str]
     _check(request)
     charts.check()
     disk.make_folder(request.out)
-    with disk.locked(request.out):
+    with disk.locked(request.out) as is_locked:
+        if is_locked:
+            for folder in (request.out / CROPS, *(request.out / COLUMNS).glob("*")):
+                disk.remove_leftovers(folder)
         yield from _reproduced(request, listener)
 
 

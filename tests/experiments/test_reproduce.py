@@ -341,6 +341,16 @@ def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, m
     assert not sizes
 
 
+def test_what_killed_runs_left_is_removed(ensemble, folder, tmp_path):
+    places = [tmp_path / "out" / part for part in (".", "crops", "columns/of-another-study")]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / ".a-abcdefgh.part").write_bytes(b"")
+    with pytest.raises(KeyboardInterrupt):
+        run(request_of(folder, ensemble, tmp_path / "out", images=1), Listener(begin=interrupt))
+    assert not [path for place in places for path in place.glob(".a-*")]
+
+
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others(ensemble, folder, tmp_path):
     first, second, other = (
         read_after(request_of(folder, ensemble, tmp_path / name, seed=seed, images=2))
