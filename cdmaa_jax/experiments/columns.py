@@ -15,6 +15,8 @@ STEPS = 80
 """The paper's T."""
 TOGETHER = "together"
 """The method of columns that their options describe completely: attacking all models at once."""
+SEARCHED, UNIVERSAL = "searched", "universal"
+"""The methods that are tuned on photos before they are tested; ``methods.FITTINGS`` says how."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Column:
     config: Config
     method: str = TOGETHER
     model: str | None = None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the figures also depend on what the method was tuned on."""
+        return self.method in (SEARCHED, UNIVERSAL)
 
     @property
     def slug(self) -> str:

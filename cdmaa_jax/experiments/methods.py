@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.numbers import structure_of
 from cdmaa_jax.attack.pieces import gradients_by
 from cdmaa_jax.experiments import runner
-from cdmaa_jax.experiments.columns import STEPS, TOGETHER, Column, Table
+from cdmaa_jax.experiments.columns import SEARCHED, STEPS, UNIVERSAL, Column, Table
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.forecast import Work, cost
 from cdmaa_jax.experiments.runner import Measured, Study, measure_column
@@ -27,11 +28,36 @@ from cdmaa_jax.types import Generator, Labels
 from cdmaa_jax.universal import apply_universal, fit_universal, prepare_universal
 
 ALONE, ENCODERS = "alone", "encoders"
-SEARCHED, UNIVERSAL = "searched", "universal"
-FITTED = (SEARCHED, UNIVERSAL)
 PERTURBATION = "perturbation.npy"
 FEW = 10
 Progress = Callable[[int], None]
+Tell = Callable[[int, int], None]
+"""``tell(done, total)``, called after each piece of a fit."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a method is fitted on tuning photos before it is tested.
+
+    Attributes:
+      pieces: the number of pieces of its progress.
+      attacks: how many attacks it runs.
+      photos: on how many photos each of them.
+      fit: fits it, and returns the facts to be told with the figures.
+      attack: the attack with what was fitted, from those facts.
+      attacks_again: whether each tested photo is attacked; otherwise what was found is only added.
+      prepare: compiles the programs that only ``fit`` runs, if there are any; runs nothing.
+      file: what ``fit`` writes into the column's folder besides the facts; None for nothing.
+    """
+
+    pieces: Callable[[Column, Study], int]
+    attacks: Callable[[Column, Study], int]
+    photos: Callable[[Study], int]
+    fit: Callable[[Column, Study, Tell], dict[str, Any]]
+    attack: Callable[[Column, Study, Mapping[str, Any]], ProtectImages]
+    attacks_again: bool = True
+    prepare: Callable[[Column, Study], None] = lambda column, study: None
+    file: str | None = None
 
 
 def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
@@ -47,6 +73,7 @@ def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
         return dataclasses.replace(base, **options)
 
     plain = {"across_models": "uniform", "regularization": "none"}
+    equal = weighted_config(base, (1.0,) * len(models))  # until the search has found better weights
     entries = {"cdmaa": ("CDMAA", Column(base))}
     for model in models:
         column = Column(changed(update="pgd"), ALONE, model.name)
@@ -57,7 +84,7 @@ def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
             Column(changed(across_domains="iterative", **plain)),
         ),
         "joint-domains": ("joint domains (Ruiz 2020)", Column(changed(**plain))),
-        "line-search": ("weights by line search (Fang 2020)", Column(changed(**plain), SEARCHED)),
+        "line-search": ("weights by line search (Fang 2020)", Column(equal, SEARCHED)),
         "universal": (
             "universal perturbation (CMUA, Huang 2022)",
             Column(changed(perturbation="universal"), UNIVERSAL),
@@ -79,17 +106,19 @@ def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
 def works_of(column: Column, study: Study) -> list[Work]:
     """The work of measuring a column: fitting first, if the method fits something."""
     models = study.ensemble.generators
-    done = runner.count_done(column, study, column.method in FITTED)
+    done = runner.count_done(column, study)
     each = cost(column, attacked(column, models), models)
-    own = [Work(column.slug, len(study.crops), done, each)]
-    if column.method not in FITTED:
-        return own
-    total = _pieces(column, study)
-    attacks = total if column.method == SEARCHED else 1
-    together = _searched(study) if column.method == SEARCHED else study.batch
-    fitted = total if _is_fitted(column, study) else 0
-    tuning = each * together * attacks / total
-    return [Work(f"tuning {column.method}", total, fitted, tuning), *own]
+    fitting = FITTINGS.get(column.method)
+    if fitting is None:
+        return [Work(column.slug, len(study.crops), done, each)]
+    pieces = fitting.pieces(column, study)
+    fitted = pieces if _is_fitted(column, study) else 0
+    tuning = each * fitting.photos(study) * fitting.attacks(column, study) / pieces
+    tested = each if fitting.attacks_again else cost(column, (), models)
+    return [
+        Work(f"tuning {column.method}", pieces, fitted, tuning),
+        Work(column.slug, len(study.crops), done, tested),
+    ]
 
 
 def measure(
@@ -109,29 +138,34 @@ def measure(
     Raises:
       FileError: as ``runner.measure_column``.
     """
-    if column.method in FITTED:
-        begin(f"tuning {column.method}")
-        facts = _fit(column, study, progress)
+    fitting = FITTINGS.get(column.method)
+    if fitting is None:
+        attack = photos.against(attacked(column, study.ensemble.generators), column.config)
     else:
-        facts = None
+        begin(f"tuning {column.method}")
+        attack = fitting.attack(column, study, _fit(column, study, progress))
     begin(column.slug)
-    attack = _attack(column, study, facts)
-    return measure_column(column, study, progress, attack, facts, column.method in FITTED)
+    return measure_column(column, study, progress, attack)
 
 
 def prepare(column: Column, study: Study) -> None:
     """Compiles the programs that attack a column's images, unless all are done; runs nothing.
 
+    Of a method that is fitted, those that ``Fitting.prepare`` compiles, unless it is fitted.
+
     Raises:
       ValueError: the column cannot be attacked, as ``measure`` would find in its turn.
     """
-    if column.method == UNIVERSAL:
-        _prepare_perturbation(column, study)
-    if column.method in FITTED or runner.count_done(column, study) == len(study.crops):
+    fitting = FITTINGS.get(column.method)
+    if fitting is not None:
+        if not _is_fitted(column, study):
+            fitting.prepare(column, study)
         return
-    crops = study.crops[: study.batch]
+    if runner.count_done(column, study) == len(study.crops):
+        return
+    crops, models = study.crops[: study.batch], attacked(column, study.ensemble.generators)
     protection.prepare(
-        crop_images(crops), *_attacked(column, study), study.seed,
+        crop_images(crops), models, column.config, study.seed,
         labels=labels_of(crops, study), batch_size=study.batch,
         devices=photos.devices_for(study.batch),
     )  # fmt: skip
@@ -142,31 +176,33 @@ def program_of(column: Column, study: Study) -> Hashable:
 
     In a brief study, whose attacks are compiled in pieces, the key of the models' gradients.
     """
-    models, config = _attacked(column, study)
     if study.is_brief:
-        return gradients_by(config)
-    return tuple(model.name for model in models), structure_of(config)
+        return gradients_by(column.config)
+    models = attacked(column, study.ensemble.generators)
+    return tuple(model.name for model in models), structure_of(column.config)
 
 
 def photo_steps(column: Column, study: Study) -> int:
     """The number of steps, over all photos, that the program of a column runs."""
-    runs = 1 + (_pieces(column, study) if column.method == SEARCHED else 0)
-    return runs * len(study.crops) * column.config.resolve().steps
+    fitting, count = FITTINGS.get(column.method), len(study.crops)
+    if fitting is not None:
+        tested = count if fitting.attacks_again else 0
+        count = fitting.attacks(column, study) * fitting.photos(study) + tested
+    return count * column.config.resolve().steps
 
 
 def attacked(column: Column, models: Sequence[Generator]) -> tuple[Generator, ...]:
     """The models that a column attacks, out of those that it is measured on.
 
-    Leaves out models whose weight is 0 in every step: they have no effect. APGD looks at all.
+    Leaves out models that have no effect, since they have no encoder or their weight is 0 in every
+    step. APGD looks at all.
     """
     config = column.config
     if config.across_models == "single" and config.update != "apgd":
         return tuple(models[:1])
-    if column.method == ALONE:
-        return tuple(model for model in models if model.name == column.model)
-    if column.method == ENCODERS:
+    if config.loss == "latent":
         return tuple(model for model in models if model.encode is not None)
-    return tuple(models)
+    return tuple(model for model in models if column.model in (None, model.name))
 
 
 def crop_images(crops: Sequence[Crop]) -> np.ndarray:
@@ -186,41 +222,10 @@ def labels_of(crops: Sequence[Crop], study: Study) -> Labels | None:
     return None if table is None else table.labels([crop.path for crop in crops])
 
 
-def _attack(column: Column, study: Study, facts: dict[str, Any] | None) -> ProtectImages | None:
-    """The attack of a column; None if its options describe it completely."""
-    if column.method == UNIVERSAL:
-        return _universal(column, study)
-    models = study.ensemble.generators
-    if column.method == TOGETHER and len(attacked(column, models)) == len(models):
-        return None
-    weights = tuple((facts or {})["weights"].values()) if column.method == SEARCHED else None
-    return photos.against(*_attacked(column, study, weights))
-
-
-def _attacked(
-    column: Column, study: Study, weights: Sequence[float] | None = None
-) -> tuple[tuple[Generator, ...], Config]:
-    """The models that a column attacks and its options, with the weights that a search found."""
-    models = tuple(study.ensemble.generators)
-    if column.method == SEARCHED:
-        return models, weighted_config(column.config, weights or (1.0,) * len(models))
-    return attacked(column, models), column.config
-
-
-def _universal(column: Column, study: Study) -> ProtectImages:
-    folder = runner.column_folder(column, study, uses_tuning=True)
-    perturbation = np.load(io.BytesIO(disk.read_bytes(folder / PERTURBATION)))
-
-    def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
-        return np.asarray(apply_universal(images, perturbation, job.config.epsilon))
-
-    return attack
-
-
 def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
     """Fits what a method needs before it is tested, unless already done; returns facts about it."""
-    folder = runner.column_folder(column, study, uses_tuning=True)
-    total, told = _pieces(column, study), [0]
+    fitting, folder = FITTINGS[column.method], runner.column_folder(column, study)
+    total, told = fitting.pieces(column, study), [0]
 
     def tell(done: int, _: int) -> None:
         progress(done - told[0])
@@ -231,10 +236,9 @@ def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
         return runner.read_facts(folder)
     disk.make_folder(folder)
     start = time.monotonic()
-    fit = _fit_weights if column.method == SEARCHED else _fit_perturbation
     facts = {
         runner.TUNED_ON: "other photos" if study.tuning else runner.ON_TESTED,
-        **fit(column, study, tell),
+        **fitting.fit(column, study, tell),
     }
     tell(total, total)
     facts["tuning_seconds"] = round(time.monotonic() - start, 1)
@@ -243,13 +247,15 @@ def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
 
 
 def _is_fitted(column: Column, study: Study) -> bool:
-    folder = runner.column_folder(column, study, uses_tuning=True)
-    there = column.method == SEARCHED or (folder / PERTURBATION).is_file()
-    return bool(runner.read_facts(folder)) and there
+    folder, file = runner.column_folder(column, study), FITTINGS[column.method].file
+    return bool(runner.read_facts(folder)) and (file is None or (folder / file).is_file())
 
 
-def _fit_weights(column: Column, study: Study, tell: Callable[[int, int], None]) -> dict[str, Any]:
-    """Fang et al.: the weights of the models that do best on the first tuning photos."""
+# Weights by line search (Fang et al.)
+
+
+def _fit_weights(column: Column, study: Study, tell: Tell) -> dict[str, Any]:
+    """The weights of the models that do best on the first tuning photos."""
     crops = _tuning(study)[: _searched(study)]
     found = search_weights(
         crop_images(crops), study.ensemble.generators, column.config, study.seed,
@@ -265,37 +271,15 @@ def _fit_weights(column: Column, study: Study, tell: Callable[[int, int], None])
     }
 
 
-def _fit_perturbation(
-    column: Column, study: Study, tell: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """Huang et al.: one perturbation for all photos, fitted on those to tune with."""
-    crops = _tuning(study)
-    what, options = _fitting(column, study)
-    found = fit_universal(*what, **options, progress=tell)
-    file = io.BytesIO()
-    np.save(file, np.asarray(found.perturbation, np.float32))
-    folder = runner.column_folder(column, study, uses_tuning=True)
-    disk.write_whole(folder / PERTURBATION, file.getvalue())
-    return {"photos": len(crops)}
+def _with_weights(column: Column, study: Study, facts: Mapping[str, Any]) -> ProtectImages:
+    models = study.ensemble.generators
+    weights = [facts["weights"][model.name] for model in models]
+    return photos.against(models, weighted_config(column.config, weights))
 
 
-def _prepare_perturbation(column: Column, study: Study) -> None:
-    """Compiles the programs that fit a perturbation, unless it is fitted; runs nothing."""
-    if not _is_fitted(column, study):
-        what, options = _fitting(column, study)
-        prepare_universal(*what, **options)
-
-
-def _fitting(column: Column, study: Study) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The positional and the keyword arguments of ``fit_universal``."""
-    crops = _tuning(study)
-    what = crop_images(crops), study.ensemble.generators, column.config, study.seed
-    return what, {"labels": labels_of(crops, study), "batch_size": study.batch}
-
-
-def _tuning(study: Study) -> tuple[Crop, ...]:
-    """The photos to tune on; the tested ones if there are no others, which results then state."""
-    return study.tuning or study.crops
+def _trials(column: Column, study: Study) -> int:
+    search = _grid(study)
+    return 1 + search["rounds"] * (len(study.ensemble.generators) - 1) * len(search["grid"])
 
 
 def _searched(study: Study) -> int:
@@ -310,9 +294,63 @@ def _grid(study: Study) -> dict[str, Any]:
     return {"grid": DECADES, "rounds": 2}
 
 
-def _pieces(column: Column, study: Study) -> int:
-    """The number of pieces of fitting in progress reports: a search's trials, an attack's steps."""
-    if column.method == UNIVERSAL:
-        return column.config.steps
-    search = _grid(study)
-    return 1 + search["rounds"] * (len(study.ensemble.generators) - 1) * len(search["grid"])
+# One perturbation for all photos (Huang et al.)
+
+
+def _fit_perturbation(column: Column, study: Study, tell: Tell) -> dict[str, Any]:
+    """The perturbation that does best on all tuning photos, written to its file."""
+    what, options = _universal(column, study)
+    found = fit_universal(*what, **options, progress=tell)
+    file = io.BytesIO()
+    np.save(file, np.asarray(found.perturbation, np.float32))
+    disk.write_whole(runner.column_folder(column, study) / PERTURBATION, file.getvalue())
+    return {"photos": len(_tuning(study))}
+
+
+def _prepare_perturbation(column: Column, study: Study) -> None:
+    what, options = _universal(column, study)
+    prepare_universal(*what, **options)
+
+
+def _universal(column: Column, study: Study) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the keyword arguments of ``fit_universal``."""
+    crops = _tuning(study)
+    what = crop_images(crops), study.ensemble.generators, column.config, study.seed
+    return what, {"labels": labels_of(crops, study), "batch_size": study.batch}
+
+
+def _with_perturbation(column: Column, study: Study, facts: Mapping[str, Any]) -> ProtectImages:
+    saved = disk.read_bytes(runner.column_folder(column, study) / PERTURBATION)
+    perturbation = np.load(io.BytesIO(saved))
+
+    def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
+        return np.asarray(apply_universal(images, perturbation, job.config.epsilon))
+
+    return attack
+
+
+def _tuning(study: Study) -> tuple[Crop, ...]:
+    """The photos to tune on; the tested ones if there are no others, which results then state."""
+    return study.tuning or study.crops
+
+
+FITTINGS = {
+    SEARCHED: Fitting(
+        pieces=_trials,
+        attacks=_trials,
+        photos=_searched,
+        fit=_fit_weights,
+        attack=_with_weights,
+    ),
+    UNIVERSAL: Fitting(
+        pieces=lambda column, study: column.config.steps,
+        attacks=lambda column, study: 1,
+        photos=lambda study: study.batch,
+        fit=_fit_perturbation,
+        attack=_with_perturbation,
+        attacks_again=False,
+        prepare=_prepare_perturbation,
+        file=PERTURBATION,
+    ),
+}
+"""The methods that are tuned: those of columns that are ``Column.is_tuned``."""

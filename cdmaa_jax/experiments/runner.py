@@ -120,7 +120,7 @@ class Measured:
     made_with: tuple[dict[str, Any], ...] = ()
 
 
-def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[str, Any]:
+def identity(column: Column, study: Study) -> dict[str, Any]:
     """All that decides a column's figures, without defaults, so that new options change none.
 
     The batch size is left out, as it changes a figure by no more than rounding does, except for
@@ -136,15 +136,15 @@ def identity(column: Column, study: Study, uses_tuning: bool = False) -> dict[st
         "crops": [[crop.crop_sha256, crop.labels] for crop in study.crops],
         "attributes": None if study.labels is None else study.labels.attributes,
     }
-    if uses_tuning:
+    if column.is_tuned:
         known["tuning"] = [[crop.crop_sha256, crop.labels] for crop in study.tuning]
         known["batch"] = study.batch
     return json.loads(json.dumps(known))
 
 
-def column_folder(column: Column, study: Study, uses_tuning: bool = False) -> Path:
+def column_folder(column: Column, study: Study) -> Path:
     """The folder of a column's files."""
-    text = json.dumps(identity(column, study, uses_tuning), sort_keys=True)
+    text = json.dumps(identity(column, study), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return study.out / COLUMNS / f"{column.slug}-{digest}"
 
@@ -154,8 +154,6 @@ def measure_column(
     study: Study,
     progress: Callable[[int], None] = lambda count: None,
     attack: ProtectImages | None = None,
-    facts: dict[str, Any] | None = None,
-    uses_tuning: bool = False,
 ) -> Measured:
     """Protects every crop and measures the saved files; skips crops that are done already.
 
@@ -164,19 +162,15 @@ def measure_column(
       study: to what.
       progress: called with the number of crops that were done, as they are.
       attack: how the canonical images are protected, where not by the column's options alone.
-      facts: kept with the figures.
-      uses_tuning: whether the figures depend on the tuning crops.
 
     Raises:
       FileError: the folder cannot be used, the disk is full, or a crop could not be protected.
     """
-    folder = column_folder(column, study, uses_tuning)
+    folder = column_folder(column, study)
     about = read_record(folder / ABOUT)
     job = _job(column, study, folder, attack)
     start, spent = time.monotonic(), about.get("seconds", 0.0)
-    about |= {"identity": identity(column, study, uses_tuning)}
-    if facts is not None:
-        about |= {"facts": facts}
+    about |= {"identity": identity(column, study)}
     errors: list[str] = []
     for outcome in photos.protect_photos([crop.path for crop in study.crops], job):
         if outcome.error is not None:  # an error that ends the run, a full disk, is raised after it
@@ -191,10 +185,10 @@ def measure_column(
     return _measured(column, study, job, about)
 
 
-def count_done(column: Column, study: Study, uses_tuning: bool = False) -> int:
+def count_done(column: Column, study: Study) -> int:
     """How many of a column's crops are done, by its report."""
     try:
-        found = report.read_report(column_folder(column, study, uses_tuning) / photos.REPORT)
+        found = report.read_report(column_folder(column, study) / photos.REPORT)
     except FileError:
         return 0
     return len(found["photos"]) if found else 0

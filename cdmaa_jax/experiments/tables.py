@@ -108,7 +108,9 @@ def _quality(measured: Measured) -> dict[str, float | None]:
 def _configuration(measured: Measured) -> dict[str, Any]:
     column = measured.column
     named = {"method": column.method} | ({"model": column.model} if column.model else {})
-    return {**named, **dataclasses.asdict(column.config)}
+    weights = measured.facts.get("weights")  # those that a search found
+    found = {"model_weights": [weights[name] for name in measured.losses]} if weights else {}
+    return {**named, **dataclasses.asdict(column.config), **found}
 
 
 def _printed(name: str) -> dict[str, Any] | None:

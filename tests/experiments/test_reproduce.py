@@ -16,15 +16,17 @@ from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.experiments import figures, methods, paper
-from cdmaa_jax.experiments.columns import Column, options, paper_tables
+from cdmaa_jax.experiments.columns import SEARCHED, Column, options, paper_tables
 from cdmaa_jax.experiments.crops import crop_labels, make_crops
 from cdmaa_jax.experiments.gradients import Trace
 from cdmaa_jax.experiments.methods import (
+    FITTINGS,
     PERTURBATION,
     attacked,
     crop_images,
     measure,
     related_table,
+    works_of,
 )
 from cdmaa_jax.experiments.reproduce import (
     SAME_STUDY,
@@ -34,7 +36,12 @@ from cdmaa_jax.experiments.reproduce import (
     _study,
     reproduce,
 )
-from cdmaa_jax.experiments.runner import FEW_STEPS, Study, column_folder, measure_column
+from cdmaa_jax.experiments.runner import (
+    FEW_STEPS,
+    Study,
+    column_folder,
+    measure_column,
+)
 from cdmaa_jax.experiments.sources import find_source
 from cdmaa_jax.experiments.tables import _tuning, about
 from cdmaa_jax.generators.ensembles import load_ensemble
@@ -582,7 +589,10 @@ def test_everything_from_a_few_photos(ensemble, folder, tmp_path):
         record["columns"]
     )
     assert record["facts"]["line-search"]["tuned_on"] == "other photos"
-    assert sum(record["facts"]["line-search"]["weights"].values()) == pytest.approx(1)
+    weights, options = (record[name]["line-search"] for name in ("facts", "configuration"))
+    assert options["model_weights"] == list(weights["weights"].values())
+    assert sum(options["model_weights"]) == pytest.approx(1)
+    assert options["across_models"] == "weighted" and options["regularization"] == "none"
     results = read(tmp_path / "out", "results")
     assert results["results"] == list(WHAT) and len(results["claims"]) > 30
     works = []
@@ -675,9 +685,9 @@ def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_
         inside = (before > limit) & (before < 255 - limit)
         assert (after.astype(int) - before == expected)[inside].all()
     assert measured.facts["photos"] == 3
-    assert column_folder(column, few, True) != column_folder(column, study, True)
+    assert column_folder(column, few) != column_folder(column, study)
     one_by_one = dataclasses.replace(few, batch_size=1)  # the number of photos in a step
-    assert column_folder(column, few, True) != column_folder(column, one_by_one, True)
+    assert column_folder(column, few) != column_folder(column, one_by_one)
 
 
 def test_what_is_fitted_sees_the_tuning_photos_alone(study, monkeypatch):
@@ -702,10 +712,30 @@ def test_what_is_fitted_sees_the_tuning_photos_alone(study, monkeypatch):
         np.testing.assert_array_equal(images, crop_images(few.tuning)[: len(images)])
 
 
-def test_a_searched_column_attacks_with_the_weights_found(study):
+def test_a_searched_column_attacks_with_the_weights_found(study, monkeypatch):
     column = related_table(study.ensemble.generators, steps=2).columns["line-search"]
-    config = methods._attacked(column, study, (0.25, 0.75))[1]
-    assert config.model_weights == (0.25, 0.75)
+    monkeypatch.setattr(methods.photos, "against", lambda models, config: (models, config))
+    facts = {"weights": {"ugatit": 0.75, "stargan": 0.25}}
+    models, config = FITTINGS[SEARCHED].attack(column, study, facts)
+    assert models == study.ensemble.generators and config.model_weights == (0.25, 0.75)
+    for one in (config, column.config):
+        assert (one.across_models, one.regularization) == ("weighted", "none")
+
+
+def test_what_is_tuned_is_what_is_fitted(ensemble):
+    columns = related_table(ensemble.generators).columns.values()
+    assert {column.method for column in columns if column.is_tuned} == set(FITTINGS)
+
+
+def test_adding_a_perturbation_costs_less_than_attacking(study):
+    columns = related_table(study.ensemble.generators, steps=2).columns
+    (attack,) = works_of(columns["cdmaa"], study)
+    tuning, adding = works_of(columns["universal"], study)
+    measuring = 2 * sum(len(model.domains) for model in study.ensemble.generators)
+    assert adding.cost == measuring < attack.cost
+    assert tuning.cost * tuning.total == attack.cost * study.batch
+    _, searched = works_of(columns["line-search"], study)
+    assert searched.cost == attack.cost
 
 
 def test_other_photos_to_tune_with_have_a_folder_of_their_own(study):
@@ -713,7 +743,7 @@ def test_other_photos_to_tune_with_have_a_folder_of_their_own(study):
     a, b = (
         dataclasses.replace(study, crops=study.crops[:2], tuning=study.crops[i:]) for i in (2, 3)
     )
-    assert column_folder(column, a, True) != column_folder(column, b, True)
+    assert column_folder(column, a) != column_folder(column, b)
 
 
 def test_other_labels_have_a_folder_of_their_own(study):
