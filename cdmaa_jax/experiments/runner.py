@@ -186,12 +186,16 @@ def measure_column(
 
 
 def count_done(column: Column, study: Study) -> int:
-    """How many of a column's crops are done, by its report."""
+    """How many of a column's crops are done, by its report.
+
+    Not those whose photos have other names now: their copies are made again.
+    """
     try:
         found = report.read_report(column_folder(column, study) / photos.REPORT)
     except FileError:
         return 0
-    return len(found["photos"]) if found else 0
+    names = {crop.path.name for crop in study.crops}
+    return sum(entry["file"] in names for entry in (found or {"photos": ()})["photos"])
 
 
 def _job(column: Column, study: Study, folder: Path, attack: ProtectImages | None) -> Job:

@@ -40,6 +40,7 @@ from cdmaa_jax.experiments.runner import (
     FEW_STEPS,
     Study,
     column_folder,
+    count_done,
     measure_column,
 )
 from cdmaa_jax.experiments.sources import find_source
@@ -736,6 +737,17 @@ def test_adding_a_perturbation_costs_less_than_attacking(study):
     assert tuning.cost * tuning.total == attack.cost * study.batch
     _, searched = works_of(columns["line-search"], study)
     assert searched.cost == attack.cost
+
+
+def test_copies_of_photos_that_were_renamed_do_not_count_as_done(study):
+    column = Column(Config(steps=2))
+    few = dataclasses.replace(study, crops=study.crops[:2])
+    measure_column(column, few)
+    first, second = few.crops
+    second = dataclasses.replace(second, path=second.path.with_name("renamed.png"))
+    renamed = dataclasses.replace(few, crops=(first, second))
+    assert column_folder(column, renamed) == column_folder(column, few)
+    assert (count_done(column, few), count_done(column, renamed)) == (2, 1)
 
 
 def test_other_photos_to_tune_with_have_a_folder_of_their_own(study):
