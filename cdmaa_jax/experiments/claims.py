@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cdmaa_jax.experiments.statistics import MEAN, interval, per_image, resampling
+from cdmaa_jax.experiments.statistics import MEAN, digits_of, interval, per_image, resampling
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 POINTS = 100
@@ -60,8 +60,8 @@ def to_markdown(claims: Sequence[Claim]) -> str:
     for claim in claims:
         low, high = claim.interval
         lines.append(
-            f"| {claim.source} | {claim.text} | {claim.quantity}: {claim.value:+.3g} | "
-            f"{low:+.3g} to {high:+.3g} | **{claim.verdict}** |"
+            f"| {claim.source} | {claim.text} | {claim.quantity}: {_signed(claim.value)} | "
+            f"{_signed(low)} to {_signed(high)} | **{claim.verdict}** |"
         )
     return "\n".join(lines) + "\n"
 
@@ -244,6 +244,10 @@ def _values(record: Record, column: str) -> dict[str, np.ndarray]:
     """Each image's contribution to a column's figures, from ``statistics.per_image``."""
     losses = {model: np.array(rows) for model, rows in record["losses"][column].items()}
     return per_image(losses, record["threshold"])
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.{digits_of(value)}g}"
 
 
 def _heading(record: Record, column: str) -> str:

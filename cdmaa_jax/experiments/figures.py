@@ -29,7 +29,7 @@ from cdmaa_jax.experiments.gradients import (
 from cdmaa_jax.experiments.methods import crop_images, labels_of, see_crop
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
-from cdmaa_jax.experiments.statistics import UNANIMOUS, rounded
+from cdmaa_jax.experiments.statistics import UNANIMOUS, digits_of, rounded
 from cdmaa_jax.experiments.tables import about
 from cdmaa_jax.images import files
 from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
@@ -200,8 +200,10 @@ def _mean(figures: Mapping[str, Any]) -> str:
 
 
 def _percent(figures: Mapping[str, Any]) -> str:
-    low, high = (100 * end for end in figures["interval"])
-    return f"{100 * figures['mean']:.1f} % [{low:.1f}, {high:.1f}]"
+    mean, low, high = (
+        f"{100 * share:.{digits_of(share)}g}" for share in (figures["mean"], *figures["interval"])
+    )
+    return f"{mean} % [{low}, {high}]"
 
 
 # Sheets

@@ -89,6 +89,14 @@ def rounded(values: np.ndarray, digits: int = 6) -> list[Any]:
     return np.array(flat).reshape(np.shape(values)).tolist()
 
 
+def digits_of(share: float, fewest: int = 3) -> int:
+    """As few significant digits, but at least some, as tell a share below 1 from 1."""
+    digits = fewest
+    while share < 1 and float(f"{share:.{digits}g}") == 1:
+        digits += 1
+    return digits
+
+
 def _with_mean(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values, values.mean(1, keepdims=True)], axis=1)
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cdmaa_jax.experiments.claims import FAILS, HOLDS, OPEN, judge, to_markdown
+from cdmaa_jax.experiments import figures
+from cdmaa_jax.experiments.claims import FAILS, HOLDS, OPEN, Claim, judge, to_markdown
 
 MODELS = ("stargan", "attgan", "stgan", "ugatit")
 
@@ -127,6 +128,15 @@ def test_theorem_1_holds_only_without_exception():
     assert few == [OPEN] * 4
     few = [claim.verdict for claim in judge({"figure2": figure(0.999, count=5)})]
     assert few[2:] == [FAILS, FAILS]
+
+
+def test_a_share_below_1_is_not_printed_as_1():
+    claim = Claim("", "", "share", 0.999875, (0.9996, 1.0), FAILS)
+    assert "share: +0.9999 | +0.9996 to +1 |" in to_markdown([claim])
+    assert figures._percent({"mean": 0.999875, "interval": [0.9996, 1.0]}) == "99.99 % [99.96, 100]"
+    assert figures._percent({"mean": 0.9765, "interval": [0.5, 0.9999999]}) == (
+        "97.7 % [50, 99.99999]"
+    )
 
 
 def test_robust_and_fragile_models_are_found_whatever_their_order():
