@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,61 @@ MOST_TRACED = 20
 """Limit of images in Figure 2: a trace costs several times as much as an attack."""
 MOST_SHOWN = 4
 """Limit of photos in Figure 4."""
+_L = "L is the mean squared difference from the edit of the original, in units of [-1, 1]"
+
+
+# Captions
+
+
+def shown(name: str, title: str, caption: str) -> str:
+    """A picture and its caption, in Markdown."""
+    return f"![{title}]({name}.png)\n\n{caption}\n"
+
+
+def caption_of_bars(record: Mapping[str, Any]) -> str:
+    """What the bars of a table show."""
+    return (
+        f"Above: attack_rate, the share of edits with L > {record['threshold']:g}. Below: avg_L, "
+        f"the mean of L; dotted: the threshold of L. {_L}. Whiskers: 95 % intervals over "
+        f"{_photos(record)}. “mean” is the mean over the generators."
+    )
+
+
+def caption_of_outputs(record: Mapping[str, Any]) -> str:
+    """What the sheet of an ablation shows."""
+    return (
+        "The first photo (top row), its protected copies (one row for each way), and every "
+        f"generator's edits of them. L as above; {_red(record)}."
+    )
+
+
+def caption_of_gradients() -> str:
+    """What the lines of Figure 2 show."""
+    return (
+        "Means over photos at each step: (a) between the gradients of a model's domains, the mean "
+        "over their pairs; (b) between those of two models. Theorem 1: the share of photos in "
+        "which w · grad_j, or sign(w) · grad_j, is positive for every model j."
+    )
+
+
+def caption_of_edits(record: Mapping[str, Any]) -> str:
+    """What the sheet of Figure 4 shows."""
+    count, config = len(record["photos"]), record["configuration"]
+    photos = "The first photo," if count == 1 else f"The first {count} photos, each"
+    return (
+        f"{photos} above its protected copy (T = {config['steps']}, ε = {config['epsilon']:g}). "
+        "Left: the photo; right of it: what each generator makes of it, a column for each edit. "
+        f"{_L}; {_red(record)}."
+    )
+
+
+def _photos(record: Mapping[str, Any]) -> str:
+    count = len(record["images"])
+    return "1 photo" if count == 1 else f"{count} photos"
+
+
+def _red(record: Mapping[str, Any]) -> str:
+    return f"red: L ≤ {record['threshold']:g}, the edit holds"
 
 
 # Figure 2
@@ -102,9 +158,11 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
         f"{len(record['images'])} photos ({UNANIMOUS}); the norm ratio is the smaller norm over "
         "the larger."
     )
+    title = record["title"]
     lines = [
-        f"## {record['title']}",
+        f"## {title}",
         "",
+        shown("figure2", title, caption_of_gradients()),
         f"{protocol} {ELSEWHERE}" if record["made_with"] else protocol,
         "",
         "| gradients of | cosine | norm ratio |",
@@ -171,7 +229,7 @@ def _batches(study: Study) -> list[np.ndarray]:
     return list(batches(len(study.crops), study.batch))
 
 
-def _saved(column: Column, study: Study) -> Any:
+def _saved(column: Column, study: Study) -> Path:
     return runner.column_folder(column, study) / TRACE
 
 

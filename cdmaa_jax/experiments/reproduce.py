@@ -302,7 +302,8 @@ class _Lab:
         table = self._tables[name]
         measured = {name: self._get(column) for name, column in table.columns.items()}
         record = tables.build_table(table, measured, self._study, self._skipped)
-        text = tables.to_markdown(record)
+        chart = figures.shown(name, table.title, figures.caption_of_bars(record))
+        text = f"{tables.to_markdown(record)}\n{chart}"
         return self._write(name, record, text, {".png": charts.draw_bars(record)})
 
     def _ablation(self, name: str) -> str:
@@ -314,9 +315,9 @@ class _Lab:
         record |= {"format": figures.FORMAT, "figure": name, "title": title}
         sheet = figures.draw_outputs(table, measured, self._study)
         others = {".png": charts.draw_bars(record), "-outputs.png": sheet}
-        return self._write(
-            name, record, f"## {title}\n\n![]({name}.png)\n\n![]({name}-outputs.png)\n", others
-        )
+        bars = figures.shown(name, title, figures.caption_of_bars(record))
+        outputs = figures.shown(f"{name}-outputs", title, figures.caption_of_outputs(record))
+        return self._write(name, record, f"## {title}\n\n{bars}\n{outputs}", others)
 
     def _figure2(self) -> str:
         self._listener.begin(figures.gradient_column(self._default).slug)
@@ -329,7 +330,8 @@ class _Lab:
 
     def _figure4(self) -> str:
         record, sheet = figures.figure4(self._get(self._default), self._study, self._skipped)
-        text = f"## {record['title']}\n\n![](figure4.png)\n"
+        title = record["title"]
+        text = f"## {title}\n\n{figures.shown('figure4', title, figures.caption_of_edits(record))}"
         return self._write("figure4", record, text, {".png": sheet})
 
     def _write(

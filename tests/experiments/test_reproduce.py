@@ -584,6 +584,8 @@ def test_everything_from_a_few_photos(ensemble, folder, tmp_path):
         assert (tmp_path / "out" / f"{name}.json").exists()
         with Image.open(tmp_path / "out" / f"{name}.png") as picture:
             assert min(picture.size) > 100
+        _, caption = (tmp_path / "out" / f"{name}.md").read_text().split(f"]({name}.png)\n\n")
+        assert caption.startswith(CAPTIONS.get(name, "Above: attack_rate, the share of edits with"))
     assert len(begun) == len(set(begun))
     record = read(tmp_path / "out", "related")
     assert {"cdmaa", "alone-stargan", "alone-ugatit", "line-search", "universal", "latent"} <= set(
@@ -603,8 +605,17 @@ def test_everything_from_a_few_photos(ensemble, folder, tmp_path):
     assert sum(again) == sum(work.total for work in works)
 
 
+CAPTIONS = {
+    "figure2": "Means over photos at each step:",
+    "figure4": "The first 2 photos, each above its protected copy (T = 2, ε = 0.05).",
+}
+
+
 def test_the_sheets_of_the_ablations(ensemble, folder, tmp_path):
     run(request_of(folder, ensemble, tmp_path / "out", "figure6", images=2))
+    text = (tmp_path / "out" / "figure6.md").read_text()
+    assert "intervals over 2 photos." in text.split("](figure6.png)")[1]
+    assert "red: L ≤ 0.05, the edit holds." in text.split("](figure6-outputs.png)")[1]
     record = read(tmp_path / "out", "figure6")
     assert record["figure"] == "figure6" and "Figure 6" in record["title"]
     with Image.open(tmp_path / "out" / "figure6-outputs.png") as sheet:
