@@ -15,7 +15,7 @@ import numpy as np
 
 from cdmaa_jax.experiments.statistics import MEAN, digits_of, interval, per_image, resampling
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
+HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
 POINTS = 100
 CLOSE = 5.0
 """Two methods within this many points of attack_rate are called not far apart; our choice."""
@@ -64,6 +64,14 @@ def to_markdown(claims: Sequence[Claim]) -> str:
             f"{_signed(low)} to {_signed(high)} | **{claim.verdict}** |"
         )
     return "\n".join(lines) + "\n"
+
+
+def caveat(count: int) -> str:
+    """What to keep in mind of the verdicts on so many claims."""
+    return (
+        f"Each interval is of one claim; they are not corrected for there being {count}, so a few "
+        "verdicts may be chance."
+    )
 
 
 def _of_table1(record: Record) -> Iterator[Claim]:

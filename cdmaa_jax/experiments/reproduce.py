@@ -270,6 +270,8 @@ class _Lab:
         if elsewhere:
             names = ", ".join(elsewhere)
             parts += [f"Results of other versions or another device: {names}.", ""]
+        if found:
+            parts += [claims.caveat(len(found)), ""]
         text = "\n".join([*parts, claims.to_markdown(found)])
         for name in records:
             path = self._request.out / f"{name}.md"

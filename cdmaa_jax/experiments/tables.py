@@ -91,7 +91,9 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     """A table for people: measured figures with intervals, and the paper's in separate columns."""
     lines = [f"## {record['title']}", "", _protocol(record), ""]
     lines += _markdown_table(_figure_rows(record))
-    lines += ["", f"Less the default ({record['headings'][record['default']]}), paired:", ""]
+    default = record["headings"][record["default"]]
+    paired = f"Less the default ({default}), paired: attack_rate in points with the 95 % interval"
+    lines += ["", f"{paired} of the difference, and avg_L in round brackets:", ""]
     lines += _markdown_table(_difference_rows(record))
     return "\n".join(lines) + "\n"
 
@@ -132,7 +134,8 @@ def _protocol(record: Mapping[str, Any]) -> str:
         f"attack_rate, the share of image and edit pairs with L > {record['threshold']:g}, with "
         f"its 95 % interval over images ({UNANIMOUS}), and avg_L in brackets; T = "
         f"{record['steps']}; {len(images)} photos{faces} as crops of {record['image_size']} px, "
-        f"saved as 8-bit files and read back, seed {record['seed']}."
+        f"saved as 8-bit files and read back, seed {record['seed']}. The row “mean” is the mean "
+        "over the models."
     )
     tuned = [name for name, facts in record["facts"].items() if facts.get(TUNED_ON) == ON_TESTED]
     if tuned:
