@@ -53,7 +53,7 @@ def _abandon(interrupt: KeyboardInterrupt) -> NoReturn:
         try:
             disk.discard_unfinished()
             sys.stderr.write("\n")
-            fail("interrupted; what is done is kept, run again to go on")
+            fail("interrupted; if run again, protect and reproduce go on where they stopped")
         finally:  # even if the message cannot be printed
             os._exit(128 + number)
 

@@ -74,8 +74,8 @@ class Watch:
         )  # fmt: skip
         if left := sum(work.done < work.total for work in works):
             say(
-                f"{left} columns to measure; each kind is first compiled for this machine, which "
-                "takes a while"
+                f"{left} columns to measure or tune; each kind is first compiled for this machine, "
+                "which takes a while"
             )
         self._start = time.monotonic()
 

@@ -20,7 +20,7 @@ def outcomes_as_text(outcomes: Sequence[Outcome], seconds: float) -> str:
     counts = {status: sum(o.status == status for o in outcomes) for status in words}
     parts = [f"{n} {words[status]}" for status, n in counts.items() if n or status == "done"]
     if counts["done"]:
-        parts[-1] += f" in {seconds:.1f} s ({counts['done'] / seconds:.2f} photos/s)"
+        parts[0] += f" in {seconds:.1f} s ({counts['done'] / seconds:.2f} photos/s)"
     return ", ".join(parts)
 
 

@@ -211,7 +211,10 @@ def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> Non
     if target.is_dir():
         raise FileError(target, "it is a folder", "choose another --out")
     if target.exists() and not job.force:
-        what = f"it exists and is a copy of another {photo.name} or by other settings, or changed"
+        what = (
+            f"it exists, and it is a copy of another {photo.name}, was made with other settings, "
+            "or was changed since"
+        )
         remedy = "rename the photo, choose another --out, or overwrite with --force"
         raise FileError(target, what, remedy)
 
