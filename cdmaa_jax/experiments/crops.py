@@ -69,8 +69,12 @@ def make_crops(
     labels: LabelTable | None = None,
     made: Callable[[FileError | None], None] = lambda error: None,
     without: Collection[str] = (),
+    max_pixels: int = files.MAX_PIXELS,
 ) -> list[Crop]:
     """The crops of the first ``count`` usable photos; crops made before are reused.
+
+    Of photos with the same content only the first is taken: counted twice, they would make
+    intervals narrower than the photos allow.
 
     Args:
       photos: in the order in which they are wanted.
@@ -81,6 +85,7 @@ def make_crops(
       labels: of the photos.
       made: called for each photo, with the error of one that is skipped.
       without: SHA-256 of photos that are passed over.
+      max_pixels: photos with more pixels than this are refused.
 
     Raises:
       FileError: the folder cannot be written into.
@@ -88,19 +93,21 @@ def make_crops(
     disk.make_folder(folder)
     known = _read_index(folder, size, aligned)
     crops: list[Crop] = []
+    passed = set(without)
     for photo in photos:
         if len(crops) == count:
             break
         try:
             row = _labels_of(photo, labels)
-            crop = _crop(photo, folder, size, aligned, known)
+            crop = _crop(photo, folder, size, aligned, known, max_pixels)
         except FileError as error:
             if error.path == folder or error.path.parent == folder:
                 raise
             made(error)
             continue
-        if crop.sha256 in without:
+        if crop.sha256 in passed:
             continue
+        passed.add(crop.sha256)
         crops.append(dataclasses.replace(crop, labels=row))
         made(None)
     _write_index(folder, size, aligned, known, crops)
@@ -124,14 +131,16 @@ def _labels_of(photo: Path, labels: LabelTable | None) -> tuple[int, ...] | None
         raise FileError(photo, error.what, "add one, or leave out --attributes") from error
 
 
-def _crop(photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop]) -> Crop:
+def _crop(
+    photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop], max_pixels: int
+) -> Crop:
     """The crop of a photo, named after the photo's name and content."""
     sha256 = disk.sha256_of(photo)
     name = disk.file_name(photo.stem, f"-{sha256[:12]}.png")
     before = known.get(name)
     if before is not None and before.sha256 == sha256 and _is_whole(before):
         return dataclasses.replace(before, file=photo.name)
-    pixels = files.read_photo(photo).pixels
+    pixels = files.read_photo(photo, max_pixels).pixels
     where = look(pixels, aligned)
     levels = np.rint((see(pixels, where.square, size) + 1) / GREY_LEVEL)
     data = files.encode_png(Photo(np.clip(levels, 0, 255).astype(np.uint8)))

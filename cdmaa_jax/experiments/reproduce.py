@@ -54,6 +54,7 @@ class Request:
       attributes: labels of the photos; None for CelebA's, where they are found, or none.
       partition: CelebA's split; None where it is found beside the photos, or for no split.
       aligned: whether the photos are aligned, their face in the middle; CelebA's are.
+      max_pixels: photos with more pixels than this are refused.
       tune_photos: a folder of other photos, for the methods that are tuned before they are tested;
         None for those of ``photos`` that come after the tested ones.
     """
@@ -69,6 +70,7 @@ class Request:
     attributes: Path | None = None
     partition: Path | None = None
     aligned: bool = False
+    max_pixels: int = files.MAX_PIXELS
     tune_photos: Path | None = None
 
 
@@ -126,7 +128,7 @@ def _reproduced(request: Request, listener: Listener) -> Iterator[tuple[Path, st
 
 
 def _check(request: Request) -> None:
-    photos.check_positive(images=request.images, steps=request.steps)
+    photos.check_positive(images=request.images, steps=request.steps, max_pixels=request.max_pixels)
     if request.batch_size is not None:
         photos.check_positive(batch_size=request.batch_size)
     check_seed(request.seed)
@@ -150,7 +152,7 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
     size = photos.default_canonical_size(request.ensemble, aligned=True)
     crops = make_crops(
         source.photos, request.images, request.out / CROPS, size, source.aligned, source.labels,
-        made,
+        made, max_pixels=request.max_pixels,
     )  # fmt: skip
     if not crops:
         raise FileError(request.photos, "none of its photos can be used", "give another folder")
@@ -180,7 +182,7 @@ def _tuning_crops(
     others = [photo for photo in candidates if request.tune_photos or photo.name not in names]
     found = make_crops(
         others, len(tested), request.out / CROPS, size, source.aligned, labels, listener.photo,
-        taken,
+        taken, request.max_pixels,
     )  # fmt: skip
     if not found and request.tune_photos is not None:
         what = "none of its photos can be tuned with: they are tested ones, or cannot be used"

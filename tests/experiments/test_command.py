@@ -62,6 +62,7 @@ def test_a_table_goes_to_stdout_and_the_rest_to_stderr(call, tmp_path):
         (("table5",), "invalid choice"),
         (("table1", "--images", "0"), "images must be at least 1"),
         (("table1", "--steps", "-1"), "steps must be at least 1"),
+        (("table1", "--max-pixels", "0"), "max pixels must be at least 1"),
         (("table1", "--attributes", "missing.txt"), "no such file"),
         (("table1", "--partition", "missing.txt"), "no such file"),
         (("related", "--tune-photos", "missing"), "no such file"),

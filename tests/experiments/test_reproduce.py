@@ -439,6 +439,20 @@ def test_without_a_usable_photo_there_is_one_error(ensemble, tmp_path):
         run(request_of(tmp_path / "in", ensemble, tmp_path / "out"))
 
 
+def test_a_photo_counts_once_however_many_files_it_is(folder, tmp_path):
+    (folder / "00.png").write_bytes((folder / "0.png").read_bytes())
+    crops = make_crops(sorted(folder.iterdir()), 3, tmp_path / "crops", SIZE, aligned=True)
+    assert [crop.file for crop in crops] == ["0.png", "1.png", "2.png"]
+
+
+def test_photos_with_too_many_pixels_are_refused(ensemble, folder, tmp_path):
+    request = request_of(folder, ensemble, tmp_path / "out", images=1, max_pixels=40 * 48 - 1)
+    errors = []
+    with pytest.raises(FileError, match="none of its photos"):
+        run(request, Listener(photo=errors.append))
+    assert len(errors) == 5 and all("--max-pixels" in str(error) for error in errors)
+
+
 def test_crops_are_made_once(folder, tmp_path, monkeypatch):
     paths = sorted(folder.iterdir())
     first = make_crops(paths[:3], 3, tmp_path / "crops", SIZE)
