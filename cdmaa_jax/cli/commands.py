@@ -6,6 +6,7 @@ Each returns the exit status.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ def protect(args: argparse.Namespace) -> int:
     )
     outcomes = watched(photos.protect_photos(found, job, _starting), len(found), "protecting")
     if earlier := (photos.read_job_report(job) or {}).get("earlier"):
-        say(f"{len(earlier)} copies in {args.out} are of other settings, and have no figures here")
+        what = "were made with other settings; the report lists them without figures"
+        say(f"{len(earlier)} copies in {args.out} {what}")
     return _print_result(job, outcomes, args)
 
 
@@ -96,13 +98,9 @@ def reproduce(args: argparse.Namespace) -> int:
     from cdmaa_jax.disk import read_bytes
     from cdmaa_jax.experiments.reproduce import WHAT, Request, reproduce
 
-    what = WHAT if "all" in args.what else tuple(dict.fromkeys(args.what))
-    names = (
-        "photos", "out", "images", "seed", "steps", "batch_size", "attributes", "partition",
-        "aligned", "tune_photos",
-    )  # fmt: skip
-    options = {name: getattr(args, name) for name in names}
-    request = Request(what=what, ensemble=_load(args.ensemble), **options)
+    options = {field.name: getattr(args, field.name) for field in dataclasses.fields(Request)}
+    options["what"] = WHAT if "all" in args.what else tuple(dict.fromkeys(args.what))
+    request = Request(**options | {"ensemble": _load(args.ensemble)})
     watch = Watch(request)
     try:
         written = list(reproduce(request, watch.listener()))
@@ -122,8 +120,6 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    import dataclasses
-
     from cdmaa_jax.attack.config import Config
 
     names = (field.name for field in dataclasses.fields(Config))

@@ -23,8 +23,9 @@ that spoils what the generators make of the photo.
   cdmaa protect photo.jpg --out safe   protects your own photo
 """
 _EXIT_STATUS = """\
-Exit status: 0 success, 1 something failed or a value is not allowed, 2 no such
-command or option, 129 terminal closed, 130 interrupted, 143 terminated."""
+Exit status: 0 success; 1 something failed, and the message says what; 2 the
+command line cannot be understood; 129 terminal closed; 130 interrupted;
+143 terminated."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,7 +57,7 @@ def _add_demo(parsers: _Subparsers) -> None:
         metavar="DIR",
         help="output folder; default: cdmaa-demo",
     )
-    _add_force(demo)
+    _add_force(demo, "overwrite existing files of these names")
     _add_common(demo)
 
 
@@ -65,8 +66,9 @@ def _add_protect(parsers: _Subparsers) -> None:
         "protect",
         help="protect photos",
         description="Writes a protected copy of every photo, a PNG of the same size, and "
-        "report.json, which says how well each generator's edits are spoiled. Running again skips "
-        "photos that are done.",
+        "report.json, which says how well each generator's edits are spoiled. Running again with "
+        "the same settings skips photos that are done; other settings need another --out, or "
+        "--force.",
     )
     protect.set_defaults(run=commands.protect)
     protect.add_argument(
@@ -98,7 +100,11 @@ def _add_protect(parsers: _Subparsers) -> None:
     )  # fmt: skip
     _add_aligned(protect)
     _add_max_pixels(protect)
-    _add_force(protect)
+    _add_force(
+        protect,
+        "overwrite existing copies and report.json, also those of other settings; never a photo "
+        "that is given as input",
+    )
     _add_common(protect)
     _add_config(protect)
 
@@ -108,9 +114,10 @@ def _add_evaluate(parsers: _Subparsers) -> None:
         "evaluate",
         help="measure existing protected copies",
         description="Measures how well existing copies of photos are protected, as PNG files or as "
-        "downloaded from a site that may have changed them. In folders, a copy is found by its "
-        "original's name without the suffix, or by a report.json. Give the same --ensemble, "
-        "--labels and --aligned as when the photos were protected.",
+        "downloaded from a site that may have changed them. In folders, report.json in PROTECTED "
+        "says which copy belongs to which original; where it does not, names must be equal but for "
+        "the suffix. Give the same --ensemble, --labels and --aligned as when the photos were "
+        "protected.",
     )
     evaluate.set_defaults(run=commands.evaluate)
     evaluate.add_argument("originals", type=Path, metavar="ORIGINALS", help="a photo or a folder")
@@ -161,14 +168,17 @@ def _add_reproduce(parsers: _Subparsers) -> None:
     )  # fmt: skip
     reproduce.add_argument(
         "--images", type=int, default=100, metavar="N",
-        help="how many photos, the first by name; default: 100",
+        help="how many photos, the first by name, equal files once; default: 100",
     )  # fmt: skip
     reproduce.add_argument(
         "--tune-photos", type=Path, metavar="DIR",
         help="photos to tune related methods on before they are tested; --attributes must list "
         "them, too; default: those of --photos that come after the tested ones",
     )  # fmt: skip
-    reproduce.add_argument("--steps", type=int, default=80, metavar="N", help="T; default: 80")
+    reproduce.add_argument(
+        "--steps", type=int, default=80, metavar="N",
+        help="steps of each attack, the paper's T; default: 80",
+    )  # fmt: skip
     reproduce.add_argument(
         "--seed",
         type=int,
@@ -176,20 +186,17 @@ def _add_reproduce(parsers: _Subparsers) -> None:
         metavar="N",
         help="of the random starts and the intervals; default: 0",
     )
-    reproduce.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="photos at once; default: 10, or 100 on a GPU or TPU",
-    )
+    _add_batch_size(reproduce, None, "10, or 100 on a GPU or TPU")
     _add_aligned(reproduce)
+    _add_max_pixels(reproduce)
     _add_common(reproduce)
 
 
 def _add_aligned(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--aligned", action="store_true",
-        help="the photos are already face crops, as in data sets: take each whole",
+        help="the photos are already face crops, as in data sets: no face is looked for, and the "
+        "square in the middle is used",
     )  # fmt: skip
 
 
@@ -205,11 +212,15 @@ def _add_info(parsers: _Subparsers) -> None:
         "--ensemble", nargs="+", metavar="NAME_OR_DIR",
         help="only this ensemble: a name, or folders that cdmaa-convert wrote",
     )  # fmt: skip
-    _add_common(info)
+    _add_json(info)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    _add_json(parser)
     parser.add_argument(
         "--no-cache", action="store_true",
         help=f"neither use nor keep compiled programs (they are kept in the user's cache folder, "
@@ -217,10 +228,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--force", action="store_true", help="overwrite existing files, but never an input"
-    )
+def _add_force(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--force", action="store_true", help=text)
 
 
 def _add_ensemble(parser: argparse.ArgumentParser) -> None:
@@ -238,10 +247,13 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _add_batch_size(parser: argparse.ArgumentParser) -> None:
+def _add_batch_size(
+    parser: argparse.ArgumentParser, default: int | None = 8, meaning: str = "8"
+) -> None:
     parser.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="photos at once; default: 8"
-    )
+        "--batch-size", type=int, default=default, metavar="N",
+        help=f"photos computed at once; fewer need less memory; default: {meaning}",
+    )  # fmt: skip
 
 
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
@@ -251,10 +263,10 @@ def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _add_threshold(parser: argparse._ActionsContainer) -> None:
+def _add_threshold(parser: argparse._ActionsContainer, note: str = "") -> None:
     parser.add_argument(
         "--threshold", type=float, default=0.05, metavar="L",
-        help="an edit whose mean squared change exceeds this is spoiled; default: 0.05",
+        help=f"an edit whose mean squared change exceeds this is spoiled{note}; default: 0.05",
     )  # fmt: skip
 
 
@@ -268,11 +280,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "attack", "defaults are those of the CDMAA paper; lengths are in units of [-1, 1]"
     )
 
-    def choice(option: str, values: str, text: str) -> None:
+    def choice(option: str, values: str, text: str, note: str = "") -> None:
         first, *rest = values.split()
         group.add_argument(
             option, choices=(first, *rest), default=first, metavar="NAME",
-            help=f"{text}: {', '.join((f'{first} (default)', *rest))}",
+            help=f"{text}: {', '.join((f'{first} (default)', *rest))}{note}",
         )  # fmt: skip
 
     def number(option: str, kind: type, default: float, text: str) -> None:
@@ -283,7 +295,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     number("--steps", int, 80, "steps of the attack")
     number("--epsilon", float, 0.05, "largest change of a colour value; 0.05 is 6 of 255")
     number("--step-size", float, 0.01, "change in one step")
-    choice("--update", "i-fgsm fgsm pgd mi-fgsm apgd", "update rule")
+    choice(
+        "--update", "i-fgsm fgsm pgd mi-fgsm apgd", "update rule",
+        "; fgsm ignores --steps and --step-size, pgd ignores --start, apgd ignores --step-size",
+    )  # fmt: skip
     choice(
         "--across-domains",
         "uniform single iterative mgda",
@@ -300,9 +315,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     choice("--regularization", "penalty none l2 log", "how the models' gradients are scaled")
     number("--zeta", float, 1e-8, "lower bound of the loss in the regularization")
-    choice("--start", "jitter uniform", "where the attack starts")
+    choice(
+        "--start", "jitter uniform", "random start",
+        "; within 0.001 of the photo (jitter), or anywhere within --epsilon (uniform)",
+    )  # fmt: skip
     choice("--loss", "mse face-weighted latent", "what is maximized")
-    _add_threshold(group)
+    _add_threshold(group, "; apgd also caps the loss at it")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -67,7 +67,7 @@ def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Keeps compiled programs between runs, if the command compiles any and is allowed to."""
     from cdmaa_jax import kept
 
-    if args.no_cache or args.run is commands.info:
+    if args.run is commands.info or args.no_cache:
         return kept.programs_in(None)
     return keep_programs()
 

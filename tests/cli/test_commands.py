@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 
@@ -97,6 +98,7 @@ def test_a_bad_photo_is_one_line_and_the_others_are_done(protect, tmp_path):
     status, out, err = protect(save_photo(tmp_path / "a.png"), tmp_path / "text.jpg")
     assert status == 1 and (tmp_path / "out" / "a.png").exists() and "a.png" in out
     assert len(errors(err)) == 1 and "no picture" in errors(err)[0]
+    assert "cdmaa: 1 done in " in err and "photos/s), 1 failed\n" in err
 
 
 def _folder(path):
@@ -178,20 +180,21 @@ def test_a_full_disk(protect, tmp_path, monkeypatch):
 
 
 def test_info(call, monkeypatch, tmp_path):
+    info = functools.partial(call, "info", options=())
     save_ensemble(tmp_path / "little")
     monkeypatch.setattr(ensembles, "_FOLDERS", (tmp_path,))
-    status, out, _ = call("info")
+    status, out, _ = info()
     assert status == 0 and "stargan, 16 px: Male, Young" in out and "cpu" in out
-    facts = json.loads(call("info", "--json")[1])
+    facts = json.loads(info("--json")[1])
     names = {"stargan", "attgan", "stgan", "ugatit", "cyclegan", "pix2pix"}
     assert set(facts["architectures"]) == names
     assert facts["ensembles"]["little"]["generators"][1]["domains"] == ["comic"]
     monkeypatch.setattr(ensembles, "_FOLDERS", ())
-    assert "none in this installation" in call("info")[1]
+    assert "none in this installation" in info()[1]
     folder = str(tmp_path / "little" / "stargan")
-    alone = json.loads(call("info", "--ensemble", folder, "--json")[1])["ensembles"][folder]
+    alone = json.loads(info("--ensemble", folder, "--json")[1])["ensembles"][folder]
     assert [member["attributes"] for member in alone["generators"]] == [["Male", "Young"]]
-    assert "labels: Male, Young" in call("info", "--ensemble", folder)[1]
+    assert "labels: Male, Young" in info("--ensemble", folder)[1]
 
 
 def test_demo(call, monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from cdmaa_jax import photos
 from cdmaa_jax.attack import config as attack_config
 from cdmaa_jax.cli import parser
+from cdmaa_jax.experiments.reproduce import Request
 from cdmaa_jax.generators import ensembles
 from cdmaa_jax.images import files
 from tests.cli.processes import ROOT
@@ -51,6 +52,9 @@ def test_defaults_are_those_of_the_library():
     args = parser.make_parser().parse_args(["protect", "a.png", "--out", "b"])
     assert args.batch_size == photos.BATCH_SIZE and args.max_pixels == files.MAX_PIXELS
     assert args.ensemble == [ensembles.DEFAULT] and args.seed == photos.Job.seed
+    args = parser.make_parser().parse_args(["reproduce", "all", "--photos", "a", "--out", "b"])
+    fields = [f for f in dataclasses.fields(Request) if f.default is not dataclasses.MISSING]
+    assert {f.name: getattr(args, f.name) for f in fields} == {f.name: f.default for f in fields}
 
 
 @pytest.mark.parametrize(
