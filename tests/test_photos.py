@@ -151,6 +151,37 @@ def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
     assert read_report(job)["config"]["steps"] == 3
 
 
+def test_another_threshold_is_another_report_of_the_same_copies(job, tmp_path):
+    source = save_photo(tmp_path / "a.png")
+    (done,) = run([source], job)
+    copy = (job.out / "a.png").read_bytes()
+    most = max(done.entry["models"]["stargan"].values())
+    for threshold, rate in ((most, 0), (most / 1e6, 1)):
+        config = dataclasses.replace(job.config, threshold=threshold)
+        assert statuses(run([source], dataclasses.replace(job, config=config))) == ["skipped"]
+        found = read_report(job)
+        assert found["threshold"] == found["config"]["threshold"] == threshold
+        assert found["models"]["stargan"]["attack_rate"] == rate
+    assert (job.out / "a.png").read_bytes() == copy
+
+
+def test_apgd_depends_on_the_threshold(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(protecting, "protect", instant_protect)
+    source = save_photo(tmp_path / "a.png")
+    config = dataclasses.replace(job.config, update="apgd")
+    run([source], dataclasses.replace(job, config=config))
+    other = dataclasses.replace(config, threshold=0.1)
+    with pytest.raises(FileError, match=r"threshold 0.05, not 0.1"):
+        run([source], dataclasses.replace(job, config=other))
+
+
+def test_the_report_has_what_reproduces_the_copies(job):
+    made_with = photos.make_report(job, [])
+    assert made_with["config"]["steps"] == 2 and made_with["canonical_size"] == 32
+    assert all(len(g["arrays_sha256"]) == 64 for g in made_with["ensemble"]["generators"])
+    assert json.loads(json.dumps(made_with)) == made_with
+
+
 def test_copies_of_other_settings_are_not_forgotten(job, tmp_path, monkeypatch):
     """They are remembered, so that photos and copies in one folder can always be told apart."""
     monkeypatch.setattr(protecting, "protect", instant_protect)

@@ -107,34 +107,6 @@ def summary(photos: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, 
     return {name: _summary_of([p["models"][name] for p in photos], threshold) for name in names}
 
 
-def settings(
-    ensemble: Ensemble,
-    config: Any,
-    seed: int,
-    canonical_size: int,
-    aligned: bool = False,
-    precision: str | None = None,
-) -> dict[str, Any]:
-    """Everything that a protected photo depends on, besides the photo and its labels.
-
-    Args:
-      ensemble: the generators.
-      config: the attack's ``Config``.
-      seed: of the attack's start.
-      canonical_size: side, in pixels, at which the perturbation was found.
-      aligned: whether the photos were taken as face crops.
-      precision: of the attacked generators, None for the device's own.
-    """
-    return {
-        "ensemble": describe(ensemble),
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "canonical_size": canonical_size,
-        "aligned": aligned,
-        "precision": precision,
-    }
-
-
 def describe(ensemble: Ensemble) -> dict[str, Any]:
     """What an ensemble consists of."""
     pairs = zip(ensemble.generators, ensemble.metadata, strict=True)
@@ -171,7 +143,7 @@ def build(
     Args:
       photos: entries.
       threshold: τ of the attack rates.
-      given: the settings, as ``settings`` gives them, or the part of them that is known.
+      given: the settings that the photos were protected with, or the part of them that is known.
       failed: photos that could not be protected, ``{"file": ..., "error": ...}``.
       earlier: entries of copies that were made with other settings.
     """

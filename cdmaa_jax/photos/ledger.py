@@ -79,6 +79,8 @@ def open_ledger(job: Job) -> Ledger:
     if found is None:
         return Ledger()
     found["config"] = {**dataclasses.asdict(Config()), **(found.get("config") or {})}
+    if job.config.update != "apgd":  # the only one whose copies depend on it
+        found["config"]["threshold"] = job.config.threshold
     expected = json.loads(json.dumps(_settings(job)))
     if different := [key for key, value in expected.items() if found.get(key) != value]:
         if job.force:
@@ -107,9 +109,9 @@ def plan(photos: Sequence[Path], job: Job, ledger: Ledger) -> Iterator[Task | Ou
             names.add(_folded(target.name))
             if os.path.exists(target):  # it may be the copy of a photo that can no longer be read
                 disk.sha256_of(photo)
-                recorded_labels(photo, job.labels)
+            labels = recorded_labels(photo, job.labels)
             _check_target(photo, target, sources, job)
-            yield Task(photo, target, recorded_labels(photo, job.labels))
+            yield Task(photo, target, labels)
         except FileError as error:
             yield Outcome(photo, "failed", error=str(error))
 
@@ -150,9 +152,15 @@ def recorded_labels(photo: Path, table: LabelTable | None) -> dict[str, int] | N
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    return report.settings(
-        job.ensemble, job.config, job.seed, job.canonical_size, job.aligned, job.precision
-    )
+    """Everything that a protected photo depends on, besides the photo and its labels."""
+    return {
+        "ensemble": report.describe(job.ensemble),
+        "config": dataclasses.asdict(job.config),
+        "seed": job.seed,
+        "canonical_size": job.canonical_size,
+        "aligned": job.aligned,
+        "precision": job.precision,
+    }
 
 
 def _entries_with_copies(job: Job, entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -80,15 +80,6 @@ def test_an_empty_report():
     assert report.build([], 0.05, {})["models"] == {}
 
 
-def test_settings_name_the_weights(ensemble):
-    from cdmaa_jax.attack.config import Config
-
-    made_with = report.settings(ensemble, Config(steps=3), 7, 32)
-    assert made_with["config"]["steps"] == 3 and made_with["canonical_size"] == 32
-    assert all(len(g["arrays_sha256"]) == 64 for g in made_with["ensemble"]["generators"])
-    assert json.loads(json.dumps(made_with)) == made_with
-
-
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}'])
 def test_foreign_reports_are_refused(tmp_path, text):
     path = tmp_path / "report.json"
