@@ -246,7 +246,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
     """8-bit RGB or RGBA. Profiles of grey, CMYK and Lab pictures are applied and dropped."""
-    profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
+    profile = image.info.get("icc_profile")
+    gamma = None if "srgb" in image.info else image.info.get("gamma")
     if image.mode in _GREY_16:
         image = _grey_8(path, image)
     if image.mode == "F":
@@ -259,7 +260,7 @@ def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
     elif profile and _space(profile) == b"RGB ":
         rgb.info["icc_profile"] = profile
         return rgb
-    elif gamma and "srgb" not in image.info and not profile:
+    elif gamma and not profile:
         rgb = _of_gamma(rgb, gamma)
     rgb.info.pop("icc_profile", None)
     return rgb

@@ -479,6 +479,8 @@ def test_gamma_counts_only_where_nothing_better_is_told(tmp_path):
     image, path = picture("RGB"), tmp_path / "a.png"
     path.write_bytes(with_chunk(png_with_gamma(image, 1.0), b"sRGB", b"\0"))
     np.testing.assert_array_equal(read_photo(path).pixels, np.asarray(image))
+    path.write_bytes(with_chunk(png_with_gamma(flat(257 * 50, np.uint16), 1.0), b"sRGB", b"\0"))
+    assert (read_photo(path).pixels == 50).all()
 
 
 def test_gamma_beside_a_profile_of_another_space_is_not_applied(tmp_path):
