@@ -91,6 +91,7 @@ def test_the_picture_shows_what_the_report_tells(job, tmp_path, ensemble, monkey
     entry["models"]["stargan"] = dict.fromkeys(entry["models"]["stargan"], 1.0)
     assert draw(entry) != drawn
     assert draw(done.entry | {"square": {"top": 2, "left": 0, "size": 30}}) != drawn
+    assert draw(done.entry | {"labels": {"Male": 1, "Young": 0}}) != drawn
 
 
 def test_a_photo_is_protected_alone_as_among_others(job, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -139,7 +139,7 @@ def draw_picture(
     Args:
       original: the photo.
       protected: its protected copy.
-      entry: what the report says about it; the square and L are taken from here.
+      entry: what the report says about it; the square, the labels and L are taken from here.
       ensemble: the generators.
       threshold: the L above which an edit counts as spoiled.
 
@@ -150,7 +150,7 @@ def draw_picture(
     square = Box(**entry["square"])
     pair = see_pair(before, after, Look(None, square), ensemble.generators)
     panels = [
-        _panel(generator, _title(generator, metadata), pair, entry["models"][generator.name])
+        _panel(generator, _title(generator, metadata), pair, entry)
         for generator, metadata in zip(ensemble.generators, ensemble.metadata, strict=True)
     ]
     drawn = picture.draw_report(before, after, square, panels, threshold, entry["psnr"])
@@ -332,10 +332,10 @@ def _title(generator: Generator, metadata: Metadata) -> str:
     return f"{name}, {generator.image_size} x {generator.image_size} pixels"
 
 
-def _panel(
-    generator: Generator, title: str, pair: Pair, losses: Mapping[str, float]
-) -> picture.Panel:
-    before, after = edits_of_pairs(generator, [pair])
+def _panel(generator: Generator, title: str, pair: Pair, entry: Entry) -> picture.Panel:
+    known, losses = entry["labels"], entry["models"][generator.name]
+    labels = known and {name: np.array([label], np.int32) for name, label in known.items()}
+    before, after = edits_of_pairs(generator, [pair], labels)
     size = generator.image_size
     return picture.Panel(
         title=title,
