@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from cdmaa_jax.evaluation.drawing import (
     FAINT,
@@ -51,7 +51,7 @@ def draw_report(
     """
     blocks = [_photos(original, protected, square, psnr), _legend(threshold)]
     blocks += _in_rows([_block(panel, threshold) for panel in panels])
-    return _with_margin(_stacked(blocks))
+    return ImageOps.expand(_stacked(blocks), _MARGIN, PAPER)
 
 
 def readable(name: str) -> str:
@@ -196,13 +196,6 @@ def _stacked(images: Sequence[Image.Image], gap: int = 3 * _GAP) -> Image.Image:
     for image in images:
         canvas.paste(image, (0, top))
         top += image.height + gap
-    return canvas
-
-
-def _with_margin(image: Image.Image) -> Image.Image:
-    size = (image.width + 2 * _MARGIN, image.height + 2 * _MARGIN)
-    canvas = Image.new("RGB", size, PAPER)
-    canvas.paste(image, (_MARGIN, _MARGIN))
     return canvas
 
 
