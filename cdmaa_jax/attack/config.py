@@ -38,7 +38,7 @@ class Config:
       regularization: what a model's gradient is divided by, equation (23): ``penalty``, ``none``,
         ``l2`` or ``log``.
       zeta: the lower bound of the loss in the regularization, in units of L.
-      threshold: τ, the loss from which an output counts as disrupted; ``apgd`` maximizes the mean
+      threshold: τ, the loss above which an output counts as disrupted; ``apgd`` maximizes the mean
         over models and domains of min(L, τ), a scalar that the paper leaves open. At 4, the most
         that L can be, nothing is capped, which serves ``apgd`` where most losses exceed 0.05.
       start: ``jitter``, uniform in ±0.001 around the image, or ``uniform``, in ±epsilon.
