@@ -65,9 +65,9 @@ def run(
         None. Fewer take less memory, and change nothing but the rounding of sums.
 
     Raises:
-      ValueError: the batch does not fit the memory; the batch or the weights do not fit the
-        ensemble, or the batch the devices; a generator's outputs have another shape than its
-        inputs; or the key is of another implementation.
+      ValueError: the images are not float32 or float64; the batch does not fit the memory; the
+        batch or the weights do not fit the ensemble, or the batch the devices; a generator's
+        outputs have another shape than its inputs; or the key is of another implementation.
     """
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
@@ -247,11 +247,13 @@ def evaluate_losses(
       J arrays [B,K_j]; [B,1] of a loss that does not depend on the domain.
 
     Raises:
-      ValueError: the images are not of one shape, there are conditions for more or fewer
-        generators, or there is no such loss, or none that takes such weights.
+      ValueError: the images are not float32 or float64, or not of one shape; there are conditions
+        for more or fewer generators; or there is no such loss, or none that takes such weights.
     """
     models = as_tuple(ensemble)
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
+    _check_dtype(clean)
+    _check_dtype(adversarial)
     if clean.shape != adversarial.shape:
         raise ValueError(
             f"clean and adversarial images must be of one shape, [B,H,W,3], not "
@@ -335,16 +337,26 @@ def _share(batch: Batch, devices: int) -> Batch:
 def _check_batch(
     models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
 ) -> None:
-    if jnp.finfo(batch.images.dtype).bits < 32:
-        raise ValueError(
-            f"images must be float32 or float64, not {batch.images.dtype}, in which gradients "
-            "vanish; in_bfloat16 makes generators compute in half of the bits"
-        )
+    _check_dtype(batch.images)
     check_conditions(models, batch)
     if devices is not None and (not devices or len(batch.images) % len(devices)):
         raise ValueError(
             f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
         )
+
+
+def _check_dtype(images: Array) -> None:
+    if images.dtype in (np.float32, np.float64):
+        return
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be float32 or float64, not {images.dtype}, in which gradients "
+            "vanish; in_bfloat16 makes generators compute in half of the bits"
+        )
+    raise ValueError(
+        f"images must be float32 or float64, in [-1, 1], not {images.dtype}; scale photos as "
+        "pixels / 127.5 - 1"
+    )
 
 
 def _check_weights(loss: str, images: Array, pixel_weights: Array | None) -> None:

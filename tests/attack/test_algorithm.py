@@ -289,12 +289,21 @@ def test_the_batch_must_fit_the_ensemble():
         run(Config(steps=1), [], batch, jax.random.key(0))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_images_of_half_the_bits_are_refused(dtype):
-    batch = toy_batch(photos(1), [toy(0)])
-    batch = dataclasses.replace(batch, images=batch.images.astype(dtype))
-    with pytest.raises(ValueError, match=f"must be float32 or float64, not {dtype}"):
+@pytest.mark.parametrize(("dtype", "message"), [
+    ("float16", "must be float32 or float64, not float16, in which gradients vanish"),
+    ("bfloat16", "must be float32 or float64, not bfloat16, in which gradients vanish"),
+    ("uint8", r"must be .* in \[-1, 1\], not uint8; scale photos as pixels / 127\.5 - 1"),
+    ("int32", r"must be .* in \[-1, 1\], not int32; scale photos as pixels / 127\.5 - 1"),
+])  # fmt: skip
+def test_images_of_other_types_are_refused(dtype, message):
+    images, conditions = jnp.asarray(photos(1)), [toy(0).conditions(None)]
+    other = images.astype(dtype)
+    batch = dataclasses.replace(toy_batch(photos(1), [toy(0)]), images=other)
+    with pytest.raises(ValueError, match=message):
         run(Config(steps=1), toy(0), batch, jax.random.key(0))
+    for pair in ((images, other), (other, images)):
+        with pytest.raises(ValueError, match=message):
+            evaluate_losses(toy(0), *pair, conditions)
 
 
 def test_losses_of_clean_images_are_zero():
