@@ -142,8 +142,8 @@ def write(
 
     Raises:
       CheckpointError: the directory is not a whole checkpoint.
-      ConversionError: it is of another architecture, the file is there or cannot be written, or a
-        part is given for a format without any.
+      ConversionError: it is of another architecture, or does not say its direction; the file is
+        there or cannot be written; or a part is given for a format without any.
     """
     path = Path(file)
     _check_target(path, overwrite)
@@ -153,7 +153,9 @@ def write(
     bare = path.suffix == ".safetensors"  # a format without parts
     if bare and part:
         raise ConversionError(f"{path}: safetensors have no parts; leave {part} out, or write .pth")
-    place = _official_part(arch, record.config) if part is None and not bare else part or ""
+    place = part or ""
+    if part is None and not bare:
+        place = _official_part(Path(directory), arch, record.config)
     files.write_file(path, to_state_dict(arch, record.config, params), place)
     return place
 
@@ -172,10 +174,15 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise ConversionError(f"{path}: {what}; choose another file") from error
 
 
-def _official_part(arch: str, config: Any) -> str:
+def _official_part(directory: Path, arch: str, config: Any) -> str:
     parts = TABLES[arch].PARTS
     named = f"gen{getattr(config, 'domain', '')}"
-    return named if named in parts else (*parts, "")[0]
+    if named in parts:
+        return named
+    if len(parts) > 1:
+        what = f"does not say its direction; give --part {' or '.join(parts)}"
+        raise ConversionError(f"{directory}: {what}")
+    return (*parts, "")[0]
 
 
 def _with_direction(arch: str, given: Given, part: str) -> Given:

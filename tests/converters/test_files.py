@@ -176,6 +176,27 @@ def test_the_way_back(tmp_path, capsys, arch, suffix):
     assert main([arch, out, "--to-torch", str(back), "--force"]) == 0
 
 
+def test_the_way_back_of_a_direction(tmp_path, capsys):
+    """A name of one's own does not say it; under the other's key the file would be of the other."""
+    both = {"genA2B": official("ugatit", 1), "genB2A": official("ugatit", 2)}
+    source = str(write(tmp_path / "u.pt", both))
+    out, back = str(tmp_path / "out"), str(tmp_path / "back.pt")
+    command = ["ugatit", source, "--part", "genB2A", "--image-size", "16", "--force"]
+    assert main([*command, "--out", out]) == 0
+    assert main(["ugatit", out, "--to-torch", back]) == 0
+    assert conversion.read("ugatit", back, GIVEN["ugatit"]).part == "genB2A"
+    assert main([*command, "--out", out, "--attributes", "anime2selfie"]) == 0
+    capsys.readouterr()
+    again = ["ugatit", out, "--to-torch", back, "--force"]
+    assert main(again) == 1
+    told = f"{out}: does not say its direction; give --part genA2B or genB2A"
+    assert told in capsys.readouterr().err
+    assert main([*again, "--part", "genB2A"]) == 0
+    assert conversion.read("ugatit", back, GIVEN["ugatit"]).part == "genB2A"
+    bare = str(tmp_path / "back.safetensors")
+    assert main(["ugatit", out, "--to-torch", bare]) == 0
+
+
 def test_the_way_back_replaces_tensors_alone(tmp_path, capsys):
     out = str(tmp_path / "out")
     path = write(tmp_path / "a.pth", official("stargan"))
