@@ -105,7 +105,7 @@ def _plan(
 ) -> tuple[int, ...]:
     count, memory = len(batch.images), free_memory(device)
     wanted = [count if chunk is None else chunk] * len(ensemble)
-    pixels = [_output_pixels(*row) for row in zip(ensemble, batch.conditions, strict=True)]
+    pixels = _output_pixels(ensemble, batch)
     if chunk is None and device.platform == "cpu":
         wanted = [max(1, _ENOUGH_PIXELS // n) for n in pixels]
     chunks = tuple(fit_chunk(n, count) for n in wanted)
@@ -135,15 +135,20 @@ def can_overlap(loss: str, ensemble: Sequence[Generator], batch: Batch, device: 
 
 
 def _fit_together(loss: str, ensemble: Sequence[Generator], batch: Batch, memory: int) -> bool:
-    pixels = sum(_output_pixels(*row) for row in zip(ensemble, batch.conditions, strict=True))
+    pixels = sum(_output_pixels(ensemble, batch))
     if _GENEROUS * len(batch.images) * pixels < memory / 2:
         return True
     needed = footprint(loss, ensemble, batch)
     return needed.batch + 2 * len(batch.images) * sum(needed.image) < memory / 2
 
 
-def _output_pixels(model: Generator, conditions: Any) -> int:
-    return conditions.shape[1] * model.image_size**2
+def _output_pixels(ensemble: Sequence[Generator], batch: Batch) -> list[int]:
+    """The pixels of each generator's outputs for one image; through a view, of its native size."""
+    whole, found = math.prod(batch.images.shape[1:3]), []
+    for model, conditions in zip(ensemble, batch.conditions, strict=True):
+        seen = whole if model.view is None else model.image_size**2
+        found.append(conditions.shape[1] * seen)
+    return found
 
 
 def _check_fit(

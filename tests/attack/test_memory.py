@@ -8,6 +8,7 @@ import pytest
 from cdmaa_jax.attack import Config, memory, run, running
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.generators import registry
+from cdmaa_jax.images.views import resize
 from tests.attack.toys import photos, toy, toy_batch
 
 CPU = jax.devices("cpu")[0]
@@ -78,6 +79,14 @@ def test_the_plan_follows_the_free_memory(monkeypatch):
 def test_a_cpu_takes_no_more_than_keeps_it_busy(monkeypatch):
     monkeypatch.setattr(memory, "_ENOUGH_PIXELS", 2 * 3 * 8 * 8)
     assert plan(2**40, monkeypatch=monkeypatch) == (2, 2)
+
+
+def test_a_generator_without_a_view_is_planned_for_the_images_own_size(monkeypatch):
+    monkeypatch.setattr(memory, "_ENOUGH_PIXELS", 2 * 3 * 8 * 8)
+    monkeypatch.setattr(memory, "_PLANS", {})
+    ensemble = [toy(0, size=4), toy(1, size=4, view=resize(4))]
+    batch = toy_batch(photos(8), ensemble)
+    assert memory.plan_chunks("mse", ensemble, batch, CPU, None) == (2, 8)
 
 
 def test_what_does_not_fit_is_told_with_the_number_that_does(monkeypatch):
