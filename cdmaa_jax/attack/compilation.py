@@ -19,6 +19,7 @@ from cdmaa_jax import processor
 from cdmaa_jax.allocator import release_memory
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 _ON_CPU = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "xla_backend_optimization_level": "1",
@@ -70,7 +71,7 @@ def default_device() -> jax.Device:
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """XLA's options for a platform; none if this version of JAX does not know them."""
+    """XLA's options for a platform, without those that this version refuses."""
     if platform != "cpu":
         return {}
     by_eigen = _known(_PRODUCTS_BY_EIGEN) if processor.is_x86_without_avx512() else {}
@@ -86,20 +87,20 @@ def graph_options(overlap: bool) -> dict[str, str]:
 
 
 def _known(options: dict[str, str]) -> dict[str, str]:
-    """The options, or none if this version of JAX does not know them."""
-    return options if _are_known(tuple(options.items())) else {}
+    """The options without those that this version of XLA refuses, which are warned of."""
+    return {name: value for name, value in options.items() if _is_known(name, value)}
 
 
 @functools.cache
-def _are_known(options: tuple[tuple[str, str], ...]) -> bool:
+def _is_known(name: str, value: str) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
-    except (RuntimeError, ValueError):
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except (RuntimeError, ValueError) as error:
+        _LOG.warning("an attack goes without the option %s=%s: %s", name, value, error)
         return False
     return True
 
 
-_LOG = logging.getLogger(__name__)
 _READY: dict[Any, Future[None]] = {}
 _CHANGES = threading.Lock()  # held to read or change ``_READY``
 

@@ -226,7 +226,13 @@ def test_each_precision_has_a_graph_of_its_own(monkeypatch):
 def test_this_jax_knows_the_options_of_graphs():
     assert "CONVOLUTION" in compilation.graph_options(False)["xla_gpu_enable_command_buffer"]
     assert len(compilation.graph_options(True)) == 2
-    assert compilation._known({"xla_no_such_option": "1"}) == {}
+
+
+def test_an_option_that_xla_refuses_is_left_out_and_told_of(caplog):
+    unknown, known = {"xla_no_such_option": "1"}, {"xla_backend_optimization_level": "1"}
+    with caplog.at_level(logging.WARNING):
+        assert compilation._known(unknown | known) == known
+    assert "without the option xla_no_such_option=1" in caplog.text
 
 
 def test_the_default_device_is_what_its_user_set():
