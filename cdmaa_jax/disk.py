@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -202,16 +203,14 @@ def stage(path: Path, data: bytes) -> Staged:
     with translated(path, _TO_WRITE), LOCK:
         if is_too_long(path.name):  # fail before long work, not when moved into place
             raise OSError(errno.ENAMETOOLONG, "")
-        descriptor, name = tempfile.mkstemp(".part", f".{path.stem[:40]}-", path.parent)
-        staged = Staged(Path(name), path)
-        _UNFINISHED.add(staged.temporary)
+        temporary = path.parent / f".{path.stem[:40]}-{secrets.token_hex(4)}.part"
+        staged, file = Staged(temporary, path), temporary.open("xb")
+        _UNFINISHED.add(temporary)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(OSError):  # on a share we are not the owner, and it sets the mode
-                os.chmod(name, 0o666 & ~_umask())
         except BaseException:
             discard([staged])
             raise
@@ -262,9 +261,3 @@ def translated(path: Path, remedy: str) -> Iterator[None]:
         what = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise FileError(path, what, _TO_MAKE_ROOM if full else remedy) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -37,6 +37,8 @@ def test_what_killed_runs_left_is_removed_by_whoever_locks_the_folder(tmp_path):
     kept = [".a.part", "a-abcdefgh.part", ".a-abcdefgh.png", ".a-abc.part"]
     for name in (".a-abcdefgh.part", ".a b-0_1234ef.part", *kept):
         (tmp_path / name).write_bytes(b"")
+    for name in ("c.png", "写" * 60, "d" * disk._LONGEST_NAME):
+        disk._UNFINISHED.discard(disk.stage(tmp_path / name, b"").temporary)
     ours = disk.stage(tmp_path / "b", b"b")
     with disk.locked(tmp_path) as is_locked:
         assert is_locked and {*kept, ours.temporary.name} < set(os.listdir(tmp_path))
@@ -121,6 +123,26 @@ def test_written_files_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_umask_of_the_process_is_left_alone(tmp_path, monkeypatch):
+    """It is all threads': files that others create meanwhile would be anyone's to write."""
+
+    def refuse(mask):
+        raise AssertionError(f"the umask was set to {mask:o}")
+
+    monkeypatch.setattr(disk.os, "umask", refuse)
+    disk.write_whole(tmp_path / "a", b"")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_that_has_the_name_of_a_staged_one_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.secrets, "token_hex", lambda count: "0")
+    staged = disk.stage(tmp_path / "a", b"ours")
+    with pytest.raises(FileError):
+        disk.stage(tmp_path / "a", b"theirs")
+    disk.commit([staged])
+    assert (tmp_path / "a").read_bytes() == b"ours" and os.listdir(tmp_path) == ["a"]
 
 
 def test_folders(tmp_path):
