@@ -224,7 +224,7 @@ def _from_json(fields: Mapping[str, Any]) -> Metadata:
         arrays_sha256=fields["arrays_sha256"],
         source_sha256=fields["source_sha256"],
         extra=dict(fields["extra"]),
-        files=dict(fields.get("files", {})),
+        files=dict(fields["files"]),
     )
     if (record.domains, record.image_size) != (entry.domains(config), config.image_size):
         raise ValueError("domains and image_size are not those of the configuration")
