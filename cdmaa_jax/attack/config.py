@@ -37,10 +37,12 @@ class Config:
         that is left out by ``single`` or in a step of ``iterative`` has the weight zero.
       regularization: what a model's gradient is divided by, equation (23): ``penalty``, ``none``,
         ``l2`` or ``log``.
-      zeta: the lower bound of the loss in the regularization, in units of L.
+      zeta: the lower bound of the loss in the regularization, in units of L: at most 4, but for the
+        loss ``latent``, whose L has no bound.
       threshold: τ, the loss above which an output counts as disrupted; ``apgd`` maximizes the mean
         over models and domains of min(L, τ), a scalar that the paper leaves open. At 4, the most
-        that L can be, nothing is capped, which serves ``apgd`` where most losses exceed 0.05.
+        that L of outputs can be, nothing is capped, which serves ``apgd`` where most losses exceed
+        0.05. As large as is wanted for the loss ``latent``.
       start: ``jitter``, uniform in ±0.001 around the image, or ``uniform``, in ±epsilon.
       loss: ``mse`` of the outputs; ``face-weighted``, in which the pixels of the face count more;
         or ``latent``, the mean squared change of what the encoder makes, which has no domains.
@@ -73,7 +75,9 @@ class Config:
         if not _is_integer(self.steps) or self.steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, not {self.steps!r}")
         object.__setattr__(self, "steps", int(self.steps))
-        for name, largest in (("epsilon", 2), ("step_size", 2), ("zeta", 4), ("threshold", 4)):
+        most = math.inf if self.loss == "latent" else 4  # L of outputs, which are in [-1, 1]
+        limits = (("epsilon", 2), ("step_size", 2), ("zeta", most), ("threshold", most))
+        for name, largest in limits:
             object.__setattr__(self, name, _checked_number(name, getattr(self, name), largest))
         weights = _checked_weights(self.model_weights, self.across_models)
         object.__setattr__(self, "model_weights", weights)
@@ -114,8 +118,9 @@ def _checked_number(name: str, value: object, largest: float) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number, not {value!r}")
     number = float(value)
-    if not 0 < number <= largest:  # also false for NaN
-        raise ValueError(f"{name} must be above 0 and at most {largest}, not {number!r}")
+    if not 0 < number <= largest or number == math.inf:  # NaN is in no range
+        limit = f"at most {largest}" if largest < math.inf else "finite"
+        raise ValueError(f"{name} must be above 0 and {limit}, not {number!r}")
     return number
 
 

@@ -51,14 +51,15 @@ def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
       ValueError: there are weights of another number of models.
     """
     config = config.resolve()
+    most, least = (float(bound) for bound in (np.finfo(dtype).max, np.finfo(dtype).tiny))
     start = JITTER if config.start == "jitter" else config.epsilon
     step_size = 2 * config.epsilon if config.update == "apgd" else config.step_size
     return Numbers(
         radius=inner_radius(config.epsilon, dtype),
         start=np.asarray(start, dtype),
         step_size=np.asarray(step_size, dtype),
-        zeta=np.asarray(max(config.zeta, np.finfo(dtype).tiny), dtype),
-        threshold=np.asarray(config.threshold, dtype),
+        zeta=np.asarray(min(max(config.zeta, least), most), dtype),
+        threshold=np.asarray(min(config.threshold, most), dtype),
         model_weights=_shares(config.model_weights, dtype, models),
         regularization=_place(config, "regularization"),
         across_models=_place(config, "across_models"),

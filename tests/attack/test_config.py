@@ -6,6 +6,7 @@ import pytest
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, choices
+from cdmaa_jax.attack.numbers import numbers_of
 
 
 def test_defaults_are_the_papers():
@@ -47,6 +48,19 @@ def test_a_wrong_number_names_the_option_and_the_value(name, value):
     with pytest.raises(ValueError, match=name) as error:
         Config(**{name: value})
     assert repr(value) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["zeta", "threshold"])
+def test_only_the_loss_of_latents_has_no_bound(name):
+    for loss in ("mse", "face-weighted"):
+        with pytest.raises(ValueError, match=rf"{name} must be above 0 and at most 4, not 4\.5"):
+            Config(loss=loss, **{name: 4.5})
+    config = Config(loss="latent", **{name: 1e300})
+    assert getattr(config, name) == 1e300
+    assert getattr(numbers_of(config, np.float32, 1), name) == np.finfo(np.float32).max
+    for value in (np.inf, np.nan, 0):
+        with pytest.raises(ValueError, match=f"{name} must be above 0 and finite, not"):
+            Config(loss="latent", **{name: value})
 
 
 def test_frozen_and_hashable():
