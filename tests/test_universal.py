@@ -16,7 +16,7 @@ from cdmaa_jax.attack import compilation, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import attack_batch
 from cdmaa_jax.attack.domains import uniform
 from cdmaa_jax.attack.minnorm import min_norm_weights
-from cdmaa_jax.attack.perturbations import bounds
+from cdmaa_jax.attack.numbers import inner_radius
 from cdmaa_jax.attack.perturbations import universal as shared
 from cdmaa_jax.attack.targets import make_target
 from cdmaa_jax.universal import _deck
@@ -246,10 +246,23 @@ def test_applying_never_leaves_epsilon_or_the_range(images, perturbation, epsilo
     assert np.abs(moved).max() <= 1
 
 
-def test_the_ball_of_a_perturbation_is_exact():
-    lower, upper = bounds(jnp.zeros((1, 1, 1, 3)), np.float32(0.03))
-    np.testing.assert_array_equal(upper, -np.asarray(lower))
-    assert 0.03 - 1e-8 < float(upper.max()) <= np.float32(0.03)
+@settings(deadline=None)
+@given(st.floats(1e-6, 2), st.sampled_from([np.float32, np.float64]))
+def test_a_perturbation_reaches_epsilon_and_no_further(epsilon, dtype):
+    """Also beyond 1, which takes a black pixel to white; in float64 too."""
+    with jax.enable_x64(True):
+        images = np.array([-1, -0.999, 0, 0.3, 1], dtype).reshape(1, 1, 5, 1).repeat(3, 3)
+        radius = inner_radius(epsilon, dtype)
+        moves = shared(toy_batch(images, []), radius, None)
+        assert moves.upper.dtype == dtype
+        np.testing.assert_array_equal(moves.upper, np.full(images.shape, radius))
+        np.testing.assert_array_equal(moves.lower, np.full(images.shape, -radius))
+        for reach in (moves.lower, moves.upper):
+            moved = np.asarray(moves.place(reach), np.longdouble)
+            change = np.abs(moved - images.astype(np.longdouble))
+            assert change.max() <= epsilon and np.abs(moved).max() <= 1
+            free = np.abs(images + np.asarray(reach)) < 1
+            np.testing.assert_allclose(change[free], epsilon, rtol=1e-6, atol=2e-7)
 
 
 # Refusals

@@ -53,12 +53,11 @@ def universal(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
     anything else is done with them, since the loss of a model is now that mean, and the shortest
     combination of the models' gradients should increase all of these means. Padding does not count.
     """
-    none = jnp.zeros((1, *batch.images.shape[1:]), batch.images.dtype)
-    lower, upper = bounds(none, radius)
+    largest = jnp.full((1, *batch.images.shape[1:]), radius, batch.images.dtype)
     within = functools.partial(_add_within, batch.images, *bounds(batch.images, radius))
     first = functools.partial(_first, axis=axis)
     return Perturbation(
-        lower, upper, first, within, functools.partial(_mean, batch.mask, axis=axis)
+        -largest, largest, first, within, functools.partial(_mean, batch.mask, axis=axis)
     )
 
 
