@@ -6,6 +6,7 @@ Attributes among CelebA's forty go by CelebA's names.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,12 +45,15 @@ def source_vectors(labels: Labels | None, attributes: Sequence[str]) -> np.ndarr
     return vectors
 
 
-def no_conditions(labels: Labels | None) -> np.ndarray:
+def no_conditions(config: Any, labels: Labels | None) -> np.ndarray:
     """Empty condition vectors [B,1,0] of a network with one domain; [1,1,0] without labels.
+
+    A network's ``conditions(config, labels)``, whatever its configuration.
 
     Raises:
       ValueError: the labels do not tell how many images there are.
     """
+    del config
     if labels is None:
         return np.zeros((1, 1, 0), np.float32)
     lengths = {len(np.atleast_1d(column)) for column in labels.values()}

@@ -6,12 +6,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from cdmaa_jax.generators import layers, norms
-from cdmaa_jax.generators.attributes import no_conditions
-from cdmaa_jax.types import Labels
 
 PADDINGS = {"reflect": "reflect", "replicate": "edge", "zero": "constant"}
 """A residual block's padding to its mode in ``jax.numpy.pad``."""
@@ -108,8 +105,3 @@ class CycleGAN(nnx.Module):
         for stage in self.up:
             x = stage(x)
         return jnp.tanh(self.head(layers.reflect_pad(x, 3)))
-
-
-def conditions(config: Config, labels: Labels | None) -> np.ndarray:
-    """Empty condition vectors [B,1,0]: one domain, and nothing to condition on."""
-    return no_conditions(labels)

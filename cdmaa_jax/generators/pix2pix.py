@@ -6,12 +6,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from cdmaa_jax.generators import layers, norms
-from cdmaa_jax.generators.attributes import no_conditions
-from cdmaa_jax.types import Labels
 
 SLOPE = 0.2
 MAX_FACTOR = 8
@@ -98,8 +95,3 @@ class Pix2Pix(nnx.Module):
         for stage, skip in zip(self.up, reversed(skips), strict=True):
             x = jnp.concatenate([skip, stage(jax.nn.relu(x))], axis=-1)
         return jnp.tanh(self.head(jax.nn.relu(x)))
-
-
-def conditions(config: Config, labels: Labels | None) -> np.ndarray:
-    """Empty condition vectors [B,1,0]: one domain, and nothing to condition on."""
-    return no_conditions(labels)

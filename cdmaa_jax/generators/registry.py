@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from cdmaa_jax.generators import attgan, cyclegan, pix2pix, stargan, stgan, ugatit
+from cdmaa_jax.generators.attributes import no_conditions
 from cdmaa_jax.types import Array, Generator, Labels, Params
 
 
@@ -37,11 +38,9 @@ ARCHITECTURES = {
         Architecture("stargan", "StarGAN", stargan.Config, stargan.StarGAN, stargan.conditions),
         Architecture("attgan", "AttGAN", attgan.Config, attgan.AttGAN, attgan.conditions),
         Architecture("stgan", "STGAN", stgan.Config, stgan.STGAN, stgan.conditions),
-        Architecture("ugatit", "U-GAT-IT", ugatit.Config, ugatit.UGATIT, ugatit.conditions),
-        Architecture(
-            "cyclegan", "CycleGAN", cyclegan.Config, cyclegan.CycleGAN, cyclegan.conditions
-        ),
-        Architecture("pix2pix", "pix2pix", pix2pix.Config, pix2pix.Pix2Pix, pix2pix.conditions),
+        Architecture("ugatit", "U-GAT-IT", ugatit.Config, ugatit.UGATIT, no_conditions),
+        Architecture("cyclegan", "CycleGAN", cyclegan.Config, cyclegan.CycleGAN, no_conditions),
+        Architecture("pix2pix", "pix2pix", pix2pix.Config, pix2pix.Pix2Pix, no_conditions),
     )
 }
 

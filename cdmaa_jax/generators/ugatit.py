@@ -6,12 +6,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from cdmaa_jax.generators import layers
-from cdmaa_jax.generators.attributes import no_conditions
-from cdmaa_jax.types import Labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +122,3 @@ class UGATIT(nnx.Module):
 def _flatten(x):
     """Features [B,H,W,C] as vectors [B,CHW], in PyTorch's order."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-
-
-def conditions(config: Config, labels: Labels | None) -> np.ndarray:
-    """Empty condition vectors [B,1,0]: one domain, and nothing to condition on."""
-    return no_conditions(labels)
