@@ -132,12 +132,7 @@ def make_generator(arch: str, config: Any, params: Params, name: str | None = No
 
 
 def _check(expected: Params, params: Params) -> None:
-    want = {
-        jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(expected)
-    }
-    have = {
-        jax.tree_util.keystr(k): np.shape(v) for k, v in jax.tree_util.tree_leaves_with_path(params)
-    }
+    want, have = _shapes(expected), _shapes(params)
     for key in have:
         if key not in want:
             raise ValueError(f"parameter {key} is not part of the network")
@@ -146,3 +141,9 @@ def _check(expected: Params, params: Params) -> None:
             raise ValueError(f"parameter {key} is missing")
         if have[key] != shape:
             raise ValueError(f"parameter {key} has shape {have[key]}, the network takes {shape}")
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    """The shape of every leaf, by its path as text."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
