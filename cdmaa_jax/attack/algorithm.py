@@ -18,6 +18,7 @@ import optax
 from jax import lax
 
 from cdmaa_jax import hoisting
+from cdmaa_jax.attack import targets
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
 from cdmaa_jax.attack.memory import in_chunks
@@ -25,7 +26,7 @@ from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
 from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of
 from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
-from cdmaa_jax.attack.targets import Target, fit_conditions, make_target, weigh
+from cdmaa_jax.attack.targets import Target, fit_conditions, weigh
 from cdmaa_jax.attack.updates import ApgdState, make_update
 from cdmaa_jax.scheduling import later
 from cdmaa_jax.tracing import once
@@ -187,11 +188,13 @@ def _init(
     keys = jnp.broadcast_to(keys, (len(clean),))
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
-    see = observe if observes else _blank
-    observed = [
-        see(problem.config.loss, chunk, model, clean, conditions, view_keys, batch.pixel_weights)
-        for model, conditions, chunk in rows
-    ]
+    loss, see = problem.config.loss, observe if observes else _blank
+    references = tuple(
+        see(loss, chunk, model, clean, conditions, view_keys) for model, conditions, chunk in rows
+    )
+    weights = tuple(
+        weigh(loss, model, clean, view_keys, batch.pixel_weights) for model in problem.ensemble
+    )
     noise = start_noise(problem.numbers.start, start_keys, clean)
     start = problem.perturbation.project(problem.perturbation.start(noise))
     if carried is None:
@@ -199,38 +202,28 @@ def _init(
     return State(
         time=carried.time,
         keys=view_keys,
-        references=tuple(references for references, _ in observed),
+        references=references,
         update=carried.update,
-        pixel_weights=tuple(weights for _, weights in observed),
+        pixel_weights=weights,
         **_placed(problem, carried.perturbation),
     )
 
 
 def observe(
-    loss: str,
-    chunk: int | None,
-    model: Generator,
-    images: Array,
-    conditions: Array,
-    keys: Array,
-    pixel_weights: Array | None,
-) -> tuple[Array, Array | None]:
-    """The references and pixel weights that ``make_target`` computes for images."""
+    loss: str, chunk: int | None, model: Generator, images: Array, conditions: Array, keys: Array
+) -> Array:
+    """``targets.observe``, ``chunk`` images at a time."""
 
-    def observe_part(part: tuple[Any, ...]) -> tuple[Array, Array | None]:
-        target = make_target(loss, model, *part)
-        return target.references, target.pixel_weights
+    def observe_part(part: tuple[Array, ...]) -> Array:
+        return targets.observe(loss, model, *part)
 
-    return in_chunks(observe_part, chunk, (images, conditions, keys, pixel_weights))
+    return in_chunks(observe_part, chunk, (images, conditions, keys))
 
 
-def _blank(
-    loss: str, chunk: int | None, model: Generator, *seen: Any
-) -> tuple[Array, Array | None]:
-    """``observe`` with zeros in place of the references."""
-    shape, _ = jax.eval_shape(functools.partial(observe, loss, chunk), model, *seen)
-    images, _, keys, pixel_weights = seen
-    return jnp.zeros(shape.shape, shape.dtype), weigh(loss, model, images, keys, pixel_weights)
+def _blank(loss: str, chunk: int | None, *seen: Any) -> Array:
+    """Zeros like what ``observe`` returns."""
+    shape = jax.eval_shape(functools.partial(observe, loss, chunk), *seen)
+    return jnp.zeros(shape.shape, shape.dtype)
 
 
 def _placed(problem: _Problem, iterate: Array) -> dict[str, Any]:

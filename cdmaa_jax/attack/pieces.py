@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdmaa_jax.attack import algorithm, compilation
-from cdmaa_jax.attack.algorithm import Attack, Info, State
+from cdmaa_jax.attack.algorithm import Attack, Info, State, observe
 from cdmaa_jax.attack.compilation import compiler_options
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation, each_domain, joined
@@ -153,7 +153,7 @@ def outputs_of(model: Generator, images: Array, conditions: Array) -> Array:
     """A model's outputs [B,K,h,w,3], computed by a piece, for images that it sees unchanged."""
     keys = jnp.broadcast_to(seeded(0), (len(images),))  # unused without a view
     model = dataclasses.replace(model, view=None)
-    return call(_observe, ("mse", None), model, images, conditions, keys)
+    return call(observe, ("mse", None), model, images, conditions, keys)
 
 
 def losses_of(
@@ -169,7 +169,7 @@ def losses_of(
     found = []
     for model, vectors in zip(ensemble, conditions, strict=True):
         references, observed = (
-            call(_observe, (_observed(loss), None), model, images, vectors, keys)
+            call(observe, (_observed(loss), None), model, images, vectors, keys)
             for images in (clean, adversarial)
         )
         seen = call(weigh, (loss,), model, clean, keys, weights) if _weighs(loss) else None
@@ -210,7 +210,7 @@ class _Pieces:
         rows = zip(self.ensemble, batch.conditions, self.chunks, strict=True)
         loss, images, view_keys = _observed(self.config.loss), batch.images, state.keys
         references = tuple(
-            self.call(_observe, (loss, chunk), model, images, conditions, view_keys)
+            self.call(observe, (loss, chunk), model, images, conditions, view_keys)
             for model, conditions, chunk in rows
         )
         pairs = zip(self.ensemble, references, strict=True)
@@ -281,13 +281,6 @@ class _Pieces:
 def without_references(state: State) -> State:
     """The state without the fields that only the models' evaluations read."""
     return state._replace(references=(), pixel_weights=())
-
-
-def _observe(
-    loss: str, chunk: int | None, model: Generator, images: Array, conditions: Array, keys: Array
-) -> Array:
-    references, _ = algorithm.observe(loss, chunk, model, images, conditions, keys, None)
-    return references
 
 
 def _start(config: Config, batch: Batch, numbers: Numbers, keys: Array) -> State:
