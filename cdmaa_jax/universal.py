@@ -111,7 +111,7 @@ def prepare_universal(
         attack.prepare(fit.config, fit.models, fit.everything(), fit.key)
         return
     batch = fit.batch_of(fit.deck()[0])
-    carried = jax.eval_shape(functools.partial(begin, fit.structure), *fit.start_of(batch))
+    carried = jax.eval_shape(functools.partial(begin, fit.structure), *fit.arguments_of(batch)[1:])
     program, arguments, plan = _step_of(fit, batch, carried)
     compilation.prepare(program, *arguments, plan=plan)
 
@@ -184,7 +184,7 @@ class _Fit:
         """The indices of the images that each step takes."""
         return list(_deck(self.key, len(self.clean), self.size, self.config.resolve().steps))
 
-    def start_of(self, batch: Batch) -> tuple[Any, ...]:
+    def arguments_of(self, batch: Batch) -> tuple[Any, ...]:
         """The arguments of a step besides its structure: models, batch, keys and numbers."""
         keys = jnp.broadcast_to(self.key, (self.size,))
         return self.models, batch, keys, numbers_of(self.config, self.clean.dtype, len(self.models))
@@ -223,7 +223,7 @@ def _fit_at_once(fit: _Fit) -> Universal:
 def _fit_in_turn(fit: _Fit, progress: Callable[[int, int], None] | None) -> Universal:
     """Fits with one batch of the deck per step."""
     told, deck = [], fit.deck()
-    carried = _begin(fit.structure, *fit.start_of(fit.batch_of(deck[0])))
+    carried = _begin(fit.structure, *fit.arguments_of(fit.batch_of(deck[0]))[1:])
     for done, rows in enumerate(deck, start=1):
         program, arguments, plan = _step_of(fit, fit.batch_of(rows), carried)
         carried, info = compilation.call(program, *arguments, plan=plan)
@@ -240,7 +240,7 @@ def _step_of(
     """The program of a step, its arguments and its plan."""
     device = compilation.default_device()
     chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
-    arguments = (fit.structure, *fit.start_of(batch), carried)
+    arguments = (fit.structure, *fit.arguments_of(batch), carried)
     return step_program(device.platform), arguments, Plan(chunks, computed_once=is_once())
 
 

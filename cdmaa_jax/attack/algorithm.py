@@ -415,15 +415,10 @@ def advance(
     return _carry(state), info
 
 
-def begin(
-    config: Config,
-    ensemble: tuple[Generator, ...],
-    batch: Batch,
-    keys: Array,
-    numbers: Numbers,
-) -> Carried:
-    """The start of a universal perturbation, for ``advance``."""
-    return _carry(build(config, ensemble, batch, numbers).init(keys))
+def begin(config: Config, batch: Batch, keys: Array, numbers: Numbers) -> Carried:
+    """The start of a universal perturbation, for ``advance``; it depends on no generator."""
+    batch = dataclasses.replace(batch, conditions=(), pixel_weights=None)
+    return _carry(build(config, (), batch, numbers).init(keys))
 
 
 def _carry(state: State) -> Carried:
