@@ -81,7 +81,7 @@ def run(
     program, arguments = _program_of(task, devices)
     if task.device.platform != "gpu":
         return compilation.call(program, *arguments, plan=task.plan)
-    graph = program_for("gpu", devices is not None, task.plan.overlap, graph=True)
+    graph = graph_for(devices is not None, task.plan.overlap)
     return compilation.call_as_graph(graph, program, *arguments, plan=task.plan)
 
 
@@ -298,24 +298,23 @@ def _losses(
         return [domain_losses(loss, target, adversarial, keys) for target in targets]
 
 
-def program_for(
-    platform: str, sharded: bool, overlap: bool = False, graph: bool = False
-) -> Callable[..., Result]:
-    """``attack_batch``, jitted, with the configuration as its first argument, static.
-
-    For a GPU also as one ``graph``, for ``call_as_graph``, whose kernels may ``overlap``.
-    """
-    return _program_for(platform, sharded, overlap, graph)
+@cached
+def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
+    """``attack_batch``, or ``_run_sharded``, jitted; the first argument, the options, is static."""
+    return _jitted(sharded, compiler_options(platform))
 
 
 @cached
-def _program_for(platform: str, sharded: bool, overlap: bool, graph: bool) -> Callable[..., Result]:
-    options = graph_options(overlap) if graph else compiler_options(platform)
+def graph_for(sharded: bool, overlap: bool) -> Callable[..., Result]:
+    """``program_for`` a GPU as one graph, whose kernels may ``overlap``; for ``call_as_graph``."""
+    return _jitted(sharded, graph_options(overlap))
+
+
+def _jitted(sharded: bool, options: dict[str, str]) -> Callable[..., Result]:
     if sharded:
         static = ("config", "mesh", "plan")
         return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
-    static = ("config", "axis", "plan")
-    return jax.jit(attack_batch, static_argnames=static, compiler_options=options)
+    return jax.jit(attack_batch, static_argnames=("config", "plan"), compiler_options=options)
 
 
 @cached
