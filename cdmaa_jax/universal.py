@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.backend import get_default_device
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, compilation, run
@@ -238,7 +239,7 @@ def _step_of(
     fit: _Fit, batch: Batch, carried: Carried
 ) -> tuple[Callable[..., tuple[Carried, Info]], tuple[Any, ...], Plan]:
     """The program of a step, its arguments and its plan."""
-    device = compilation.default_device()
+    device = get_default_device()
     chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
     arguments = (fit.structure, *fit.arguments_of(batch), carried)
     return step_program(device.platform), arguments, Plan(chunks, computed_once=is_once())

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import jax
+from jax.extend.backend import get_default_device
 from jax.extend.mlir.passmanager import PassManager
 
 from cdmaa_jax import processor
@@ -60,14 +61,6 @@ def cached(function: Callable[..., T]) -> Callable[..., T]:
             return known(*arguments)
 
     return locked
-
-
-def default_device() -> jax.Device:
-    """The device that programs run on by default: JAX's, or the one that its user set."""
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
-    if chosen is None:
-        return jax.devices()[0]
-    return jax.devices(chosen)[0] if isinstance(chosen, str) else chosen
 
 
 def compiler_options(platform: str) -> dict[str, str]:
@@ -170,7 +163,7 @@ def prepare(program: Any, *arguments: Any, **options: Any) -> Future[None]:
     try:
         release_memory()
         lowered = program.lower(*arguments, **options)
-        if default_device().platform == "cpu":
+        if get_default_device().platform == "cpu":
             _forget_names(lowered.compiler_ir("stablehlo"))
         lowered.compile()
         release_memory()
@@ -199,4 +192,4 @@ def _signature(tree: Any) -> tuple[Any, ...]:
     leaves, structure = jax.tree.flatten(tree)
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     shapes = ((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)
-    return precision, default_device(), structure, *shapes
+    return precision, get_default_device(), structure, *shapes

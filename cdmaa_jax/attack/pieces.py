@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.backend import get_default_device
 
 from cdmaa_jax.attack import algorithm, compilation
 from cdmaa_jax.attack.algorithm import Attack, Info, State, observe
@@ -353,7 +354,7 @@ _REPEATED = (_evaluate, _each_domain)
 
 
 def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
-    platform = compilation.default_device().platform
+    platform = get_default_device().platform
     quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # no effect elsewhere
     return _compiled(piece, tuple(static), platform, quick)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.backend import get_default_device
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,7 +28,6 @@ from cdmaa_jax.attack.algorithm import (
 from cdmaa_jax.attack.compilation import (
     cached,
     compiler_options,
-    default_device,
     graph_options,
 )
 from cdmaa_jax.attack.config import Config, check_choice
@@ -145,7 +145,7 @@ def _task_of(
     batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
-    device = default_device() if devices is None else devices[0]
+    device = get_default_device() if devices is None else devices[0]
     share = _share(batch, 1 if devices is None else len(devices))
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
@@ -272,7 +272,7 @@ def evaluate_losses(
         return _losses(*arguments)
     if pieces.is_apart():
         return pieces.losses_of(*arguments)
-    return _losses_program(default_device().platform)(*arguments)
+    return _losses_program(get_default_device().platform)(*arguments)
 
 
 @cached

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.backend import get_default_device
 
 from cdmaa_jax.attack import compilation, pieces
 from cdmaa_jax.attack.algorithm import Attack, Plan, State, build, evaluate, keys_at
@@ -116,12 +117,12 @@ def _task_of(
     everyone = np.arange(len(images))
     batch = make_batch(images, tuple(conditions), everyone, np.ones(len(images), bool))
     keys = jnp.broadcast_to(seeded(seed), (len(images),))
-    chunks = plan_chunks(config.loss, models, batch, compilation.default_device(), None)
+    chunks = plan_chunks(config.loss, models, batch, get_default_device(), None)
     return (config, tuple(models), batch, keys), chunks
 
 
 def _platform() -> str:
-    return compilation.default_device().platform
+    return get_default_device().platform
 
 
 def join(traces: Sequence[Trace]) -> Trace:
