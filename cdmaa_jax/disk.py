@@ -77,7 +77,8 @@ def sha256_of(path: Path) -> str:
     Raises:
       FileError: the file cannot be read.
     """
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    with translated(path, TO_READ), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cdmaa_jax import disk
 from cdmaa_jax.generators.checkpoint import Metadata, load_params, save_generator
 from cdmaa_jax.generators.registry import architecture, graph_of
 from cdmaa_jax.types import Params
@@ -69,7 +70,7 @@ def read(
         config, params, ignored = from_state_dict(arch, tensors, given)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    return Converted(arch, config, params, found, ignored, files.sha256(path))
+    return Converted(arch, config, params, found, ignored, disk.sha256_of(path))
 
 
 def convert(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import warnings
@@ -86,12 +85,6 @@ def write_file(path: Path, tensors: Mapping[str, torch.Tensor], part: str) -> No
             safetensors.torch.save_file(dict(tensors), temporary)
         else:
             torch.save({part: dict(tensors)} if part else dict(tensors), temporary)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reason(path: Path, error: Exception) -> str:

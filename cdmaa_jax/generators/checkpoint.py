@@ -326,7 +326,12 @@ def _write_arrays(path: Path, arrays: Params) -> None:
 def _hashes(path: Path) -> dict[str, str]:
     """The SHA-256 of every file under ``path``, by relative path."""
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names}
+    return {name: _sha256(path / name) for name in names}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:

@@ -13,8 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from cdmaa_jax import disk
 from cdmaa_jax.generators.checkpoint import load_generator, load_params
-from converters import conversion, files
+from converters import conversion
 from converters.__main__ import main
 from converters.tables import ConversionError, Given
 from tests.generators.test_registry import TINY
@@ -52,7 +53,7 @@ def test_file_to_checkpoint(tmp_path, capsys, arch, form):
     out = tmp_path / "out" / arch
     assert main([arch, str(path), "--out", str(out), *options(arch)]) == 0
     record, params = load_params(out)
-    assert record.config == TINY[arch] and record.source_sha256 == files.sha256(path)
+    assert record.config == TINY[arch] and record.source_sha256 == disk.sha256_of(path)
     same(params, conversion.from_state_dict(arch, official(arch), GIVEN[arch])[1])
     printed = capsys.readouterr()
     assert f"wrote {out}" in printed.out and f"--ensemble {out}" in printed.out
