@@ -12,18 +12,15 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 class _Files(NamedTuple):
-    """The files of a group, and the key in ``statistics`` of memory that the kernel can reclaim."""
+    """The files of a group, and the key in ``memory.stat`` of what the kernel can reclaim."""
 
     limit: str
     used: str
-    statistics: str
     reclaimable: str
 
 
-_FIRST = _Files(
-    "memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file"
-)
-_SECOND = _Files("memory.max", "memory.current", "memory.stat", "inactive_file")
+_FIRST = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_SECOND = _Files("memory.max", "memory.current", "inactive_file")
 
 
 def memory_left() -> float:
@@ -57,7 +54,7 @@ def _groups() -> Iterator[tuple[Path, _Files]]:
 def _left(folder: Path, files: _Files) -> float:
     try:
         limit, used = (int((folder / name).read_text()) for name in (files.limit, files.used))
-        lines = (folder / files.statistics).read_text().splitlines()
+        lines = (folder / "memory.stat").read_text().splitlines()
         cached = {key: int(value) for key, value in map(str.split, lines)}
     except (OSError, ValueError):  # no limit ("max"), or not visible from within a container
         return math.inf

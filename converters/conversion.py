@@ -33,15 +33,13 @@ class Converted:
     """The converted contents of a file.
 
     Attributes:
-      arch: the architecture.
-      config: its configuration, read from the tensors and from what was given.
+      config: the configuration, read from the tensors and from what was given.
       params: a nested dict of float32 NumPy arrays.
       part: where in the file the state dict was, "" if it was bare.
       ignored: keys of the tensors that no output depends on.
       source_sha256: of the file.
     """
 
-    arch: str
     config: Any
     params: Params
     part: str
@@ -50,7 +48,10 @@ class Converted:
 
 
 def read(
-    arch: str, file: str | os.PathLike[str], given: Given | None = None, part: str | None = None
+    arch: str,
+    file: str | os.PathLike[str],
+    given: Given = Given(),  # noqa: B008 - frozen
+    part: str | None = None,
 ) -> Converted:
     """Reads the generator in a PyTorch or safetensors file.
 
@@ -65,19 +66,19 @@ def read(
     """
     path = Path(file)
     tensors, found = files.find_state_dict(files.read_file(path), part, path)
-    given = _with_direction(arch, given or Given(), found)
+    given = _with_direction(arch, given, found)
     try:
         config, params, ignored = from_state_dict(arch, tensors, given)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    return Converted(arch, config, params, found, ignored, disk.sha256_of(path))
+    return Converted(config, params, found, ignored, disk.sha256_of(path))
 
 
 def convert(
     arch: str,
     file: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    given: Given | None = None,
+    given: Given = Given(),  # noqa: B008 - frozen
     part: str | None = None,
     **options: Any,
 ) -> tuple[Converted, Metadata]:
@@ -94,7 +95,9 @@ def convert(
 
 
 def from_state_dict(
-    arch: str, tensors: Mapping[Any, Any], given: Given | None = None
+    arch: str,
+    tensors: Mapping[Any, Any],
+    given: Given = Given(),  # noqa: B008 - frozen
 ) -> tuple[Any, Params, tuple[str, ...]]:
     """The configuration, the parameters and the ignored keys of a state dict.
 
@@ -107,8 +110,8 @@ def from_state_dict(
     engine.check_tensors(stripped)
     shapes = {key: tuple(tensor.shape) for key, tensor in stripped.items()}
     _check_signature(arch, shapes)
-    config = source.infer(shapes, given or Given())
-    _check_given(config, given or Given())
+    config = source.infer(shapes, given)
+    _check_given(config, given)
     table = source.table(config)
     expected = graph_of(arch, config)[1]
     params = engine.from_torch(table, expected, stripped, source.SIGNATURE)

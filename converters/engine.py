@@ -62,7 +62,7 @@ def from_torch(
       ConversionError: a tensor is missing, unexpected, of another shape, not of floats, or not
         finite; the message names it.
     """
-    rows = _by_key(table)
+    rows = {row.key: row for row in table}
     missing = [r.key for r in table if isinstance(r, Tensor) and r.key not in tensors]
     _refuse(missing, "{} missing")
     _refuse([key for key in tensors if key not in rows], "{} unexpected")
@@ -81,10 +81,6 @@ def to_torch(table: Table, params: Params) -> dict[str, torch.Tensor]:
     """The state dict of the parameters, with the ignored tensors at a module's initial values."""
     written = (row for row in table if isinstance(row, Tensor) or row.written)
     return {row.key: _fill(row, params) for row in written}
-
-
-def _by_key(table: Table) -> dict[str, Tensor | Ignored]:
-    return {row.key: row for row in table}
 
 
 def _refuse(keys: Iterable[str], what: str) -> None:

@@ -304,7 +304,7 @@ class Linear(nnx.Module):
 class InstanceNorm(nnx.Module):
     """Affine ``torch.nn.InstanceNorm2d``, always with the instance's own statistics."""
 
-    def __init__(self, features, *, rngs=None):
+    def __init__(self, features):
         self.scale = nnx.Param(jnp.ones((features,)))
         self.bias = nnx.Param(jnp.zeros((features,)))
 
@@ -318,7 +318,7 @@ class BatchNorm(nnx.Module):
     Then (in training) the batch's own are used; the running ones move a tenth of the way to them.
     """
 
-    def __init__(self, features, *, rngs=None):
+    def __init__(self, features):
         self.scale = nnx.Param(jnp.ones((features,)))
         self.bias = nnx.Param(jnp.zeros((features,)))
         self.mean = nnx.BatchStat(jnp.zeros((features,)))
@@ -339,7 +339,7 @@ class BatchNorm(nnx.Module):
 class LayerInstanceNorm(nnx.Module):
     """U-GAT-IT's affine ILN."""
 
-    def __init__(self, features, *, rngs=None):
+    def __init__(self, features):
         self.rho = nnx.Param(jnp.zeros((features,)))
         self.scale = nnx.Param(jnp.ones((features,)))
         self.bias = nnx.Param(jnp.zeros((features,)))
@@ -351,7 +351,7 @@ class LayerInstanceNorm(nnx.Module):
 class AdaptiveLayerInstanceNorm(nnx.Module):
     """U-GAT-IT's adaILN: scale and bias [B,C] come from the image."""
 
-    def __init__(self, features, *, rngs=None):
+    def __init__(self, features):
         self.rho = nnx.Param(jnp.full((features,), 0.9))
 
     def __call__(self, x, scale, bias):
