@@ -26,6 +26,8 @@ TABLES: dict[str, ModuleType] = {
     "cyclegan": cyclegan,
     "pix2pix": pix2pix,
 }
+PARTS = tuple(part for table in TABLES.values() for part in table.PARTS)
+"""The keys under which official files have a state dict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read(
       ConversionError: anything in the file is not as the architecture's table says.
     """
     path = Path(file)
-    tensors, found = files.find_state_dict(files.read_file(path), part, path)
+    tensors, found = files.find_state_dict(files.read_file(path), part, PARTS, path)
     given = _with_direction(arch, given, found)
     try:
         config, params, ignored = from_state_dict(arch, tensors, given)

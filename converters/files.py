@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import torch
 
 from converters.tables import ConversionError
 
-PARTS = ("G", "state_dict", "genA2B", "genB2A")
 _REFUSALS = ("GLOBAL", "Unsupported class", "Can only build", "Can only create")
 """PyTorch's messages on files that would call something; "Unsupported operand" means damage."""
 
@@ -46,8 +45,12 @@ def read_file(path: Path) -> Any:
         raise ConversionError(f"{path}: {_reason(path, error)}") from error
 
 
-def find_state_dict(content: Any, part: str | None, path: Path) -> tuple[Mapping[Any, Any], str]:
+def find_state_dict(
+    content: Any, part: str | None, official: Sequence[str], path: Path
+) -> tuple[Mapping[Any, Any], str]:
     """The state dict in a file's content, and the name of the part it was under ("" if bare).
+
+    If no ``part`` says which, it is looked for under the ``official`` names of parts.
 
     Raises:
       ConversionError: there is none, or there are several and no ``part`` says which.
@@ -59,14 +62,14 @@ def find_state_dict(content: Any, part: str | None, path: Path) -> tuple[Mapping
         if part not in nested:
             raise ConversionError(f"{path}: has no part {part}; it has {_names(content)}")
         return content[part], part
-    known = [key for key in PARTS if key in nested]
+    known = [key for key in official if key in nested]
     if len(known) > 1:
         raise ConversionError(f"{path}: has {' and '.join(known)}; choose one with --part")
     if known:
         return content[known[0]], known[0]
     if not content or nested:
         raise ConversionError(
-            f"{path}: holds no state dict, bare or under {', '.join(PARTS)}; "
+            f"{path}: holds no state dict, bare or under {', '.join(official)}; "
             f"it has {_names(content)}, choose with --part"
         )
     return content, ""
