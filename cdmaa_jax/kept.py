@@ -178,7 +178,10 @@ class _HasNoName(Exception):
 
 
 def _describe(value: Any) -> str:
-    """A text that is the same for equal values in all processes, and different for others.
+    """A value as text that is the same in every process.
+
+    An array is described by its shape, dtype and weak type, since its values are arguments; a
+    function of this package by its name; anything else by its contents.
 
     Raises:
       _HasNoName: there is none.

@@ -111,8 +111,9 @@ def prepare(
 ) -> None:
     """Compiles the program of ``protect`` for the same arguments, unless that was done or begun.
 
-    Runs nothing. May be called in another thread; a ``protect`` that needs the program meanwhile
-    waits for it.
+    Runs nothing. May be called in another thread, in the same contexts (``apart``, ``once``, JAX's
+    own), which a new thread does not inherit; a ``protect`` that needs the program meanwhile waits
+    for it.
 
     Raises:
       ValueError: as ``protect``, but for what only running shows.

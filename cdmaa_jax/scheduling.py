@@ -34,7 +34,7 @@ def materialize(x: Any, number: Any = None) -> jax.Array:
 
     XLA's CPU backend duplicates cheap operations into their users, but not a division. x is divided
     by a 1 that XLA cannot recognize, since it is computed from x itself or, if computing x twice
-    would be expensive, from ``number``, a positive scalar.
+    would be expensive, from ``number``, a scalar of any value, even NaN.
     """
     value = x if number is None else (number > 0).astype(x.dtype)
     return x / jnp.minimum(1 + value**2, 1)

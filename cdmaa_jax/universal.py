@@ -101,8 +101,8 @@ def prepare_universal(
 ) -> None:
     """Compiles ``fit_universal``'s program for the same arguments, unless that was done or begun.
 
-    May be called in another thread; a ``fit_universal`` that needs the program meanwhile waits for
-    it.
+    May be called in another thread, in the same contexts (``apart``, ``once``, JAX's own), which a
+    new thread does not inherit; a ``fit_universal`` that needs the program meanwhile waits for it.
 
     Raises:
       ValueError: as ``fit_universal``, but for what only running shows.

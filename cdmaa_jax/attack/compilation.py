@@ -115,8 +115,9 @@ def call_as_graph(graph: Any, plain: Any, *arguments: Any, **options: Any) -> An
     """``call`` of one of two equivalent GPU programs, ``graph`` as one graph of kernels.
 
     ``plain`` runs first: a few attacks finish before a second program is compiled, and cuDNN sets
-    up its kernels on their first run, which fails while a graph is being recorded. If recording
-    fails even so, or memory runs out, ``plain`` is used from then on.
+    up its kernels on their first run, which fails while a graph is being recorded. If the graph's
+    first run fails even so, or lacks memory, ``plain`` is used from then on; a later failure is
+    raised.
     """
     key = (graph, *_signature((arguments, options)))
     spent = _RUN_FOR.get(key)

@@ -97,7 +97,8 @@ def prepare(
     """Compiles the program of ``run`` for the same arguments, unless that was done or begun.
 
     Runs nothing: values do not matter, except for the structure of the configuration. May be called
-    in another thread; a ``run`` that needs the program meanwhile waits for it.
+    in another thread, in the same contexts (``apart``, ``once``, JAX's own), which a new thread
+    does not inherit; a ``run`` that needs the program meanwhile waits for it.
 
     Raises:
       ValueError: as ``run``.

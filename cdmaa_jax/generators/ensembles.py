@@ -22,7 +22,7 @@ _FOLDERS = (_PACKAGE / "bundled", _PACKAGE.parent / "checkpoints")  # in a wheel
 
 
 class EnsembleError(ValueError):
-    """There is no such ensemble, or its generators do not go together; a one-line message."""
+    """No ensemble is named, or one that is unknown, empty or unreadable; a one-line message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,8 @@ def ensemble_directories(names: str | Sequence[str]) -> tuple[Path, ...]:
         one of these.
 
     Raises:
-      EnsembleError: a name is none of these.
+      EnsembleError: no name is given; or one is none of these, is of a folder without a generator,
+        or cannot be read.
     """
     if not names:
         raise EnsembleError("an ensemble needs at least one generator")
@@ -81,7 +82,7 @@ def load_ensemble(names: str | Sequence[str] = DEFAULT) -> Ensemble:
       names: as for ``ensemble_directories``.
 
     Raises:
-      EnsembleError: a name is unknown.
+      EnsembleError: as ``ensemble_directories``.
       CheckpointError: a directory is damaged or foreign.
     """
     paths = ensemble_directories(names)
