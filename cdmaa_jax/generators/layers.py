@@ -153,8 +153,8 @@ def _normalize_backward(map_of, saved, slope):
     total, along = (v.sum((1, 2), keepdims=True) for v in (slope, slope * distance))
     of_mean, of_var, of_options = pull((along, total))
     constant = (of_mean - factor * total) / count
-    factor, of_distance, constant = map(_once, (factor, 2 / count * of_var, constant))
-    of_x = _once(slope * factor + of_distance * distance + constant)
+    factor, of_distance, constant = map(_materialized, (factor, 2 / count * of_var, constant))
+    of_x = _materialized(slope * factor + of_distance * distance + constant)
     return of_x.astype(kept.dtype), of_options
 
 
@@ -178,7 +178,7 @@ def _moments_in_two_passes(x: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     return mean, (distance**2).mean((1, 2), keepdims=True), distance
 
 
-def _once(x: Any) -> jax.Array:
+def _materialized(x: Any) -> jax.Array:
     """x, which XLA's CPU backend would otherwise recompute for each use, or for each pixel."""
     return lax.platform_dependent(x, cpu=materialize, default=lambda x: x)
 
