@@ -303,14 +303,14 @@ def _evaluate(problem: _Problem, state: State, clean: Array | None = None) -> li
     """
     config, images, evaluations = problem.config, state.images, []
     strategy = functools.partial(DOMAIN_STRATEGIES[config.across_domains], config.loss)
-    domain = state.time * problem.numbers.domain_stride
+    turn = state.time * problem.numbers.domain_stride
     keys = keys_at(state.keys, state.time)
     if clean is not None:
         images = jnp.where(clean, problem.batch.images, images)
         keys = jnp.where(clean, state.keys, keys)
     rows = zip(problem.batch.conditions, state.references, state.pixel_weights, strict=True)
     for model, row, chunk in zip(problem.ensemble, rows, problem.chunks, strict=True):
-        evaluations.append(evaluate(strategy, chunk, model, images, keys, domain, *row))
+        evaluations.append(evaluate(strategy, chunk, model, images, keys, turn, *row))
         if not problem.plan.overlap:
             # Models take turns: one's gradient frees its memory before the next begins.
             images = later(images, evaluations[-1].gradient)
@@ -328,14 +328,14 @@ def evaluate(
     model: Generator,
     images: Array,
     keys: Array,
-    domain: Array,
+    turn: Array,
     *target: Any,
 ) -> T:
-    """``strategy(target, images, keys, domain)`` for a model, ``chunk`` images at a time."""
+    """``strategy(target, images, keys, turn)`` for a model, ``chunk`` images at a time."""
 
     def evaluate_part(part: tuple[Any, ...]) -> T:
         images, keys, *rest = part
-        return strategy(Target(model, *rest), images, keys, domain)
+        return strategy(Target(model, *rest), images, keys, turn)
 
     return in_chunks(evaluate_part, chunk, (images, keys, *target))
 
@@ -385,13 +385,13 @@ def attack_batch(
     with once(plan.computed_once):
         if config.across_domains == "uniform":  # evaluates all domains, as the references need
             start = _init(problem, keys, observes=False)._replace(time=jnp.full((), -1, jnp.int32))
-            turn, first = _observe_or_step, 1
+            body, first = _observe_or_step, 1
         else:
             with once():
                 start = _init(problem, keys)
-            turn, first = _step, 0
+            body, first = _step, 0
         turns = first + steps + judged
-        state, info = hoisting.scan(functools.partial(turn, problem), start, turns, plan.platform)
+        state, info = hoisting.scan(functools.partial(body, problem), start, turns, plan.platform)
         info = jax.tree.map(lambda each: each[first : first + steps], info)
         if judged:
             state = state._replace(**_placed(problem, state.update.best))

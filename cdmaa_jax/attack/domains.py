@@ -1,7 +1,7 @@
 """Combines a model's domains into one loss and one gradient: steps 3 and 4 of Algorithm 1.
 
 Each strategy takes the name of the loss, a target, the images [B,H,W,3], the keys [B] of random
-views and the step number.
+views and the turn: a whole number that says, modulo K, which domain's turn it is.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Evaluation(NamedTuple):
 Strategy = Callable[[str, Target, Array, Array, Array], Evaluation]
 
 
-def uniform(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
+def uniform(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
     """The mean over domains and its gradient, equations (8) and (9)."""
-    del time
+    del turn
 
     def total(images: Array) -> tuple[Array, tuple[Array, Array]]:
         observed = observe(loss, target.generator, images, target.conditions, keys)
@@ -52,22 +52,22 @@ def uniform(loss: str, target: Target, images: Array, keys: Array, time: Array) 
     return Evaluation(losses.mean(1), gradient, losses, observed)
 
 
-def single(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
+def single(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
     """The first domain alone."""
-    return uniform(loss, _only(target, 0), images, keys, time)._replace(observed=None)
+    return uniform(loss, _only(target, 0), images, keys, turn)._replace(observed=None)
 
 
-def iterative(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
-    """Domain ``time mod K`` alone."""
-    chosen = _only(target, time)
+def iterative(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
+    """Domain ``turn mod K`` alone."""
+    chosen = _only(target, turn)
     losses = domain_losses(loss, target, images, keys)  # dead code unless the update rule uses it
-    found = uniform(loss, chosen, images, keys, time)
+    found = uniform(loss, chosen, images, keys, turn)
     return found._replace(domain_losses=losses, observed=None)
 
 
-def mgda(loss: str, target: Target, images: Array, keys: Array, time: Array) -> Evaluation:
+def mgda(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
     """The mean over domains, and the shortest convex combination of the domains' gradients."""
-    del time
+    del turn
     return joined(*each_domain(loss, target, images, keys))
 
 

@@ -337,7 +337,7 @@ def _each_domain(
     time: Array,
     *target: Any,
 ) -> tuple[Array, Array]:
-    def gradients(target: Target, images: Array, keys: Array, domain: Array) -> tuple[Array, Array]:
+    def gradients(target: Target, images: Array, keys: Array, turn: Array) -> tuple[Array, Array]:
         return each_domain(loss, target, images, keys)
 
     keys = algorithm.keys_at(keys, time)

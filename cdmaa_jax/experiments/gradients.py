@@ -305,7 +305,7 @@ def _of_domains(
 ) -> list[tuple[Array, Array]]:
     """For each model, the gradients of its domains' losses, [B,K,H,W,3], and the losses, [B,K]."""
 
-    def strategy(target: Target, images: Array, keys: Array, domain: Array) -> tuple[Array, Array]:
+    def strategy(target: Target, images: Array, keys: Array, turn: Array) -> tuple[Array, Array]:
         return each_domain(config.loss, target, images, keys)
 
     keys, images, found = keys_at(state.keys, state.time), state.images, []
