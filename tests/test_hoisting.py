@@ -26,8 +26,16 @@ def turns_of(body, init):
     """The equations and constants of the loop, as for a GPU."""
     traced = jax.make_jaxpr(lambda init: hoisting.scan(body, init, 3, "gpu"))(init)
     (loop,) = (e for e in traced.jaxpr.eqns if e.primitive.name == "scan")
-    turn = loop.params["jaxpr"].jaxpr
-    return turn.eqns, turn.invars[: loop.params["num_consts"]]
+    return loop.params["jaxpr"].jaxpr.eqns, constants_of(loop)
+
+
+def constants_of(loop):
+    """The inputs of a loop's body that do not change from turn to turn."""
+    if "ft_in" in loop.params:  # from JAX 0.12 on
+        count = len(loop.params["ft_in"].unpack()[0])
+    else:
+        count = loop.params["num_consts"]
+    return loop.params["jaxpr"].jaxpr.invars[:count]
 
 
 def names_in(equations):
@@ -176,9 +184,8 @@ def test_an_attack_for_a_gpu_is_the_same_with_nothing_constant_in_its_loop(arch,
     np.testing.assert_allclose(found.losses, wanted.losses, rtol=1e-8)
     np.testing.assert_allclose(found.images, wanted.images, atol=1e-8)
     (loop,) = (e for e in jax.make_jaxpr(split)(*arguments).eqns if e.primitive.name == "scan")
-    turn = loop.params["jaxpr"].jaxpr
-    constant = set(turn.invars[: loop.params["num_consts"]])
-    for equation in turn.eqns:
+    constant = set(constants_of(loop))
+    for equation in loop.params["jaxpr"].jaxpr.eqns:
         if all(isinstance(atom, Literal) or atom in constant for atom in equation.invars):
             assert equation.primitive.name in (*hoisting._SPREADING, *hoisting._TURNING)
             constant |= set(equation.outvars)
