@@ -25,7 +25,7 @@ _LONGEST_NAME = 255
 _LOCK_FILE = ".cdmaa.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_STAGED = re.compile(r"\..+-[a-z0-9_]{8}\.part", re.DOTALL)
+_STAGED = re.compile(r"\..+-[0-9a-f]{16}\.part", re.DOTALL)
 """The names of the files that ``stage`` writes."""
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -204,7 +204,7 @@ def stage(path: Path, data: bytes) -> Staged:
     with translated(path, _TO_WRITE), LOCK:
         if is_too_long(path.name):  # fail before long work, not when moved into place
             raise OSError(errno.ENAMETOOLONG, "")
-        temporary = path.parent / f".{path.stem[:40]}-{secrets.token_hex(4)}.part"
+        temporary = path.parent / f".{path.stem[:40]}-{secrets.token_hex(8)}.part"
         staged, file = Staged(temporary, path), temporary.open("xb")
         _UNFINISHED.add(temporary)
         try:

@@ -34,8 +34,8 @@ def test_a_folder_is_one_run_s_at_a_time(tmp_path):
 
 
 def test_what_killed_runs_left_is_removed_by_whoever_locks_the_folder(tmp_path):
-    kept = [".a.part", "a-abcdefgh.part", ".a-abcdefgh.png", ".a-abc.part"]
-    for name in (".a-abcdefgh.part", ".a b-0_1234ef.part", *kept):
+    kept = [".a.part", "a-0123456789abcdef.part", ".a-0123456789abcdef.png", ".a-download.part"]
+    for name in (".a-0123456789abcdef.part", ".a b-fedcba9876543210.part", *kept):
         (tmp_path / name).write_bytes(b"")
     for name in ("c.png", "写" * 60, "d" * disk._LONGEST_NAME):
         disk._UNFINISHED.discard(disk.stage(tmp_path / name, b"").temporary)
@@ -54,10 +54,11 @@ def test_a_folder_without_locks_is_written_to(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    (tmp_path / ".a-abcdefgh.part").write_bytes(b"")  # perhaps of a run that still writes
+    staged = ".a-0123456789abcdef.part"
+    (tmp_path / staged).write_bytes(b"")  # perhaps of a run that still writes
     with disk.locked(tmp_path) as is_locked:
         disk.write_whole(tmp_path / "a", b"")
-    assert not is_locked and sorted(os.listdir(tmp_path)) == [".a-abcdefgh.part", "a"]
+    assert not is_locked and sorted(os.listdir(tmp_path)) == [staged, "a"]
 
 
 def test_a_lock_that_the_disk_has_no_room_for(tmp_path, monkeypatch):

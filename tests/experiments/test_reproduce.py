@@ -354,7 +354,7 @@ def test_what_killed_runs_left_is_removed(ensemble, folder, tmp_path):
     places = [tmp_path / "out" / part for part in (".", "crops", "columns/of-another-study")]
     for place in places:
         place.mkdir(parents=True)
-        (place / ".a-abcdefgh.part").write_bytes(b"")
+        (place / ".a-0123456789abcdef.part").write_bytes(b"")
     with pytest.raises(KeyboardInterrupt):
         run(request_of(folder, ensemble, tmp_path / "out", images=1), Listener(begin=interrupt))
     assert not [path for place in places for path in place.glob(".a-*")]
