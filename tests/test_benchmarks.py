@@ -206,6 +206,7 @@ def test_the_attack_in_pytorch_is_the_reference(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_weights_are_frozen_into_one_graph(monkeypatch):
     """As Inductor freezes them: it leaves a graph's inputs alone."""
     inputs, torch_compile = [], torch.compile
