@@ -108,15 +108,6 @@ def test_of_files_that_are_written_together_one_that_fails_leaves_none(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["a", "b"] and (tmp_path / "b").read_bytes() == b"b"
 
 
-def test_a_share_whose_modes_cannot_be_changed_is_written_to(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(disk.os, "chmod", refuse)
-    disk.write_whole(tmp_path / "a", b"x")
-    assert (tmp_path / "a").read_bytes() == b"x" and os.listdir(tmp_path) == ["a"]
-
-
 def test_written_files_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:

@@ -144,11 +144,11 @@ def _fit_together(loss: str, ensemble: Sequence[Generator], batch: Batch, memory
 
 def _output_pixels(ensemble: Sequence[Generator], batch: Batch) -> list[int]:
     """The pixels of each generator's outputs for one image; through a view, of its native size."""
-    whole, found = math.prod(batch.images.shape[1:3]), []
-    for model, conditions in zip(ensemble, batch.conditions, strict=True):
-        seen = whole if model.view is None else model.image_size**2
-        found.append(conditions.shape[1] * seen)
-    return found
+    whole = math.prod(batch.images.shape[1:3])
+    return [
+        conditions.shape[1] * (whole if model.view is None else model.image_size**2)
+        for model, conditions in zip(ensemble, batch.conditions, strict=True)
+    ]
 
 
 def _check_fit(
