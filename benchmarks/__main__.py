@@ -244,10 +244,9 @@ def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say) -> N
     """Measures each requested precision, prints the table and writes the file."""
     check_threads(options.threads)
     precisions, options.precision = options.precision, "float32"
-    found = benchmark.measure(compare_options(options), precisions, say)
-    found["settings"]["precision"] = precisions
+    keep = functools.partial(write_json, options.json)
+    found = benchmark.measure(compare_options(options), precisions, say, keep)
     print(benchmark.text(found))
-    write_json(options.json, found)
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import flops, work
@@ -19,7 +19,8 @@ def compare(
 ) -> dict[str, Any]:
     """Everything that ``python -m benchmarks compare`` reports, for JSON.
 
-    ``keep(report)`` is called after every case, with the cases so far.
+    ``keep(report)`` is called with the cases so far whenever one is timed, and again when its
+    memory is measured.
 
     Raises:
       BenchmarkError: a side fails, or the sides do not do the same work.
@@ -29,11 +30,13 @@ def compare(
         contextlib.ExitStack() as stack,
     ):
         session = open_session(options, folder, stack, say)
-        peak, cases, report = measure_peak(session), [], {}
+        peak, report = measure_peak(session), {}
+        cases: list[Any] = []
         for names in groups(session):
-            cases.append(compare_models(session, names, peak))
-            report = report_of(session, peak, cases)
-            keep(report)
+            for found in compare_models(session, names, peak):
+                report = report_of(session, peak, [*cases, found])
+                keep(report)
+            cases = report["cases"]
     return report
 
 
@@ -65,16 +68,18 @@ def measure_peak(session: Session) -> dict[str, float]:
     return {"ours": session.ours("matmul"), "torch": session.torch("matmul")}
 
 
-def compare_models(session: Session, names: Sequence[str], peak: Mapping[str, float]) -> Any:
-    """One case: the models together, checked and timed."""
+def compare_models(
+    session: Session, names: Sequence[str], peak: Mapping[str, float]
+) -> Iterator[dict[str, Any]]:
+    """One case, the models together: checked and timed, and then with its memory, too."""
     title = " + ".join(names)
     session.say(f"{title}: compiling and checking")
     runs = Runs(session, list(names))
     runs.warm_up()
     session.say(f"{title}: the sides agree; timing")
     runs.time()
-    memory = measure_memory(session, names, runs)
-    return case(session, names, runs, peak, memory)
+    yield case(session, names, runs, peak, {})
+    yield case(session, names, runs, peak, measure_memory(session, names, runs))
 
 
 def case(
@@ -100,7 +105,7 @@ def case(
         "models": list(names),
         "agreement": {"steps": CHECKED_STEPS, "relative_difference": runs.agreement},
         "flops": counted,
-        "ours": ours | {"stages": runs.stages, "cold_memory": runs.cold_memory},
+        "ours": ours | runs.compiled,
         "torch": rows,
         "left_out": runs.left_out,
         "best_eager": best["eager"],

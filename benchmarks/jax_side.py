@@ -89,6 +89,7 @@ class Side:
             "losses": np.asarray(result.losses).tolist(),
             "weights": np.asarray(result.weights).tolist(),
             "stages": dict(self._stages),
+            "graph": compilation.has_graphs() if jax.devices()[0].platform == "gpu" else None,
         }
 
     def plan(self, models: Sequence[str], chunk: int | None = None) -> dict[str, Any]:

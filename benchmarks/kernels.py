@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.compare import count
 from benchmarks.machine import machine
-from benchmarks.report import digits, table
+from benchmarks.report import NO_GRAPH, digits, table
 from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
 from benchmarks.workers import BenchmarkError
 
@@ -30,8 +30,12 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, Any]:
+def measure(
+    options: Options, precisions: Sequence[str], say: Say, keep: Callable[[Any], None]
+) -> dict[str, Any]:
     """Everything that ``python -m benchmarks kernels`` reports, for JSON.
+
+    ``keep(report)`` is called after each precision, with the precisions so far.
 
     Raises:
       BenchmarkError: a process fails, or there is no GPU.
@@ -39,7 +43,13 @@ def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, 
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)
         names = [model.name for model in prepared.models]
-        found = {}
+        report: dict[str, Any] = {
+            "benchmark": "kernels",
+            "settings": settings_of(options, prepared) | {"precision": list(precisions)},
+            "machine": machine(),
+            "flops": count(prepared, names),
+            "precisions": {},
+        }
         for precision in precisions:
             say(
                 f"{precision}: compiling, then {REPEATS} attacks of {STEPS} steps, and one profiled"
@@ -49,34 +59,40 @@ def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, 
                 versions = set_up(worker, here, folder)
                 if versions["platform"] != "gpu":
                     raise BenchmarkError("kernels are timed on a GPU, and JAX has none here")
-                found[precision] = measure_one(worker, names) | {"matmul": worker("matmul")}
-        counted = count(prepared, names)
-        return {
-            "benchmark": "kernels",
-            "settings": settings_of(options, prepared),
-            "machine": machine(),
-            "versions": {"ours": versions},
-            "flops": counted,
-            "precisions": {
-                name: figures(one, counted["step"], prepared.batch) for name, one in found.items()
-            },
-        }
+                found = measure_one(worker, names) | {"matmul": worker("matmul")}
+            report["versions"] = {"ours": versions}
+            report["precisions"][precision] = figures(
+                found, report["flops"]["step"], prepared.batch
+            )
+            keep(report)
+    return report
 
 
 def measure_one(worker: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Seconds of whole attacks, and the kernels of one attack."""
+    """Seconds of whole attacks, and the kernels of one attack.
+
+    Raises:
+      BenchmarkError: the profile holds no kernels, as without the rights that a profiler needs.
+    """
     first = worker("run", models=names, steps=STEPS)
     runs = [worker("run", models=names, steps=STEPS)["seconds"] for _ in range(REPEATS)]
-    found = {"first": first["seconds"], "attacks": first["attacks"], "runs": runs}
-    return {**found, "kernels": worker("profile", models=names, steps=STEPS)}
+    found = worker("profile", models=names, steps=STEPS)
+    if not found:
+        raise BenchmarkError("the profile holds no GPU kernels; may this user profile the GPU?")
+    times = {"first": first["seconds"], "attacks": first["attacks"], "runs": runs}
+    return {**times, "graph": first["graph"], "kernels": found}
 
 
 def figures(found: Mapping[str, Any], flops: int, batch: int) -> dict[str, Any]:
-    """The figures of one precision; ``flops`` are the operations of a step for one photo."""
+    """The figures of one precision; ``flops`` are the operations of a step for one photo.
+
+    Those of convolutions are None if no kernel has the name of one.
+    """
     whole = statistics.median(found["runs"])
     rate = batch * TURNS * flops / whole
     seconds = by_kind(found["kernels"])
-    convolving = batch * TURNS * flops / seconds["convolutions"]
+    spent = seconds["convolutions"]
+    convolving = batch * TURNS * flops / spent if spent else None
     return {
         "compile_seconds": found["first"] - found["attacks"] * whole,
         "seconds": {"median": whole, "min": min(found["runs"]), "max": max(found["runs"])},
@@ -88,7 +104,8 @@ def figures(found: Mapping[str, Any], flops: int, batch: int) -> dict[str, Any]:
         "kernels_per_step": sum(count for _, count, _ in found["kernels"]) / TURNS,
         "kernel_seconds_per_step": {kind: total / TURNS for kind, total in seconds.items()},
         "convolution_flops_per_second": convolving,
-        "convolution_share_of_matmul_peak": convolving / found["matmul"],
+        "convolution_share_of_matmul_peak": convolving and convolving / found["matmul"],
+        "graph": found["graph"],
     }
 
 
@@ -113,12 +130,14 @@ def text(report: Mapping[str, Any]) -> str:
     s, m, v = report["settings"], report["machine"], report["versions"]["ours"]
     names = " + ".join(model["name"] for model in s["generators"])
     rows = [HEADINGS, *(line(name, one) for name, one in report["precisions"].items())]
+    graphless = [name for name, one in report["precisions"].items() if not one["graph"]]
     return "\n".join(
         [
             f"kernels of CDMAA on {names} at {s['size']} px, batch {s['batch']}",
             f"{v['device']}, {m['processor']}; jax {v['jax']}, Python {m['python']}",
             *table(rows),
             *ratios(report["precisions"]),
+            *(f"{name}: {NO_GRAPH}" for name in graphless),
             NOTES,
         ]
     )
@@ -133,6 +152,7 @@ and zeroing. Peak: of a large matrix product in the same precision."""
 def line(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of one precision."""
     kinds = {kind: 1e3 * seconds for kind, seconds in one["kernel_seconds_per_step"].items()}
+    rate, share = one["convolution_flops_per_second"], one["convolution_share_of_matmul_peak"]
     return (
         name,
         digits(one["images_per_second_at_80_steps"]),
@@ -141,8 +161,8 @@ def line(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{one['share_of_matmul_peak']:.0%}",
         f"{one['kernels_per_step']:.0f}",
         digits(kinds["convolutions"]),
-        digits(one["convolution_flops_per_second"] / 1e12),
-        f"{one['convolution_share_of_matmul_peak']:.0%}",
+        digits(rate / 1e12) if rate else "",
+        f"{share:.0%}" if share else "",
         digits(kinds["products"]),
         digits(kinds["other"]),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 SIZES = {"cpu": (2048, 4096)}
 """Two cores reach their peak with the smaller size; many cores need the larger one."""
-LARGE = (8192,)
+LARGE = (8192, 16384)
 SECONDS = 1.5
 """How long a product is repeated; it runs at least once."""
 

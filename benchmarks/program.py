@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.compare import count
@@ -21,30 +21,34 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def measure(options: Options, precisions: Sequence[str], say: Say) -> dict[str, Any]:
+def measure(
+    options: Options, precisions: Sequence[str], say: Say, keep: Callable[[Any], None]
+) -> dict[str, Any]:
     """Everything that ``python -m benchmarks program`` reports, for JSON.
+
+    ``keep(report)`` is called after each precision, with the precisions so far.
 
     Raises:
       BenchmarkError: a process fails, or JAX's CUDA plugin is missing.
     """
-    found = {}
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)
         names = [model.name for model in prepared.models]
+        report: dict[str, Any] = {
+            "benchmark": "program",
+            "settings": settings_of(options, prepared) | {"precision": list(precisions)},
+            "machine": machine(),
+            "flops": count(prepared, names),
+            "precisions": {},
+        }
         for precision in precisions:
             say(f"{precision}: compiling for an H100 (a minute or two)")
             here = dataclasses.replace(options, precision=precision)
             with open_ours(here, {"JAX_PLATFORMS": "cpu"}) as worker:
-                versions = set_up(worker, here, folder)
-                found[precision] = figures(worker("program", models=names))
-    return {
-        "benchmark": "program",
-        "settings": settings_of(options, prepared),
-        "machine": machine(),
-        "versions": {"ours": versions},
-        "flops": count(prepared, names),
-        "precisions": found,
-    }
+                report["versions"] = {"ours": set_up(worker, here, folder)}
+                report["precisions"][precision] = figures(worker("program", models=names))
+            keep(report)
+    return report
 
 
 def figures(compiled: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 OURS = "cdmaa-jax"
+NO_GRAPH = "no CUDA graph could be made of our attack: its kernels were launched one by one"
 BUSY = 1.3
 HEADINGS = (
     "",
@@ -28,10 +29,10 @@ def text(report: Mapping[str, Any]) -> str:
 
 NOTES = """\
 s per image-iteration: of a step, for one photo; ours of the compiled program, whose first turn
-makes the clean outputs and takes as long as a step (on a GPU: from two lengths of the program),
-PyTorch's timed directly. start: the clean outputs, once per photo. images/s at T=80 are
-extrapolated from both, compilation apart. compile: the first run less a later one. peak: resident
-memory of a fresh process (ours with its compiled program cached; of the device on a GPU).
+makes the clean outputs and takes as long as a step, PyTorch's timed directly. start: the clean
+outputs, once per photo. images/s at T=80 are extrapolated from both, compilation apart. compile:
+the first run less a later one. peak: resident memory of a fresh process (ours with its compiled
+program cached; on a GPU, of the device, for PyTorch without what trying out kernels took).
 GFLOP/s: operations of the algorithm, counted by hand, over the time; of peak: over the larger of
 both frameworks' large matrix products (Winograd's convolutions do fewer than are counted, so more
 than all of it is possible). split: what depends on the photo alone is convolved once for all
@@ -61,6 +62,7 @@ def case(one: Mapping[str, Any]) -> str:
     for kind, label in (("eager", "eager"), ("compile", "torch.compile")):
         lines.append(ratio(one, kind, label))
     lines += [*busy(one), agreement(one)]
+    lines += [NO_GRAPH] if one["ours"]["graph"] is False else []
     lines.append(f"operations of a step: {digits(one['flops']['step'] / 1e9)} GFLOP per photo")
     lines += [f"left out: {name} ({reason})" for name, reason in one["left_out"].items()]
     return "\n".join(lines)

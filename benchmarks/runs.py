@@ -27,23 +27,22 @@ class Runs:
         self._deadline = time.monotonic() + session.options.seconds
         self.samples: dict[str, Samples] = {}
         self.first: dict[str, tuple[int, int, float]] = {}  # attacks, total steps, and seconds
-        self.stages: dict[str, float] = {}
+        self.compiled: dict[str, Any] = {}  # what is known of our program
         self.agreement: dict[str, list[float]] = {}
         self.left_out: dict[str, str] = {}
-        self.cold_memory: dict[str, Any] = {}
 
     def warm_up(self) -> None:
-        """Compiles both of our programs and every variant, and checks that they agree."""
+        """Compiles our program and every variant, and checks that they agree."""
         options, say = self._session.options, self._session.say
-        other = f", and for {options.short}" if by_lengths(self._session) else ""
-        say(f"  ours: compiling for {options.long} steps{other}")
+        say(f"  ours: compiling for {options.long} steps")
         reply = self._ours(options.long)
         attacks = reply["attacks"]
         self.first["ours"] = attacks, options.long * attacks, reply["seconds"]
-        self.stages = reply["stages"]
-        self.cold_memory = self._session.ours("memory")
-        if by_lengths(self._session):
-            self._ours(options.short)
+        self.compiled = {
+            "stages": reply["stages"],
+            "cold_memory": self._session.ours("memory"),
+            "graph": reply["graph"],
+        }
         self.samples["ours"] = Samples()
         variants, brief = self._variants(), options.quick and by_steps(self._session)
         eager = [name for name in variants if name.startswith("eager")]
@@ -129,11 +128,7 @@ class Runs:
         return tried and left < 2 * self._compiling + min(rounds, 0.4 * options.seconds)
 
     def _sample(self, name: str) -> None:
-        """One timed run of a variant (on a GPU, two of ours), after untimed work.
-
-        A process that has waited runs slower at first; in the difference of two runs, this would
-        make a step look faster than it is.
-        """
+        """One timed run of a variant, after untimed work: a process that has waited is slower."""
         options, samples = self._session.options, self.samples[name]
         if name != "ours":
             if by_steps(self._session):
@@ -143,13 +138,8 @@ class Runs:
             reply = self._torch(name)
             samples.add_direct(reply["init"], reply["steps"], options.long)
             return
-        if not by_lengths(self._session):
-            self._session.ours("matmul", sizes=SOME_WORK)
-            samples.add_turns(self._ours(options.long)["seconds"], options.long)
-            return
-        self._ours(options.short)
-        short, long = self._ours(options.short), self._ours(options.long)
-        samples.add_pair((options.short, short["seconds"]), (options.long, long["seconds"]))
+        self._session.ours("matmul", sizes=SOME_WORK)
+        samples.add_turns(self._ours(options.long)["seconds"], options.long)
 
     def _keep_best(self, names: list[str]) -> list[str]:
         kept = []
@@ -175,14 +165,6 @@ class Runs:
 def by_steps(session: Session) -> bool:
     """Whether a few steps suffice to time PyTorch: not on a GPU, which warms up first."""
     return session.facts["torch"]["platform"] == "cpu"
-
-
-def by_lengths(session: Session) -> bool:
-    """Whether our step is the difference of two lengths, not the mean over a run's iterations.
-
-    This is so on a GPU, where a run has overheads that are not small next to a brief step.
-    """
-    return session.facts["ours"]["platform"] != "cpu"
 
 
 def differences(ours: Any, theirs: Any) -> list[float]:
@@ -221,13 +203,15 @@ def measure_memory(session: Session, names: Sequence[str], runs: Runs) -> dict[s
             name: stack.enter_context(open_torch(options, folder, keep=False)) for name in best
         }
         set_up(ours, options, folder)
-        length = options.short if by_lengths(session) else options.long  # the cached length
-        ours("run", **steps | {"steps": length})
+        ours("run", **steps | {"steps": options.long})  # the length that is cached
         found["ours"] = ours("memory")
         ours.close()
         for name, worker in others.items():
             worker("open", folder=folder, precision=options.precision)
             worker("run", variant=name, **steps)
+            if not by_steps(session):
+                worker("forget_peak")
+                worker("run", variant=name, **steps)
             found[name] = worker("memory")
             worker.close()
     return found

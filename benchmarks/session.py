@@ -37,8 +37,7 @@ class Options:
       quick: fewer variants and rounds, to finish within ``seconds``.
       precision: "float32", "tf32" or "bfloat16".
       threads: cores for both sides; None for all.
-      short, long: steps of a warm-up run and of a timed run; on a GPU, the time of a step is taken
-        from both.
+      short, long: steps of a warm-up run and of a timed run.
       rounds: the most rounds.
       seconds: no round of a case starts that would end later, but two rounds always run.
       compile: whether ``torch.compile`` is run.
@@ -76,7 +75,7 @@ class Session:
 def prepare(options: Options, folder: str, say: Say) -> work.Work:
     """Writes the work to the folder, in a separate process that ends afterwards."""
     say("writing the generators' weights for both sides (about 15 s at official width)")
-    with Worker("prepare", options.threads) as worker:
+    with Worker("prepare", options.threads, {"JAX_PLATFORMS": "cpu"}) as worker:
         shared = {"folder": folder, "size": options.size, "batch": options.batch}
         if options.ensemble:
             worker("prepare_ensemble", names=options.ensemble, **shared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ _EAGER_SPLIT = tuple(name for name, variant in EAGER.items() if variant.flavour.
 QUICK = (
     *_EAGER_SPLIT, "compile, split, channels_last", "compile, one graph, split, channels_last"
 )  # fmt: skip
-QUICK_ON_GPU = (*_EAGER_SPLIT, *list(GPU_ONLY)[:2])
+QUICK_ON_GPU = (*_EAGER_SPLIT, *list(GPU_ONLY)[:2], "compile, split, channels_last")
+"""The last needs no CUDA graph, in case a PyTorch cannot record one of these steps."""
 
 
 class Progress(NamedTuple):
@@ -186,9 +188,16 @@ def _compiler(mode: str) -> Callable[[Any], Any]:
     """``torch.compile`` for a function with fixed shapes.
 
     All losses are instances of one class, whose compilations PyTorch counts together: without
-    isolation it would refuse the ninth, whichever the variant.
+    isolation, or a higher limit in versions without it, PyTorch would refuse the ninth, whichever
+    the variant.
     """
-    options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "isolate_recompiles": True}
+    options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        options["isolate_recompiles"] = True
+    else:
+        import torch._dynamo.config as config
+
+        config.recompile_limit = 64
     return lambda function: torch.compile(function, mode=mode, **options)
 
 

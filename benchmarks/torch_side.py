@@ -85,10 +85,18 @@ class Side:
             drop = [key for key in self._networks if key[1:] == _key(0, gone)[1:]]
             for key in drop:
                 del self._networks[key]
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # else the other side's process could not have it
 
     def matmul(self) -> float:
         """The best FLOP per second of a large matrix product."""
         return peak.torch_rate(self._precision, self._device)
+
+    def forget_peak(self) -> None:
+        """Starts the device's peak anew, without what compiling and choosing kernels took."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
 
     def memory(self) -> dict[str, Any]:
         """Peak bytes of this process, and of the device if there is one."""

@@ -40,6 +40,7 @@ from benchmarks import (
     torch_side,
     work,
 )
+from benchmarks.report import NO_GRAPH
 from benchmarks.statistics import Samples, images_per_second, line
 from benchmarks.torch_layers import Conv, Flavour, InstanceNorm, narrow_convolutions
 from benchmarks.torch_models import make_network
@@ -323,6 +324,18 @@ def test_comparison_from_the_command_line(here, tmp_path, capsys):
     draw(file, tmp_path)
 
 
+def test_times_are_kept_if_memory_cannot_be_measured(here, monkeypatch, tmp_path, capsys):
+    def fail(*_):
+        raise BenchmarkError("no memory")
+
+    monkeypatch.setattr(compare, "measure_memory", fail)
+    file = tmp_path / "found.json"
+    assert command.main(["compare", *TINY, "--rounds", "1", "--json", str(file)]) == 1
+    assert "error: no memory" in capsys.readouterr().err
+    found = json.loads(file.read_text())
+    assert found["ratio_vs_eager"] > 0 and found["cases"][0]["ours"]["memory"] is None
+
+
 def draw(file, folder):
     """The picture of a comparison, if matplotlib is installed."""
     pytest.importorskip("matplotlib")
@@ -364,21 +377,19 @@ def test_a_step_is_timed_by_the_difference_of_two_lengths():
     assert images_per_second(direct, batch=2, steps=80) == pytest.approx(2 / (3 + 160))
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_our_step_is_a_turn_of_the_loop_or_the_difference_of_two_lengths(platform):
+def test_our_step_is_a_turn_of_the_loop():
     asked = []
 
     def ours(name, models=None, steps=0, sizes=None):
         asked.append((name, steps))
         return {"seconds": 2.0 + 2.0 * steps}
 
-    facts, options = {"ours": {"platform": platform}}, session.Options(short=1, long=4)
-    timed = runs.Runs(types.SimpleNamespace(options=options, facts=facts, ours=ours), ["a"])
+    options = session.Options(short=1, long=4)
+    timed = runs.Runs(types.SimpleNamespace(options=options, ours=ours), ["a"])
     timed.samples["ours"] = Samples()
     timed._sample("ours")
     assert timed.samples["ours"].step() == 2 and timed.samples["ours"].start() == 2
-    brief = [("run", 1), ("run", 1)] if platform == "gpu" else [("matmul", 0)]
-    assert asked == [*brief, ("run", 4)]
+    assert asked == [("matmul", 0), ("run", 4)]
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
@@ -417,7 +428,7 @@ def test_a_quick_comparison_does_not_time_what_starts_slowly(quick, platform, ke
         return {"init": 1.0, "steps": steps * seconds[variant], "losses": losses[:steps]}
 
     def ours(name, **_):
-        reply = {"seconds": 9.0, "attacks": 2, "stages": {}, "losses": losses}
+        reply = {"seconds": 9.0, "attacks": 2, "stages": {}, "graph": None, "losses": losses}
         return {"run": reply, "memory": {}}[name]
 
     session_ = types.SimpleNamespace(
@@ -663,19 +674,25 @@ def test_kernels_are_told_apart_by_their_names():
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
-def test_more_losses_are_compiled_than_pytorch_takes_of_one_function(monkeypatch):
+@pytest.mark.parametrize("isolates", [True, False], ids=["PyTorch isolates", "it cannot"])
+def test_more_losses_are_compiled_than_pytorch_takes_of_one_function(isolates, monkeypatch):
     """Each compiled variant has one loss per model; all are instances of one class."""
     torch_compile = torch.compile
 
-    def captured(function, *, mode, **options):
-        return torch_compile(function, backend="eager", **options)
+    def isolating(function, *, mode, isolate_recompiles, **options):
+        assert isolate_recompiles
+        return torch_compile(function, backend="eager", isolate_recompiles=True, **options)
 
-    monkeypatch.setattr(torch, "compile", captured)
-    compiler, x = torch_attack._compiler("default"), torch.zeros(1, 3, 4, 4)
-    for shift in range(12):
-        attack = types.SimpleNamespace(_loss=lambda index, x, shift=shift: x.sum() + shift + index)
-        loss = compiler(torch_attack._Loss(attack, 1))
-        assert loss(x) == shift + 1
+    def older(function, *, mode, fullgraph, dynamic):
+        return torch_compile(function, backend="eager", fullgraph=fullgraph, dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", isolating if isolates else older)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compiler, x = torch_attack._compiler("default"), torch.zeros(1, 3, 4, 4)
+        for shift in range(12):
+            attack = types.SimpleNamespace(_loss=lambda i, x, shift=shift: x.sum() + shift + i)
+            loss = compiler(torch_attack._Loss(attack, 1))
+            assert loss(x) == shift + 1
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -767,7 +784,8 @@ def test_weights_are_not_cut_in_the_loop_of_a_gpu():
 
 
 def test_figures_of_kernels():
-    found = {"first": 30.0, "attacks": 2, "runs": [0.2, 0.16, 0.18], "matmul": 4e14}
+    times = {"first": 30.0, "attacks": 2, "runs": [0.2, 0.16, 0.18], "matmul": 4e14}
+    found = times | {"graph": True}
     one = kernels.figures(found | {"kernels": KERNELS}, flops=10**11, batch=2)
     assert one["compile_seconds"] == pytest.approx(30 - 2 * 0.18)
     assert one["images_per_second_at_80_steps"] == pytest.approx(2 / 0.18)
@@ -786,6 +804,11 @@ def test_figures_of_kernels():
     }
     text = kernels.text(report)
     assert "a GPU, a CPU" in text and "bfloat16 is 2.00 times" in text
+    assert NO_GRAPH not in text
+    lost = found | {"kernels": KERNELS[2:], "graph": False}
+    report["precisions"] = {"tf32": kernels.figures(lost, flops=10**11, batch=2)}
+    assert report["precisions"]["tf32"]["convolution_share_of_matmul_peak"] is None
+    assert f"tf32: {NO_GRAPH}" in kernels.text(report)
 
 
 def runs_of(**steps):

@@ -135,6 +135,11 @@ def call_as_graph(graph: Any, plain: Any, *arguments: Any, **options: Any) -> An
     return result
 
 
+def has_graphs() -> bool:
+    """Whether attacks have run as graphs, and none has failed to."""
+    return bool(_VERIFIED) and not _NO_GRAPHS
+
+
 def _call_plain(key: Any, plain: Any, arguments: Any, options: Any) -> Any:
     prepare(plain, *arguments, **options).result()
     begin = time.monotonic()
