@@ -41,6 +41,7 @@ from cdmaa_jax.evaluation.report import summary
 from cdmaa_jax.generators.checkpoint import load_generator, read_metadata
 from cdmaa_jax.generators.ensembles import Ensemble, load_ensemble
 from cdmaa_jax.images.files import read_photo
+from cdmaa_jax.images.squares import to_levels
 from cdmaa_jax.photos import evaluate_photos
 from cdmaa_jax.types import Generator
 from checkpoints import commands
@@ -177,7 +178,7 @@ def picture_of_edits(portraits: Portraits, ensemble: Path, count: int = 6) -> Im
         titles += [f"{name}\n{domain}" for domain in generator.domains]
     pixels = np.concatenate([np.concatenate(list(column), 0) for column in columns], 1)
     scale, head = 2, 40
-    sheet = Image.fromarray(np.uint8(np.clip((pixels + 1) * 127.5, 0, 255).round()))
+    sheet = Image.fromarray(to_levels(pixels))
     sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.BICUBIC)
     canvas = Image.new("RGB", (sheet.width, sheet.height + head), "white")
     canvas.paste(sheet, (0, head))

@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cdmaa_jax.images.squares import to_levels
+
 Colour = tuple[int, int, int]
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (28, 31, 36)
@@ -18,8 +20,7 @@ FRAME: Colour = (255, 196, 0)
 
 def tile(image: np.ndarray, side: int) -> Image.Image:
     """An image ``[h, w, 3]`` in [-1, 1] as a square picture of ``side`` pixels."""
-    levels = np.clip(np.rint((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
-    return Image.fromarray(levels).resize((side, side), Image.Resampling.BICUBIC)
+    return Image.fromarray(to_levels(image)).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:

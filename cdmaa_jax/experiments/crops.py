@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cdmaa_jax import disk
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.labels import LabelTable, composed
-from cdmaa_jax.images.squares import GREY_LEVEL, look, see
+from cdmaa_jax.images.squares import look, see, to_levels
 
 INDEX = "crops.json"
 _FORMAT = 1
@@ -142,8 +140,7 @@ def _crop(
         return dataclasses.replace(before, file=photo.name)
     pixels = files.read_photo(photo, max_pixels).pixels
     where = look(pixels, aligned)
-    levels = np.rint((see(pixels, where.square, size) + 1) / GREY_LEVEL)
-    data = files.encode_png(Photo(np.clip(levels, 0, 255).astype(np.uint8)))
+    data = files.encode_png(Photo(to_levels(see(pixels, where.square, size))))
     disk.write_whole(folder / name, data)
     face = None if aligned else where.face is not None
     return Crop(photo.name, sha256, folder / name, hashlib.sha256(data).hexdigest(), face)

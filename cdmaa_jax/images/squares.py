@@ -33,7 +33,17 @@ def see(photo: np.ndarray, square: Box, size: int) -> np.ndarray:
     """The input of a generator of ``size`` pixels: the square, resized (bilinear, antialiased)."""
     crop = square.crop(photo)
     levels = np.stack([_resize(crop[..., channel], size) for channel in range(3)], axis=-1)
-    return np.clip(levels * np.float32(GREY_LEVEL) - np.float32(1), -1, 1)
+    return to_unit(levels)
+
+
+def to_unit(levels: np.ndarray) -> np.ndarray:
+    """8-bit levels, whole or not, as float32 in [-1, 1]."""
+    return np.clip(np.asarray(levels, np.float32) * np.float32(GREY_LEVEL) - np.float32(1), -1, 1)
+
+
+def to_levels(image: np.ndarray) -> np.ndarray:
+    """An image in [-1, 1] as uint8, each value the nearest level."""
+    return np.clip(np.rint((np.asarray(image) + 1) / GREY_LEVEL), 0, 255).astype(np.uint8)
 
 
 def write_back(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cdmaa_jax.images import views
 from cdmaa_jax.images.faces import Box, centre_square
-from cdmaa_jax.images.squares import look, see, write_back
+from cdmaa_jax.images.squares import look, see, to_levels, to_unit, write_back
 from tests.tiny import astronaut
 
 
@@ -29,6 +29,21 @@ def test_see_is_the_view_of_the_square():
     floats = photo()[None].astype(np.float32) / 127.5 - 1
     expected = views.compose(views.crop(box), views.resize(16))(floats)[0]
     np.testing.assert_allclose(seen, expected, atol=3e-6)
+
+
+def test_levels_and_the_unit_range_are_inverse():
+    levels = np.arange(256, dtype=np.uint8)
+    unit = to_unit(levels)
+    assert unit.dtype == np.float32 and (unit[0], unit[-1]) == (-1, 1)
+    np.testing.assert_allclose(unit, levels / 127.5 - 1, atol=2e-7)
+    back = to_levels(unit)
+    assert back.dtype == np.uint8 and (back == levels).all()
+
+
+def test_values_are_brought_to_the_nearest_level_and_those_outside_to_the_ends():
+    between = to_unit(np.array([0.4, 0.6, 100.4, 100.6, 254.6]))
+    assert to_levels(between).tolist() == [0, 1, 100, 101, 255]
+    assert to_levels(np.array([-1.1, 1.1])).tolist() == [0, 255]
 
 
 @settings(max_examples=40, deadline=None)
