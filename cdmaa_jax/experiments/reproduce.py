@@ -273,7 +273,7 @@ class _Lab:
             names = ", ".join(elsewhere)
             parts += [f"Results of other versions or another device: {names}.", ""]
         if found:
-            parts += [claims.caveat(len(found)), ""]
+            parts += [claims.caveat(found), ""]
         text = "\n".join([*parts, claims.to_markdown(found)])
         for name in records:
             path = self._request.out / f"{name}.md"

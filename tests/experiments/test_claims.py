@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from cdmaa_jax.experiments import figures
-from cdmaa_jax.experiments.claims import FAILS, HOLDS, OPEN, Claim, judge, to_markdown
+from cdmaa_jax.experiments.claims import (
+    FAILS,
+    HOLDS,
+    NOT_JUDGED,
+    OPEN,
+    Claim,
+    caveat,
+    judge,
+    to_markdown,
+)
 
 MODELS = ("stargan", "attgan", "stgan", "ugatit")
 
@@ -85,6 +94,55 @@ def test_an_even_effect_beats_an_uneven_one_of_the_same_mean():
     assert verdict_of(claims, text.format("no regularization")).value == pytest.approx(0.3)
     assert verdict_of(claims, text.format("no regularization")).verdict == HOLDS
     assert verdict_of(claims, text.format("logarithmic regularization")).verdict == OPEN
+
+
+def table2(**columns):
+    base = {name: everywhere(0.1) for name in ("single", "iterative", "mgda", "uniform")}
+    return {"table2": record(base | columns, "uniform")}
+
+
+@pytest.mark.parametrize("worse", ["single", "iterative"])
+def test_the_effect_of_one_domains_gradient_varies_between_domains(worse):
+    """By the mean over the models of several domains: here three, of two, two and three domains."""
+    given = table2()
+    losses = given["table2"]["losses"]
+    for models in losses.values():
+        models |= {"stgan": [[0.1, 0.1, 0.1]] * 40, "ugatit": [[0.1]] * 40}
+    losses[worse]["stargan"] = [[0.3, 0.1]] * 40
+    losses[worse]["stgan"] = [[0.1, 0.5, 0.1 + 0.02 * (i % 2)] for i in range(40)]
+    losses["uniform"]["stgan"] = [[0.1, 0.2, 0.1]] * 40
+    text = f"the effect of the {worse} gradient varies more between domains"
+    claim = verdict_of(judge(given), text)
+    assert claim.value == pytest.approx((0.2 + 0 + (0.4 - 0.1)) / 3)
+    assert claim.verdict == HOLDS and f"{worse.upper()} less UNIFORM" in claim.quantity
+    losses["uniform"]["attgan"] = [[0.0, 0.9]] * 40
+    assert verdict_of(judge(given), text).verdict == FAILS
+
+
+def test_of_models_with_one_domain_nothing_varies_between_domains():
+    given = table2()
+    for models in given["table2"]["losses"].values():
+        models |= {name: [[0.1]] * 40 for name in models}
+    assert not [claim for claim in judge(given) if "between domains" in claim.text]
+
+
+@pytest.mark.parametrize("worse", ["single", "iterative"])
+def test_a_model_with_many_domains_is_judged_by_itself(worse):
+    given = table2(**{worse: everywhere(0.1) | {"attgan": 0.01}})
+    text = f"uniform weighting beats the {worse} gradient on AttGAN's many domains"
+    claim = verdict_of(judge(given), text)
+    assert claim.verdict == HOLDS and claim.value == 100
+    for models in given["table2"]["losses"].values():
+        del models["attgan"]
+    assert not [claim for claim in judge(given) if "AttGAN" in claim.text]
+
+
+def test_claims_of_time_are_listed_and_not_judged():
+    claims = judge(table2())
+    claim = verdict_of(claims, "uniform weighting takes much less time than MGDA")
+    assert claim.verdict == NOT_JUDGED and "include compilation" in claim.quantity
+    assert to_markdown([claim]).endswith(f"| {claim.quantity} |  | **not judged** |\n")
+    assert f"there being {len(claims) - 1}, so" in caveat(claims)
 
 
 def test_methods_are_close_within_five_points():
@@ -175,8 +233,9 @@ def test_the_claims_of_table_1():
     columns["mi-fgsm"] = everywhere([0.2 * (i % 2) for i in range(40)])
     columns["i-fgsm"] = {"stargan": 0.04, "ugatit": 0.04, "attgan": 0.01, "stgan": 0.01}
     found = judge({"table1": record(columns, "i-fgsm")})
-    assert len(found) == 12
-    for claim in found[:-2]:
+    assert len(found) == 13
+    assert found[10].verdict == NOT_JUDGED and found[10].text.startswith("MI-FGSM and APGD cost")
+    for claim in found[:10]:
         assert claim.verdict == HOLDS, claim
         better, worse = claim.quantity.split(", ")[1].split(" less ")
         assert order[better.lower()] > order[worse.lower()]

@@ -16,7 +16,7 @@ from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.experiments import figures, methods, paper
-from cdmaa_jax.experiments.claims import caveat
+from cdmaa_jax.experiments.claims import Claim, caveat
 from cdmaa_jax.experiments.columns import SEARCHED, Column, options, paper_tables
 from cdmaa_jax.experiments.crops import crop_labels, make_crops
 from cdmaa_jax.experiments.gradients import Trace
@@ -613,7 +613,8 @@ def test_everything_from_a_few_photos(ensemble, folder, tmp_path):
     assert options["across_models"] == "weighted" and options["regularization"] == "none"
     results = read(tmp_path / "out", "results")
     assert results["results"] == list(WHAT) and len(results["claims"]) > 30
-    assert caveat(len(results["claims"])) in (tmp_path / "out" / "results.md").read_text()
+    found = [Claim(**claim) for claim in results["claims"]]
+    assert caveat(found) in (tmp_path / "out" / "results.md").read_text()
     works = []
     rerun = dict(reproduce(request, Listener(plan=works.extend, progress=again.append)))
     assert rerun == written
