@@ -31,7 +31,7 @@ from cdmaa_jax.experiments.methods import crop_images, labels_of, see_crop
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 from cdmaa_jax.experiments.statistics import UNANIMOUS, digits_of, rounded
-from cdmaa_jax.experiments.tables import about
+from cdmaa_jax.experiments.tables import about, stated_purposes
 from cdmaa_jax.images import files
 from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
@@ -58,7 +58,7 @@ def caption_of_bars(record: Mapping[str, Any]) -> str:
     return (
         f"Above: attack_rate, the share of edits with L > {record['threshold']:g}. Below: avg_L, "
         f"the mean of L; dotted: the threshold of L. {_L}. Whiskers: 95 % intervals over "
-        f"{_photos(record)}. “mean” is the mean over the generators."
+        f"{_photos(record)}. “mean” is the mean over the generators.{stated_purposes(record)}"
     )
 
 
@@ -66,16 +66,17 @@ def caption_of_outputs(record: Mapping[str, Any]) -> str:
     """What the sheet of an ablation shows."""
     return (
         "The first photo (top row), its protected copies (one row for each way), and every "
-        f"generator's edits of them. L as above; {_red(record)}."
+        f"generator's edits of them. L as above; {_red(record)}.{stated_purposes(record)}"
     )
 
 
-def caption_of_gradients() -> str:
+def caption_of_gradients(record: Mapping[str, Any]) -> str:
     """What the lines of Figure 2 show."""
     return (
         "Means over photos at each step: (a) between the gradients of a model's domains, the mean "
         "over their pairs; (b) between those of two models. Theorem 1: the share of photos in "
         "which w · grad_j, or sign(w) · grad_j, is positive for every model j."
+        f"{stated_purposes(record)}"
     )
 
 
@@ -86,7 +87,7 @@ def caption_of_edits(record: Mapping[str, Any]) -> str:
     return (
         f"{photos} above its protected copy (T = {config['steps']}, ε = {config['epsilon']:g}). "
         "Left: the photo; right of it: what each generator makes of it, a column for each edit. "
-        f"{_L}; {_red(record)}."
+        f"{_L}; {_red(record)}.{stated_purposes(record)}"
     )
 
 
@@ -162,7 +163,7 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         f"## {title}",
         "",
-        shown("figure2", title, caption_of_gradients()),
+        shown("figure2", title, caption_of_gradients(record)),
         f"{protocol} {ELSEWHERE}" if record["made_with"] else protocol,
         "",
         "| gradients of | cosine | norm ratio |",

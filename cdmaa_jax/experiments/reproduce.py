@@ -266,7 +266,10 @@ class _Lab:
         record = {"claims": [vars(claim) for claim in found], "results": list(records)}
         elsewhere = _made_elsewhere(records)
         record |= {**tables.about(self._study, self._skipped), "made_with": elsewhere}
-        parts = ["# The paper's experiments, measured again", "", "## The paper's claims", ""]
+        parts = ["# The paper's experiments, measured again", ""]
+        if purposes := tables.stated_purposes(record).strip():
+            parts += [purposes, ""]
+        parts += ["## The paper's claims", ""]
         if len(self._study.crops) < claims.FEWEST:
             parts += [f"Of fewer than {claims.FEWEST} photos no claim can hold.", ""]
         if elsewhere:

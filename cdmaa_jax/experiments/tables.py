@@ -83,8 +83,32 @@ def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
         "attributes": None if study.labels is None else list(study.labels.attributes),
         "image_size": study.size,
         "ensemble": report.describe(study.ensemble)["generators"],
+        "purposes": _purposes(study),
         **report.made_with(),
     }
+
+
+def _purposes(study: Study) -> dict[str, str]:
+    """Generator name to the purpose that its metadata state, of those that state one."""
+    pairs = zip(study.ensemble.generators, study.ensemble.metadata, strict=True)
+    stated = {generator.name: metadata.extra.get("purpose") for generator, metadata in pairs}
+    return {name: " ".join(str(purpose).split()) for name, purpose in stated.items() if purpose}
+
+
+def stated_purposes(record: Mapping[str, Any]) -> str:
+    """A sentence to put after others, `` Generators: demonstration weights.``; empty without any.
+
+    It names the generators of a purpose that not all have.
+    """
+    names: dict[str, list[str]] = {}
+    for name, purpose in record["purposes"].items():
+        names.setdefault(purpose, []).append(name)
+    every = len(record["ensemble"])
+    parts = [
+        purpose if len(some) == every else f"{purpose} ({', '.join(some)})"
+        for purpose, some in names.items()
+    ]
+    return f" Generators: {'; '.join(parts)}." if parts else ""
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
@@ -134,8 +158,8 @@ def _protocol(record: Mapping[str, Any]) -> str:
         f"attack_rate, the share of image and edit pairs with L > {record['threshold']:g}, with "
         f"its 95 % interval over images ({UNANIMOUS}), and avg_L in brackets; T = "
         f"{record['steps']}; {len(images)} photos{faces} as crops of {record['image_size']} px, "
-        f"saved as 8-bit files and read back, seed {record['seed']}. The row “mean” is the mean "
-        "over the models."
+        f"saved as 8-bit files and read back, seed {record['seed']}.{stated_purposes(record)} "
+        "Pairs in which the edit changes little count. The row “mean” is the mean over the models."
     )
     tuned = [name for name, facts in record["facts"].items() if facts.get(TUNED_ON) == ON_TESTED]
     if tuned:

@@ -45,7 +45,7 @@ from cdmaa_jax.experiments.runner import (
     measure_column,
 )
 from cdmaa_jax.experiments.sources import find_source
-from cdmaa_jax.experiments.tables import _tuning, about
+from cdmaa_jax.experiments.tables import _tuning, about, stated_purposes
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import read_photo
@@ -282,9 +282,42 @@ def test_the_papers_figures_stand_in_columns_of_their_own(ensemble, folder, tmp_
     assert record["paper"]["source"] == paper.SOURCE
     text = (tmp_path / "out" / "table3.md").read_text()
     assert f"; T = {record['steps']}; 2 photos" in text and f"{paper.SOURCE}, of T = 80." in text
-    assert "Tuned on" not in text
+    assert "Tuned on" not in text and "Pairs in which the edit changes little count." in text
     table = (tmp_path / "out" / "table3.md").read_text().split("\n| ")
     assert table[1].split(" | ")[1:5] == ["single gradient", "paper", "iterative gradient", "paper"]
+
+
+def test_the_purpose_that_generators_state_is_with_their_figures(ensemble, folder, tmp_path):
+    """In the text of each result, but not among what decides its figures: none is made again."""
+    what, works = ("table4", "figure2", "figure4", "figure7"), []
+    without = run(request_of(folder, ensemble, tmp_path / "out", *what, images=1))
+    stated = [dataclasses.replace(m, extra={"purpose": "a\ntest"}) for m in ensemble.metadata]
+    request = request_of(
+        folder, with_metadata(ensemble, *stated), tmp_path / "out", *what, images=1
+    )
+    found = run(request, Listener(plan=works.extend))
+    assert works and all(work.done == work.total for work in works)
+    for path, text in found.items():
+        plain = text.replace(" Generators: a test.", "").replace("Generators: a test.\n\n", "")
+        assert plain == without[path] != text
+    purposes = {"stargan": "a test", "ugatit": "a test"}
+    assert read(tmp_path / "out", "table4")["purposes"] == purposes
+
+
+def with_metadata(ensemble, *metadata):
+    return dataclasses.replace(ensemble, metadata=metadata)
+
+
+def test_a_purpose_that_not_all_generators_state_is_said_of_those_that_do(study):
+    first, *others = study.ensemble.metadata
+    first = dataclasses.replace(first, extra={"purpose": "demonstration weights"})
+    mixed = dataclasses.replace(study, ensemble=with_metadata(study.ensemble, first, *others))
+    assert stated_purposes(about(mixed)) == " Generators: demonstration weights (stargan)."
+
+
+def test_the_bundled_generators_state_that_they_are_for_demonstration(study):
+    bundled = about(dataclasses.replace(study, ensemble=load_ensemble("demo")))
+    assert stated_purposes(bundled) == " Generators: demonstration weights."
 
 
 def test_the_figures_are_those_of_the_saved_files(study):
