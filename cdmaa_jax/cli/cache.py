@@ -11,6 +11,8 @@ from pathlib import Path
 from cdmaa_jax.cli.output import say
 
 CACHE_VARIABLE = "CDMAA_CACHE_DIR"
+JAX_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+"""Counts where the first is not set."""
 
 
 def keep_programs() -> AbstractContextManager[None]:
@@ -48,7 +50,7 @@ def _cache_folder() -> Path:
     Raises:
       RuntimeError: the user has no home folder.
     """
-    chosen = os.environ.get(CACHE_VARIABLE) or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    chosen = os.environ.get(CACHE_VARIABLE) or os.environ.get(JAX_VARIABLE)
     if chosen:
         return Path(chosen)
     if sys.platform == "win32":

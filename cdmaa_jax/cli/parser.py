@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cdmaa_jax.cli import commands
-from cdmaa_jax.cli.cache import CACHE_VARIABLE
+from cdmaa_jax.cli.cache import CACHE_VARIABLE, JAX_VARIABLE
 from cdmaa_jax.cli.output import show
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-cache", action="store_true",
         help=f"neither use nor keep compiled programs (they are kept in the user's cache folder, "
-        f"or in ${CACHE_VARIABLE})",
+        f"or in ${CACHE_VARIABLE} or ${JAX_VARIABLE})",
     )  # fmt: skip
 
 

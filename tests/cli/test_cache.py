@@ -48,6 +48,16 @@ def test_the_cache_is_kept_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
     assert "not kept" in capsys.readouterr().err
 
 
+def test_the_cache_is_also_where_jax_is_told_to_keep_it(call, tmp_path, monkeypatch):
+    monkeypatch.delenv(cache.CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.fspath(tmp_path / "jax"))
+    assert cache.folder_for_people() == os.fspath(tmp_path / "jax")
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(tmp_path / "ours"))
+    assert cache.folder_for_people() == os.fspath(tmp_path / "ours")
+    _, out, _ = call("demo", "--help", options=())
+    assert "$CDMAA_CACHE_DIR or $JAX_COMPILATION_CACHE_DIR" in " ".join(out.split())
+
+
 def test_a_cache_folder_that_cannot_be_written_into(tmp_path, monkeypatch, capsys):
     def refuse(**_):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -65,7 +75,7 @@ def test_without_a_home_nothing_is_kept(call, monkeypatch, capsys):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
 
-    for name in (cache.CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in (cache.CACHE_VARIABLE, cache.JAX_VARIABLE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cache.Path, "home", homeless)
     process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo))
