@@ -427,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--images", type=commands.positive,
         help="of attacks and posted: only the first so many test portraits",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random; default: 0")
     parser.add_argument(
         "--only", nargs="+", choices=[*attacks(ENSEMBLE)], metavar="ATTACK", default=[],
         help="these rows of the attacks' table (default: all)",

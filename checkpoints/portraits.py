@@ -633,7 +633,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the data and counts it; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m checkpoints.portraits",
-        description=__doc__.splitlines()[0] if __doc__ else None,
+        description="Prepares the training data of the bundled generators and prints the counts of "
+        "their labels.",
     )
     parser.add_argument("folder", type=Path, help="folder with portraits.csv and photos/")
     parser.add_argument(

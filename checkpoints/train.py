@@ -582,7 +582,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--overwrite", action="store_true",
         help="replace a generator in --out, when the training has ended",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random; default: 0")
     parser.add_argument(
         "--steps", type=commands.positive,
         help=f"generator steps, rounded up to a multiple of {CHUNK} (default: the recipe's)",

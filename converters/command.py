@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         summary = _convert(args) if args.to_torch is None else _convert_back(args)
     except ImportError as error:
-        return _fail(f"{error.name} is not installed; pip install 'cdmaa-jax[convert]'")
+        what = "run pip install '.[convert]' in the folder of cdmaa-jax"
+        return _fail(f"{error.name} is not installed; {what}")
     except (ConversionError, CheckpointError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:

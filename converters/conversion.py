@@ -172,7 +172,7 @@ def _check_target(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise ConversionError(f"{path}: is a folder; choose another file")
     if not overwrite:
-        raise ConversionError(f"{path}: exists; choose another file, or ask to overwrite it")
+        raise ConversionError(f"{path}: exists; choose another file, or replace it (--force)")
     try:
         files.read_file(path)
     except ConversionError as error:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def report_as_text(report: dict[str, Any]) -> str:
-    """A report's figures as two tables, one of the models and one of the photos."""
+    """A report's figures as two tables, one of the generators and one of the photos."""
     return f"{_table(_model_rows(report))}\n\n{_table(_photo_rows(report))}"
 
 
@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 def _model_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield "model", "edit", "avg L", f"L > {report['threshold']:g}"
+    yield "generator", "edit", "avg L", f"L > {report['threshold']:g}"
     for name, model in report["models"].items():
         yield name, "all", f"{model['avg_l']:.4f}", f"{model['attack_rate']:.1%}"
         for domain, figures in model["domains"].items() if len(model["domains"]) > 1 else ():

@@ -25,7 +25,7 @@ def check() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingLibrary(
             "matplotlib, which draws the charts, is not installed; "
-            "run: pip install 'cdmaa-jax[reproduce]'"
+            "run pip install '.[reproduce]' in the folder of cdmaa-jax"
         )
 
 

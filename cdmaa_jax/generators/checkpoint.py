@@ -378,7 +378,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         what = f"holds {others[0]} beside a generator"
         raise CheckpointError(f"{target}: {what}; move that elsewhere or choose another directory")
     if not overwrite:
-        raise CheckpointError(f"{target}: exists; choose another directory, or ask to overwrite it")
+        what = "choose another directory, or replace it (overwrite=True; cdmaa-convert --force)"
+        raise CheckpointError(f"{target}: exists; {what}")
 
 
 def _is_ours(directory: Path) -> bool:

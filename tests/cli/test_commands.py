@@ -19,7 +19,7 @@ def test_protect_prints_figures_on_stdout_and_the_rest_on_stderr(protect, tmp_pa
     status, out, err = protect(save_photo(tmp_path / "a.png"), save_photo(tmp_path / "b.jpg", 1))
     assert status == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["model", "edit", "avg", "L", "L", ">", "0.05"]
+    assert lines[0].split() == ["generator", "edit", "avg", "L", "L", ">", "0.05"]
     assert next(line for line in lines if line.startswith("a.png")).split()[-1].startswith("0.")
     assert "compiling" in err and "2 done" in err and "photos/s" in err
     assert "compiling" not in out and not errors(err)

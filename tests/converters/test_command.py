@@ -80,7 +80,7 @@ def test_without_torch(monkeypatch, capsys):
 
     monkeypatch.setattr(builtins, "__import__", no_torch)
     assert main(["stargan", "a.pth", "--out", "out"]) == 1
-    assert "torch is not installed; pip install 'cdmaa-jax[convert]'" in capsys.readouterr().err
+    assert "torch is not installed; run pip install '.[convert]' in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments, message", [

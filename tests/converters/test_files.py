@@ -173,7 +173,7 @@ def test_the_way_back(tmp_path, capsys, arch, suffix):
     same(found.params, load_params(out)[1])
     assert sorted(os.listdir(tmp_path)) == sorted(["a.pth", back.name, "out"])
     assert main([arch, out, "--to-torch", str(back)]) == 1
-    assert "exists; choose another file" in capsys.readouterr().err
+    assert "exists; choose another file, or replace it (--force)" in capsys.readouterr().err
     assert main([arch, out, "--to-torch", str(back), "--force"]) == 0
 
 
@@ -266,7 +266,10 @@ def test_existing_output(tmp_path, capsys):
     command = ["stargan", str(path), "--out", str(tmp_path / "out"), *options("stargan")]
     assert main(command) == 0
     assert main(command) == 1
-    assert "out: exists; choose another directory, or ask" in capsys.readouterr().err
+    assert "out: exists; choose another directory, or replace it (" in (
+        err := capsys.readouterr().err
+    )
+    assert "cdmaa-convert --force" in err
     assert main([*command, "--force", "--name", "other", "--dtype", "float16"]) == 0
     assert load_generator(tmp_path / "out").name == "other"
     (tmp_path / "photos").mkdir()

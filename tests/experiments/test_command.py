@@ -87,7 +87,10 @@ def test_without_matplotlib_it_says_what_to_install_before_it_works(call, monkey
         importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name)
     )
     status, _, err = call("table1")
-    assert status == 1 and "pip install 'cdmaa-jax[reproduce]'" in errors(err)[0]
+    assert (
+        status == 1
+        and "run pip install '.[reproduce]' in the folder of cdmaa-jax" in errors(err)[0]
+    )
     assert not (tmp_path / "out").exists()
 
 
