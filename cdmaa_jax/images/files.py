@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from cdmaa_jax.disk import LOCK, TO_READ, FileError, read_bytes, translated
+from cdmaa_jax.disk import TO_READ, FileError, read_bytes, translated
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
@@ -63,6 +64,13 @@ _TURNS = {
 """The transposition to upright, by Exif orientation."""
 _LARGEST_TEXT = 64 * 2**20
 """Most bytes of a PNG's unpacked colour profile or text; printers' profiles take a few million."""
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+"""Markers in a JPEG that a length follows, and the end's."""
+_MOST_SCANS = 100
+"""Most scans of a JPEG, each of which takes a pass over all pixels; progressive ones have ten."""
+_LIMITS = threading.RLock()
+"""Held while Pillow's limits, which are global, are changed."""
 _GAMMA = 1 / 2.2
 """The gamma that stands for sRGB in a PNG."""
 
@@ -152,6 +160,7 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
         if image.format == "TIFF" and _VERSION_OF_DNG in _tags(image):
             raise _raw(path)
         _check_size(path, *image.size, max_pixels)
+        _check_scans(path, data)
         with _damaged(path):
             image.load()
             if getattr(image, "is_animated", False) and (what := _SEVERAL.get(image.format or "")):
@@ -201,6 +210,23 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
             f"{width} x {height} pixels are too few to hold a face",
             f"give a picture of at least {MIN_SIDE} pixels a side",
         )
+
+
+def _check_scans(path: Path, data: bytes) -> None:
+    if data.startswith(b"\xff\xd8") and _scans(data) > _MOST_SCANS:
+        what = f"it has more than {_MOST_SCANS} scans, which would take long to decode"
+        raise FileError(path, what, "save it again with another program")
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has, without those of thumbnails in its segments."""
+    if data.count(_SCAN) <= _MOST_SCANS:  # nearly always, and quicker
+        return data.count(_SCAN)
+    scans, at = 0, 2
+    while (found := _MARKER.search(data, at)) and found[0] != _END:
+        scans += found[0] == _SCAN
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return scans
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
@@ -327,7 +353,7 @@ def _space(profile: bytes) -> bytes:
 def _unlimited() -> Iterator[None]:
     """Turns off Pillow's pixel limit, left to ``_check_size``, and raises its text limit."""
     png = PngImagePlugin
-    with LOCK:
+    with _LIMITS:
         before = Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK
         Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK = None, _LARGEST_TEXT
         try:

@@ -2,13 +2,14 @@
 
 import io
 import struct
+import threading
 import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from cdmaa_jax import disk
 from cdmaa_jax.disk import FileError
@@ -413,6 +414,45 @@ def test_one_clear_line(tmp_path, make, what):
     with pytest.raises(FileError, match=what) as caught:
         read_photo(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_of_hundreds_of_scans_none_is_decoded(tmp_path, monkeypatch):
+    whole = saved(tmp_path, picture(height=32, width=32), "a.jpg", progressive=True).read_bytes()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    path = tmp_path / "many.jpg"
+    path.write_bytes(whole[:-2] + 80 * last + whole[-2:])
+    assert read_photo(path).size == (32, 32)
+    path.write_bytes(whole[:-2] + 100 * last + whole[-2:])
+    monkeypatch.setattr(
+        JpegImagePlugin.JpegImageFile, "load", lambda self: pytest.fail("it is decoded")
+    )
+    with pytest.raises(FileError, match="more than 100 scans"):
+        read_photo(path)
+
+
+def test_scans_in_a_note_or_after_the_end_are_not_the_photos(tmp_path):
+    path = saved(tmp_path, picture(), "a.jpg", comment=300 * b"\xff\xda")
+    path.write_bytes(path.read_bytes() + 300 * b"\xff\xda")
+    assert read_photo(path).size == (20, 30)
+
+
+def test_the_process_may_end_while_a_photo_is_decoded(tmp_path, monkeypatch):
+    def end():
+        if disk.LOCK.acquire(timeout=5):
+            disk.LOCK.release()
+            free.append(True)
+
+    def load(self):
+        thread = threading.Thread(target=end)
+        thread.start()
+        thread.join()
+        raise OSError("no more is needed")
+
+    path, free = saved(tmp_path, picture()), []
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(FileError):
+        read_photo(path)
+    assert free == [True]
 
 
 def test_the_limit_can_be_raised(tmp_path):
