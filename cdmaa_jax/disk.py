@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,12 +72,26 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def refuse_pipes(path: Path) -> None:
+    """Checks that a path does not lead to a pipe or a device, whose reading may never end.
+
+    Raises:
+      FileError: it is, or it cannot be looked at.
+    """
+    with translated(path, TO_READ):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            what = "it is a pipe or a device, not a file"
+            raise FileError(path, what, "copy what it gives to a file")
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits.
 
     Raises:
       FileError: the file cannot be read.
     """
+    refuse_pipes(path)
     with translated(path, TO_READ), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -137,6 +137,12 @@ def test_a_file_that_has_the_name_of_a_staged_one_is_kept(tmp_path, monkeypatch)
     assert (tmp_path / "a").read_bytes() == b"ours" and os.listdir(tmp_path) == ["a"]
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(FileError, match="a pipe or a device, not a file"):
+        disk.sha256_of(tmp_path / "a")
+
+
 def test_folders(tmp_path):
     disk.make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from cdmaa_jax.disk import TO_READ, FileError, read_bytes, translated
+from cdmaa_jax.disk import TO_READ, FileError, read_bytes, refuse_pipes, translated
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
@@ -108,8 +108,9 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
       max_pixels: larger photos are refused before they are decoded.
 
     Raises:
-      FileError: the file is missing, damaged, no photo, too large or too small.
+      FileError: the file is missing, damaged, no photo, too large or too small, or no regular file.
     """
+    refuse_pipes(path)
     data = read_bytes(path)
     if path.suffix.lower() in _RAW:
         raise _raw(path)

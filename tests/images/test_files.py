@@ -1,6 +1,7 @@
 """Photos on disk: awkward pictures in, complete files out."""
 
 import io
+import os
 import struct
 import threading
 import zlib
@@ -395,6 +396,8 @@ def _truncated(path):
     [
         (lambda path: None, "no such file"),
         (lambda path: path.mkdir(), "folder"),
+        (lambda path: os.mkfifo(path), "a pipe or a device, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "a pipe or a device, not a file"),
         (lambda path: path.write_bytes(b""), "empty"),
         (lambda path: path.write_text("hello, world"), "no picture"),
         (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 99), "HEIC"),
