@@ -143,9 +143,11 @@ def locked(folder: Path) -> Iterator[bool]:
     locked and nothing removed. Yields whether the folder is locked.
 
     Raises:
-      FileError: another has it.
+      FileError: another has it, or a link is in its place.
     """
     path = folder / _LOCK_FILE
+    if path.is_symlink():
+        raise FileError(path, "it is a link, not the lock of a run", "remove it and run again")
     lock = FileLock(path, blocking=False)
     with translated(folder, _TO_WRITE):
         try:
