@@ -34,6 +34,8 @@ ABLATIONS = {"figure5": "table2", "figure6": "table3", "figure7": "table4"}
 """Figure to the table whose columns it shows."""
 WHAT = (*TABLES[:4], "figure2", "figure4", *ABLATIONS, "related")
 RESULTS = "results"
+_FORMAT = "cdmaa-jax results"
+_FORMATS = (tables.FORMAT, figures.FORMAT, _FORMAT)
 SAME_STUDY = ("images", "attributes", "seed", "ensemble", "steps")
 """The keys in which results must agree to be reported together."""
 
@@ -136,6 +138,26 @@ def _check(request: Request) -> None:
         if folder is not None and disk.real_path(folder) == disk.real_path(request.out):
             what = "its photos and the charts that are written would be mixed"
             raise FileError(request.out, what, "choose another --out")
+    for name in (*request.what, RESULTS):
+        _check_place(request.out, name)
+
+
+def _check_place(out: Path, name: str) -> None:
+    """Raises FileError if a result would replace a file that no earlier run wrote."""
+    if _is_ours(read_record(out / f"{name}.json")):
+        return
+    pictures = [] if name == RESULTS else [".png"]
+    pictures += ["-outputs.png"] if name in ABLATIONS else []
+    for suffix in (".json", ".md", *pictures):
+        path = out / f"{name}{suffix}"
+        if path.exists():
+            what = "it exists and is no result of this program"
+            raise FileError(path, what, "move it elsewhere, or choose another --out")
+
+
+def _is_ours(record: Mapping[str, Any]) -> bool:
+    """Whether a result's record is of this program; the claims had no format once."""
+    return record.get("format") in _FORMATS or record.keys() >= {"claims", "results", "ensemble"}
 
 
 def _study(request: Request, source: Source, listener: Listener) -> tuple[Study, list[str]]:
@@ -263,7 +285,8 @@ class _Lab:
         """Writes the verdicts on the paper's claims by this study's results in the folder."""
         records = self._records()
         found = claims.judge(records)
-        record = {"claims": [vars(claim) for claim in found], "results": list(records)}
+        judged = [vars(claim) for claim in found]
+        record = {"format": _FORMAT, "claims": judged, "results": list(records)}
         elsewhere = _made_elsewhere(records)
         record |= {**tables.about(self._study, self._skipped), "made_with": elsewhere}
         parts = ["# The paper's experiments, measured again", ""]

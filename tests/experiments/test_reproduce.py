@@ -34,6 +34,7 @@ from cdmaa_jax.experiments.reproduce import (
     WHAT,
     Listener,
     Request,
+    _check,
     _study,
     reproduce,
 )
@@ -589,6 +590,32 @@ def test_results_are_not_written_among_the_photos(ensemble, folder, tmp_path):
     with pytest.raises(FileError, match="would be mixed"):
         run(dataclasses.replace(request, tune_photos=tmp_path / "out"))
     assert len(list(folder.iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["table3.png", "results.md", "figure6-outputs.png", "results.json", "table3.json"]
+)
+def test_files_of_others_are_not_replaced(ensemble, folder, tmp_path, name):
+    request = request_of(folder, ensemble, tmp_path / "out", "table3", "figure6", images=2)
+    request.out.mkdir()
+    (request.out / name).write_text('{"claims": []}')
+    with pytest.raises(FileError, match=f"{name}: it exists and is no result of this program"):
+        run(request)
+    assert [path.name for path in request.out.iterdir()] == [name]
+
+
+def test_results_of_earlier_versions_are(ensemble, folder, tmp_path):
+    """Their claims had no format."""
+    request = request_of(folder, ensemble, tmp_path, images=2)
+    for name, record in (
+        ("results", {"claims": [], "results": [], "ensemble": []}),
+        ("table3", {"format": "cdmaa-jax table"}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+        (tmp_path / f"{name}.md").write_text("")
+    (tmp_path / "table3.png").write_bytes(b"")
+    (tmp_path / "figure6.png").write_bytes(b"of the user, and not replaced by this request")
+    _check(request)
 
 
 @pytest.mark.parametrize("damage", ["copy", "no report", "bad report"])
