@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cdmaa_jax.cli import print_any_name
+from cdmaa_jax.cli import print_any_name, printable
 from cdmaa_jax.generators.checkpoint import DTYPES, CheckpointError, Metadata, read_metadata
 from cdmaa_jax.generators.cyclegan import PADDINGS
 from cdmaa_jax.generators.norms import STATISTICS
@@ -147,18 +147,17 @@ def _human(summary: dict[str, Any]) -> str:
         f"domains: {', '.join(summary['domains'])}",
     ]
     if "ignored" not in summary:
-        return "\n".join([*lines, f"wrote {summary['written']}{place}"])
-    return "\n".join(
-        [
-            *lines,
+        lines.append(f"wrote {summary['written']}{place}")
+    else:
+        lines += [
             f"read the state dict{place or ' (bare)'}; "
             f"ignored {len(summary['ignored'])} tensors that no output depends on",
             f"wrote {summary['written']}",
             f"next: cdmaa protect PHOTO --out protected --ensemble {summary['written']}",
         ]
-    )
+    return "\n".join(map(printable, lines))
 
 
 def _fail(message: str, status: int = 1) -> int:
-    print(f"cdmaa-convert: error: {message}", file=sys.stderr)
+    print(printable(f"cdmaa-convert: error: {message}"), file=sys.stderr)
     return status

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cdmaa_jax.cli.cache import folder_for_people
+from cdmaa_jax.cli.output import printable
 
 
 def gather_facts(names: Sequence[str] | None) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def facts_as_text(facts: dict[str, Any]) -> str:
             lines.append(f"    {member['name']}, {member['image_size']} px: {edits}")
             if member["attributes"]:
                 lines.append(f"      labels: {', '.join(member['attributes'])}")
-    return "\n".join(lines if facts["ensembles"] else [*lines, "  none in this installation"])
+    lines += [] if facts["ensembles"] else ["  none in this installation"]
+    return "\n".join(map(printable, lines))
 
 
 def _members(names: Sequence[str]) -> list[dict[str, Any]]:

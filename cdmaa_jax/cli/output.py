@@ -26,13 +26,18 @@ def show(text: str, end: str = "\n") -> None:
 
 def say(text: object) -> None:
     """Prints a notice to stderr."""
-    _to_stderr(f"cdmaa: {text}")
+    _to_stderr(printable(f"cdmaa: {text}"))
 
 
 def fail(error: object) -> int:
     """Prints an error to stderr on one line, and returns the matching exit status."""
-    _to_stderr(f"cdmaa: error: {' '.join(str(error).split())}")
+    _to_stderr(printable(f"cdmaa: error: {' '.join(str(error).split())}"))
     return 1
+
+
+def printable(line: str) -> str:
+    """A line without what could command the terminal or begin a new line, which is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def print_any_name() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cdmaa_jax.cli.output import printable
+
 if TYPE_CHECKING:
     from cdmaa_jax.photos import Outcome
 
@@ -59,7 +61,7 @@ def _photo_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
     """Rows as lines of text, with words aligned to the left and figures to the right."""
-    rows = list(rows)
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = [i > 0 and any(c.isdigit() for c in rows[1][i]) for i in range(len(widths))]
     lines = [

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from cdmaa_jax.cli.facts import facts_as_text
+from cdmaa_jax.cli.output import fail, say
+from cdmaa_jax.cli.text import _table
 from tests.cli.processes import ROOT, buffered, errors, start
 from tests.tiny import save_photo
 
@@ -18,6 +21,21 @@ def test_names_that_the_terminal_cannot_show_are_escaped(ensemble, tmp_path):
     )  # fmt: skip
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and "photo-\\u03c9.png" in out and not errors(err)
+
+
+def test_names_do_not_command_the_terminal(capsys):
+    name, shown = "\x1b[2Ka\ncdmaa: b\u202egpj.\udce9", r"\x1b[2Ka\ncdmaa: b\u202egpj.\udce9"
+    say(f"{name}: note")
+    fail(f"{name}: it is damaged")
+    note, error = capsys.readouterr().err.splitlines()
+    assert note == f"cdmaa: {shown}: note"
+    assert error == rf"cdmaa: error: {shown}: it is damaged".replace(r"\n", " ")
+    assert _table([("photo", "n"), (name, "1")]).splitlines()[2:] == [f"{shown}  1"]
+    generator = {"name": name, "image_size": 8, "domains": [name], "attributes": []}
+    ensemble = {"path": name, "generators": [generator]}
+    empty = {"devices": [], "versions": {}, "architectures": {}, "cache": name}
+    lines = facts_as_text({**empty, "ensembles": {"a": ensemble}}).splitlines()
+    assert lines[-2:] == [f"  a ({shown})", f"    {shown}, 8 px: {shown}"]
 
 
 def test_without_a_place_for_messages_nothing_is_wrong(ensemble, tmp_path):

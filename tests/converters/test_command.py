@@ -54,6 +54,12 @@ def test_an_error_is_one_line_and_leaves_nothing(tmp_path, capsys):
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
+def test_keys_do_not_command_the_terminal(tmp_path, capsys):
+    path = write(tmp_path / "a.pth", {"\x1b[2J\nwrote out": official("stargan")})
+    assert main(["stargan", str(path), "--out", str(tmp_path / "out"), *options("stargan")]) == 1
+    assert r"it has \x1b[2J\nwrote out, choose with --part" in capsys.readouterr().err
+
+
 def test_an_unwritable_output(tmp_path, capsys):
     path = write(tmp_path / "a.pth", official("stargan"))
     out = str(path / "out")
