@@ -121,8 +121,12 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     commit(staged)
 
 
-def make_folder(path: Path) -> None:
-    """Creates a folder to write into, with its parents.
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Creates a folder to write into, with its parents; one that is there keeps its permissions.
+
+    Args:
+      path: of the folder.
+      mode: its permissions, less those that the process's mask takes away.
 
     Raises:
       FileError: it cannot be made, is a file, or cannot be written into.
@@ -130,7 +134,7 @@ def make_folder(path: Path) -> None:
     with translated(path, _TO_WRITE):
         if path.exists() and not path.is_dir():
             raise FileError(path, "it is a file, not a folder", _TO_WRITE)
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
 

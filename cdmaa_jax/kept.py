@@ -32,6 +32,10 @@ from jax import export
 
 from cdmaa_jax import disk, processor
 
+TRACED = "traced"
+"""The folder of traced programs, in that of the compiled ones."""
+PRIVATE = 0o700
+"""Permissions of these folders: what is in them is run."""
 _LOG = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -111,7 +115,7 @@ def program(
     key = name, tuple(compiler_options.items())
     with _LOCK:
         if key not in _programs:
-            path = folder / "traced" / name
+            path = folder / TRACED / name
             exported = _read(path) or _trace(path, function, static, arguments)
             _programs[key] = jax.jit(exported.call, compiler_options=compiler_options)
         return _programs[key]
@@ -128,7 +132,7 @@ def _trace(
     exported = export.export(jax.jit(of_leaves))(*leaves)
     data = bytes(exported.serialize())
     try:
-        disk.make_folder(path.parent)
+        disk.make_folder(path.parent, PRIVATE)
         disk.write_whole(path, hashlib.sha256(data).digest() + data)
     except disk.FileError as error:
         _LOG.warning("a traced program is not kept: %s", error)

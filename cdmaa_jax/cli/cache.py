@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from cdmaa_jax.cli.output import say
@@ -13,10 +15,11 @@ from cdmaa_jax.cli.output import say
 CACHE_VARIABLE = "CDMAA_CACHE_DIR"
 JAX_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 """Counts where the first is not set."""
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def keep_programs() -> AbstractContextManager[None]:
-    """Keeps compiled programs in the cache folder, or does without if it cannot be made."""
+    """Keeps compiled programs in the cache folder, or does without if it cannot be made or is unsafe."""
     import jax
 
     from cdmaa_jax import kept
@@ -24,12 +27,14 @@ def keep_programs() -> AbstractContextManager[None]:
 
     try:
         folder = _cache_folder()
-        make_folder(folder)
+        make_folder(folder, kept.PRIVATE)
+        why = _why_unsafe(folder) or _why_unsafe(folder / kept.TRACED)
     except RuntimeError:  # there is no home folder
-        say(f"compiled programs are not kept: set {CACHE_VARIABLE} to a folder for them")
-        return kept.programs_in(None)
+        why = f"set {CACHE_VARIABLE} to a folder for them"
     except FileError as error:
-        say(f"compiled programs are not kept: {error.path}: {error.what}")
+        why = f"{error.path}: {error.what}"
+    if why is not None:
+        say(f"compiled programs are not kept: {why}")
         return kept.programs_in(None)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -50,14 +55,36 @@ def _cache_folder() -> Path:
     Raises:
       RuntimeError: the user has no home folder.
     """
-    chosen = os.environ.get(CACHE_VARIABLE) or os.environ.get(JAX_VARIABLE)
-    if chosen:
+    if (chosen := _chosen()) is not None:
         return Path(chosen)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "cdmaa-jax"
+
+
+def _chosen() -> str | None:
+    """The folder that the user chose."""
+    chosen = os.environ.get(CACHE_VARIABLE) or os.environ.get(JAX_VARIABLE)
+    return chosen or None
+
+
+def _why_unsafe(folder: Path) -> str | None:
+    """Why programs in a folder should not be run, if others can put some there.
+
+    The default folder, which earlier versions made as the process's mask has it, is closed to them.
+    """
+    if not hasattr(os, "geteuid") or not folder.exists():
+        return None
+    if folder.stat().st_uid != os.geteuid():
+        return f"{folder}: it is another user's; set {CACHE_VARIABLE} to a folder of your own"
+    if folder.stat().st_mode & _OTHERS and _chosen() is None:
+        with suppress(OSError):  # some file systems have no permissions
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~_OTHERS)
+    if folder.stat().st_mode & _OTHERS:
+        return f"{folder}: others can write into it; run: chmod go-w {shlex.quote(str(folder))}"
+    return None
 
 
 @contextmanager

@@ -71,6 +71,49 @@ def test_a_cache_folder_that_cannot_be_written_into(tmp_path, monkeypatch, capsy
     )
 
 
+@pytest.fixture
+def kept_in(monkeypatch):
+    """The folder in which a run keeps programs, or None."""
+
+    def find():
+        settings = {}
+        monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+        with process._use_cache(argparse.Namespace(no_cache=False, run=commands.demo)):
+            return settings.get("jax_compilation_cache_dir")
+
+    return find
+
+
+def test_programs_that_others_can_write_are_not_run(tmp_path, monkeypatch, capsys, kept_in):
+    folder = tmp_path / "its cache"
+    monkeypatch.setenv(cache.CACHE_VARIABLE, os.fspath(folder))
+    assert kept_in() == os.fspath(folder) and folder.stat().st_mode & 0o777 == 0o700
+    assert capsys.readouterr().err == ""
+    for opened in (folder, folder / "traced"):
+        opened.mkdir(exist_ok=True)
+        opened.chmod(0o770)
+        assert kept_in() is None and opened.stat().st_mode & 0o777 == 0o770
+        what = f"{opened}: others can write into it; run: chmod go-w '{opened}'"
+        assert capsys.readouterr().err == f"cdmaa: compiled programs are not kept: {what}\n"
+        opened.chmod(0o755)
+        assert kept_in() == os.fspath(folder)
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    assert kept_in() is None and "another user's" in capsys.readouterr().err
+
+
+def test_the_default_folder_is_closed_to_others(tmp_path, monkeypatch, capsys, kept_in):
+    """Earlier versions left it open where the mask of the process did."""
+    for name in (cache.CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))
+    folder = tmp_path / "cdmaa-jax"
+    (folder / "traced").mkdir(parents=True)
+    for each in (folder, folder / "traced"):
+        each.chmod(0o775)
+    assert kept_in() == os.fspath(folder) and capsys.readouterr().err == ""
+    assert {each.stat().st_mode & 0o777 for each in (folder, folder / "traced")} == {0o755}
+
+
 def test_without_a_home_nothing_is_kept(call, monkeypatch, capsys):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
