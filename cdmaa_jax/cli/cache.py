@@ -19,7 +19,7 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def keep_programs() -> AbstractContextManager[None]:
-    """Keeps compiled programs in the cache folder, or does without if it cannot be made or is unsafe."""
+    """Keeps compiled programs in the cache folder, unless it cannot be made or is unsafe."""
     import jax
 
     from cdmaa_jax import kept

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from cdmaa_jax.disk import TO_READ, FileError, read_bytes, refuse_pipes, translated
+from cdmaa_jax.images.profiles import colours_of
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
@@ -39,6 +40,7 @@ _SEVERAL = {
     "TIFF": "of several pages: only its first is used",
 }
 """The note on a file that holds several pictures, by its format."""
+_UNUSABLE = "its colour profile cannot be used: colours may differ"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -272,7 +274,10 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
-    """8-bit RGB or RGBA. Profiles of grey, CMYK and Lab pictures are applied and dropped."""
+    """8-bit RGB or RGBA. Profiles of grey, CMYK and Lab pictures are applied and dropped.
+
+    Those of RGB are kept, without what is no colour.
+    """
     profile = image.info.get("icc_profile")
     gamma = None if "srgb" in image.info else image.info.get("gamma")
     if image.mode in _GREY_16:
@@ -285,8 +290,10 @@ def _to_rgb(path: Path, image: Image.Image, notes: list[str]) -> Image.Image:
     if profile and _space(profile) == b"GRAY" and image.mode in _GREY:
         rgb = _grey_to_srgb(rgb, profile, notes)
     elif profile and _space(profile) == b"RGB ":
-        rgb.info["icc_profile"] = profile
-        return rgb
+        if (colours := colours_of(profile)) is not None:
+            rgb.info["icc_profile"] = colours
+            return rgb
+        notes.append(_UNUSABLE)
     elif gamma and not profile:
         rgb = _of_gamma(rgb, gamma)
     rgb.info.pop("icc_profile", None)
@@ -321,7 +328,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
         if converted is not None:
             converted.info.pop("icc_profile", None)
             return converted
-        notes.append("its colour profile cannot be used: colours may differ")
+        notes.append(_UNUSABLE)
     rgb = image.convert("RGB")
     rgb.info.pop("icc_profile", None)
     return rgb

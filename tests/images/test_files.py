@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from cdmaa_jax import disk
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.images import files
 from cdmaa_jax.images.files import Photo, read_photo
+from tests.images.test_profiles import srgb, with_tags
 
 
 def picture(mode="RGB", height=20, width=30, seed=0):
@@ -42,10 +43,6 @@ def png_header(width, height):
 
 def begun_png(width, height):
     return png_header(width, height) + struct.pack(">I", 1000) + b"IDAT" + bytes(9)
-
-
-def srgb():
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -153,12 +150,12 @@ def test_a_note_that_is_damaged_does_not_leave_a_photo_on_its_side(tmp_path, tag
 
 def test_a_large_profile_is_kept(tmp_path):
     """Larger than the million bytes above which Pillow suspects an attack."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     noise = np.random.default_rng(0).integers(0, 256, 2 * 2**20, np.uint8).tobytes()
-    photo = read_photo(saved(tmp_path, Image.new("RGB", (20, 20)), icc_profile=srgb + noise))
+    large = with_tags(srgb(), {b"A2B0": noise})
+    photo = read_photo(saved(tmp_path, Image.new("RGB", (20, 20)), icc_profile=large))
     again = tmp_path / "b.png"
     again.write_bytes(files.encode_png(photo))
-    assert read_photo(again).profile == photo.profile == srgb + noise
+    assert read_photo(again).profile == photo.profile == large
 
 
 def png_with_key(levels, bits, colour, key):
@@ -196,6 +193,20 @@ def test_a_level_that_is_named_as_transparent_is(tmp_path, bits, colour):
     np.testing.assert_array_equal(photo.alpha, np.where(same, 0, 255))
     expected = np.rint(levels * 255 / (2**bits - 1)).reshape(20, 20, -1)
     assert np.abs(photo.pixels.astype(int) - expected).max() <= 1
+
+
+def test_what_is_private_in_a_profile_is_not_kept(tmp_path):
+    private = with_tags(srgb(), {b"mmod": b"serial C02XYZ"})
+    path = saved(tmp_path, picture(), "a.jpg", icc_profile=private)
+    photo = read_photo(path)
+    assert photo.profile is not None and photo.notes == ()
+    assert b"C02XYZ" in path.read_bytes() and b"C02XYZ" not in photo.profile
+
+
+def test_a_profile_that_is_none_is_told_of(tmp_path):
+    junk = srgb()[:128] + b"GPS 52.1 4.9, serial C02XYZ"
+    photo = read_photo(saved(tmp_path, picture(), icc_profile=junk))
+    assert photo.profile is None and "colour profile" in photo.notes[0]
 
 
 def test_profile_of_rgb_is_kept(tmp_path):
