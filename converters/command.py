@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.name} is not installed; {what}")
     except (ConversionError, CheckpointError) as error:
         return _fail(str(error))
+    except MemoryError:
+        return _fail(f"{args.file}: does not fit into memory; nothing was written")
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", 130)
     try:

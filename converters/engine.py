@@ -34,7 +34,7 @@ def strip_module(tensors: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
-    """Checks that every value is a dense tensor.
+    """Checks that every value is a dense tensor that takes no more memory than the file has.
 
     Raises:
       ConversionError: one is not; the message names it.
@@ -45,6 +45,8 @@ def check_tensors(tensors: Mapping[str, Any]) -> None:
         dense = value.layout is torch.strided and not value.is_quantized
         if not dense or value.device.type == "meta":
             raise ConversionError(f"tensor {key} is not a dense tensor")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ConversionError(f"tensor {key} has fewer numbers in the file than in its shape")
 
 
 def from_torch(

@@ -29,6 +29,8 @@ FORMAT_VERSION = 1
 METADATA_FILE = "metadata.json"
 ARRAYS_DIRECTORY = "arrays"
 DTYPES = ("float32", "float16")
+_LARGEST = 4096
+"""Largest number in a configuration: its sizes, widths and counts of layers stay far below."""
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "int": lambda v: type(v) is int,
     "bool": lambda v: type(v) is bool,
@@ -117,7 +119,7 @@ def save_generator(
         source_sha256=source_sha256,
         extra=dict(metadata or {}),
     )
-    _to_json(target, record)  # raises before anything is written
+    _check_readable(target, record)  # before anything is written
     with _refusals(target), _replacing(target) as temporary:
         _write_arrays(temporary / ARRAYS_DIRECTORY, arrays)
         record = dataclasses.replace(record, files=_hashes(temporary / ARRAYS_DIRECTORY))
@@ -208,6 +210,15 @@ def _to_json(target: Path, record: Metadata) -> str:
         ) from error
 
 
+def _check_readable(target: Path, record: Metadata) -> None:
+    """Raises CheckpointError if the record could not be read back."""
+    text = _to_json(target, record)
+    try:
+        _from_json(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{target}: not written, {_one_line(error)}") from error
+
+
 def _from_json(fields: Mapping[str, Any]) -> Metadata:
     name = fields["architecture"]
     if name not in ARCHITECTURES:
@@ -243,6 +254,8 @@ def _config_from_json(entry: Architecture, fields: Mapping[str, Any]) -> Any:
             raise ValueError(f"config lacks the field {key!r}")
         if not _CHECKS[kind](fields[key]):
             raise TypeError(f"the field {key!r} of config is {fields[key]!r}, not {kind}")
+        if kind == "int" and not 0 <= fields[key] <= _LARGEST:
+            raise ValueError(f"the field {key!r} of config is not from 0 to {_LARGEST}")
     return entry.config(
         **{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
     )

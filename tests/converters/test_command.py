@@ -60,6 +60,17 @@ def test_keys_do_not_command_the_terminal(tmp_path, capsys):
     assert r"it has \x1b[2J\nwrote out, choose with --part" in capsys.readouterr().err
 
 
+def test_without_enough_memory(tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    path = write(tmp_path / "a.pth", official("stargan"))
+    monkeypatch.setattr(conversion.engine, "from_torch", fail)
+    assert main(["stargan", str(path), "--out", str(tmp_path / "out"), *options("stargan")]) == 1
+    what = "does not fit into memory; nothing was written"
+    assert capsys.readouterr().err == f"cdmaa-convert: error: {path}: {what}\n"
+
+
 def test_an_unwritable_output(tmp_path, capsys):
     path = write(tmp_path / "a.pth", official("stargan"))
     out = str(path / "out")

@@ -85,6 +85,8 @@ def test_values_that_are_no_finite_floats_are_named(arch):
     assert f"key {key} holds str" in refusal(arch, {**whole, key: "text"})
     assert f"{key} is not a dense tensor" in refusal(arch, {**whole, key: whole[key].to_sparse()})
     assert f"{key} is not a dense tensor" in refusal(arch, {**whole, key: whole[key].to("meta")})
+    one = torch.zeros(1).expand(tensor.shape)  # a few bytes in a file, however large the shape
+    assert f"tensor {key} has fewer numbers in the file" in refusal(arch, {**whole, key: one})
 
 
 @pytest.mark.parametrize("arch", ARCHS)

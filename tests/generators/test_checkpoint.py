@@ -246,6 +246,8 @@ def test_refuses_to_write_what_is_no_generator(tmp_path):
     refused("metadata must be JSON", metadata={"array": np.ones(1)})
     with pytest.raises(CheckpointError, match="unknown architecture 'gan'"):
         save_generator(tmp_path / "g", "gan", config, params)
+    config = dataclasses.replace(config, image_size=8192)
+    refused("not written, the field 'image_size' of config is not from 0 to 4096")
 
 
 def test_foreign_directories(tmp_path):
@@ -276,6 +278,8 @@ CONFIG = json.loads(json.dumps(dataclasses.asdict(TINY["stargan"])))
     ({"config": {k: v for k, v in CONFIG.items() if k != "width"}}, "lacks the field 'width'"),
     ({"config": {**CONFIG, "width": "4"}}, "field 'width' of config is '4', not int"),
     ({"config": {**CONFIG, "width": True}}, "field 'width' of config is True, not int"),
+    ({"config": {**CONFIG, "width": -4}}, "field 'width' of config is not from 0 to 4096"),
+    ({"config": {**CONFIG, "blocks": 10**9}}, "field 'blocks' of config is not from 0 to 4096"),
     ({"config": {**CONFIG, "attributes": "ab"}}, "'attributes' of config is 'ab'"),
     ({"config": {**CONFIG, "image_size": 17}}, "image_size must be a multiple of 4"),
     ({"config": []}, "config is not an object"),
