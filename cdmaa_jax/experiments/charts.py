@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,20 @@ def check() -> None:
         )
 
 
+def _literal(draw: Callable[..., bytes]) -> Callable[..., bytes]:
+    """A function that draws dollar signs in generators' names as they are, not as formulas."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any) -> bytes:
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False}):
+            return draw(*args)
+
+    return drawn
+
+
+@_literal
 def draw_bars(record: Mapping[str, Any]) -> bytes:
     """The attack rates and avg_L of a table with their intervals, as a PNG file."""
     models = list(record["columns"][record["default"]])
@@ -49,6 +64,7 @@ def draw_bars(record: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
+@_literal
 def draw_lines(
     panels: Mapping[str, Mapping[str, np.ndarray]], title: str, xlabel: str, ylabels: Sequence[str]
 ) -> bytes:

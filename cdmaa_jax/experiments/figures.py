@@ -31,7 +31,7 @@ from cdmaa_jax.experiments.methods import crop_images, labels_of, see_crop
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 from cdmaa_jax.experiments.statistics import UNANIMOUS, digits_of, rounded
-from cdmaa_jax.experiments.tables import about, stated_purposes
+from cdmaa_jax.experiments.tables import about, as_cell, stated_purposes
 from cdmaa_jax.images import files
 from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
@@ -173,7 +173,7 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
     if record["between_models"]:
         groups["the models"] = record["between_models"]
     for title, one in groups.items():
-        lines.append(f"| {title} | {_mean(one[COSINE])} | {_mean(one[RATIO])} |")
+        lines.append(f"| {as_cell(title)} | {_mean(one[COSINE])} | {_mean(one[RATIO])} |")
     theorem = record["theorem1"]
     lines += [
         "",

@@ -146,7 +146,8 @@ def column_folder(column: Column, study: Study) -> Path:
     """The folder of a column's files."""
     text = json.dumps(identity(column, study), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return study.out / COLUMNS / f"{column.slug}-{digest}"
+    name = column.slug.replace("/", "-").replace("\\", "-")  # a generator may be called anything
+    return study.out / COLUMNS / disk.file_name(name, f"-{digest}")
 
 
 def measure_column(

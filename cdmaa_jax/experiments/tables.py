@@ -218,6 +218,11 @@ def _printed_cell(figures: Mapping[str, float] | None) -> str:
     return f"{100 * figures['attack_rate']:.1f} % ({figures['avg_l']:.3f})"
 
 
+def as_cell(text: str) -> str:
+    """Text for a cell of a Markdown table, which a bar would end."""
+    return text.replace("|", r"\|")
+
+
 def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(as_cell, row)) + " |" for row in rows]
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]

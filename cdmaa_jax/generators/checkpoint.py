@@ -226,7 +226,7 @@ def _from_json(fields: Mapping[str, Any]) -> Metadata:
     entry = ARCHITECTURES[name]
     config = _config_from_json(entry, fields["config"])
     record = Metadata(
-        name=str(fields["name"]),
+        name=fields["name"],
         architecture=name,
         config=config,
         domains=tuple(fields["domains"]),
@@ -239,6 +239,9 @@ def _from_json(fields: Mapping[str, Any]) -> Metadata:
     )
     if (record.domains, record.image_size) != (entry.domains(config), config.image_size):
         raise ValueError("domains and image_size are not those of the configuration")
+    for text in (record.name, *record.domains):
+        if not isinstance(text, str) or not text.isprintable():
+            raise ValueError(f"{text!r} is no printable name")
     return record
 
 

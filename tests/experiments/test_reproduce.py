@@ -46,7 +46,7 @@ from cdmaa_jax.experiments.runner import (
     measure_column,
 )
 from cdmaa_jax.experiments.sources import find_source
-from cdmaa_jax.experiments.tables import _tuning, about, stated_purposes
+from cdmaa_jax.experiments.tables import _markdown_table, _tuning, about, stated_purposes
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import read_photo
@@ -440,6 +440,17 @@ def test_whatever_decides_the_figures_has_a_folder_of_its_own(study, folder, tmp
         ),
     }
     assert len(others) == 8
+
+
+@pytest.mark.parametrize("name", ["/../../evil", "..", r"a\b", "a/" * 200])
+def test_a_generator_of_any_name_has_its_folder_among_the_columns(study, name):
+    found = column_folder(Column(Config(steps=2), "alone", name), study)
+    assert found.resolve().parent == (study.out / "columns").resolve()
+    assert "\\" not in found.name and not disk.is_too_long(found.name)
+
+
+def test_a_bar_in_a_name_ends_no_cell():
+    assert _markdown_table([["model"], ["a|b"]]) == ["| model |", "|---|", r"| a\|b |"]
 
 
 def test_a_photo_that_changed_is_noticed(ensemble, folder, tmp_path):

@@ -51,3 +51,12 @@ def test_lines_and_panels_without_any():
         ("y", "y", "y"),
     )
     assert len(np.unique(decode(png).reshape(-1, 3), axis=0)) > 10
+
+
+def test_names_are_no_formulas():
+    """Nor do they break a chart, as a formula that is wrong would."""
+    name, interval = r"cost $\x$", (0.1, 0.3)
+    figures = {"attack_rate": 0.2, "avg_l": 0.2, "interval": interval, "avg_l_interval": interval}
+    record = {"columns": {"a": {name: figures}}, "default": "a", "threshold": 0.05}
+    assert charts.draw_bars({**record, "headings": {"a": name}, "title": name})
+    assert charts.draw_lines({name: {name: [0, 1]}}, name, "step", ("y",))

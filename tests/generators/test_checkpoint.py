@@ -243,6 +243,7 @@ def test_refuses_to_write_what_is_no_generator(tmp_path):
     refused("is not finite in float16", {**params, "head": {"kernel": head + 1e6}}, dtype="float16")
     refused(r"parameter \['more'\] is not part", {**params, "more": head})
     refused("dtype must be one of float32, float16", dtype="int8")
+    refused(r"not written, 'a\\n' is no printable name", name="a\n")
     refused("metadata must be JSON", metadata={"array": np.ones(1)})
     with pytest.raises(CheckpointError, match="unknown architecture 'gan'"):
         save_generator(tmp_path / "g", "gan", config, params)
@@ -285,6 +286,10 @@ CONFIG = json.loads(json.dumps(dataclasses.asdict(TINY["stargan"])))
     ({"config": []}, "config is not an object"),
     ({"config": {**CONFIG, "width": 8}}, "arrays do not fit the configuration"),
     ({"config": {**CONFIG, "width": 0}}, "arrays do not fit the configuration"),
+    ({"name": ["a"]}, r"\['a'\] is no printable name"),
+    ({"name": "a\x1b[31m"}, r"'a\\x1b\[31m' is no printable name"),
+    ({"config": {**CONFIG, "attributes": ["\n", "Young"]}, "domains": ["\n", "Young"]},
+     "is no printable name"),
     ({"domains": ["a", "b"]}, "not those of the configuration"),
     ({"image_size": 32}, "not those of the configuration"),
     ({"arrays_sha256": "00"}, "not those that metadata.json describes"),
