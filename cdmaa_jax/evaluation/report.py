@@ -202,7 +202,8 @@ def read_report(path: Path) -> dict[str, Any] | None:
         return None
     try:
         report = json.loads(read_bytes(path))
-    except ValueError:
+        to_json(report)  # which takes no NaN nor infinity
+    except (ValueError, RecursionError):
         report = None
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise FileError(path, "it exists and is no report of this program", _NOT_OURS)
@@ -210,24 +211,49 @@ def read_report(path: Path) -> dict[str, Any] | None:
         raise FileError(path, "another version of this program wrote it", _NOT_OURS)
     photos = report.get("photos")
     earlier = report.setdefault(EARLIER, [])
-    whole = isinstance(photos, list) and all(map(_is_entry, photos))
+    edits = _edits_of(report)
+    whole = isinstance(photos, list) and all(_is_entry(photo, edits) for photo in photos)
     if not whole or not isinstance(earlier, list) or not all(map(_is_trace, earlier)):
         raise FileError(path, "it is damaged", _NOT_OURS)
     return report
 
 
-def _is_entry(value: object) -> bool:
-    """Whether a value has the fields of ``photo_entry``, and its copy is a bare file name."""
+def _edits_of(report: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The names of each model's edits; none if the report does not tell."""
+    try:
+        return {one["name"]: set(one["domains"]) for one in report["ensemble"]["generators"]}
+    except (KeyError, TypeError):
+        return {}
+
+
+def _is_entry(value: object, edits: Mapping[str, set[str]]) -> bool:
+    """Whether a value has the fields of ``photo_entry``, with an L of each of the models' edits."""
     if not isinstance(value, dict) or not value.keys() >= _ENTRY.keys():
         return False
-    return all(isinstance(value[name], kind) for name, kind in _ENTRY.items()) and _is_trace(value)
+    if not all(isinstance(value[name], kind) for name, kind in _ENTRY.items()):
+        return False
+    models = value["models"]
+    return (
+        _is_trace(value)
+        and models.keys() == edits.keys()
+        and all(_is_losses(models[name], domains) for name, domains in edits.items())
+    )
+
+
+def _is_losses(value: object, domains: set[str]) -> bool:
+    if not isinstance(value, dict) or value.keys() != domains:
+        return False
+    return all(isinstance(loss, float | int) for loss in value.values())
 
 
 def _is_trace(value: object) -> bool:
+    """Whether a value names a photo and its copy, which is a bare file name."""
     if not isinstance(value, dict) or not value.keys() >= set(_TRACE):
         return False
-    are_texts = all(isinstance(value[name], str) for name in _TRACE)
-    return are_texts and Path(value["protected"]).name == value["protected"]
+    if not all(isinstance(value[name], str) for name in _TRACE):
+        return False
+    name = value["protected"]
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 def _summary_of(losses: Sequence[Mapping[str, float]], threshold: float) -> dict[str, Any]:

@@ -17,6 +17,6 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(disk.read_bytes(path))
-    except (FileError, ValueError):
+    except (FileError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

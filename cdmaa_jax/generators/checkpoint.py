@@ -275,7 +275,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(_unreadable(path, error)) from error
     try:
         fields = json.loads(content.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: {METADATA_FILE} is damaged, {_one_line(error)}; "
             "copy or convert the generator again"

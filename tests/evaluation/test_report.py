@@ -80,11 +80,29 @@ def test_an_empty_report():
     assert report.build([], 0.05, {})["models"] == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}', 200_000 * "["])
 def test_foreign_reports_are_refused(tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)
     with pytest.raises(FileError, match="no report of this program"):
+        report.read_report(path)
+
+
+@pytest.mark.parametrize("damage", [
+    {"linf": math.nan}, {"linf": math.inf}, {"linf": "0"}, {"models": {}},
+    {"models": {"stargan": {"Male": 0.1, "Young": 0.1}}},
+    {"models": {"stargan": {"Male": 0.1}, "ugatit": {"A2B": 0.1}}},
+    {"models": {"stargan": {"Male": 0.1, "Young": "0.1"}, "ugatit": {"A2B": 0.1}}},
+    {"protected": ""}, {"protected": ".."}, {"protected": "a\0.png"}, {"protected": "b/a.png"},
+])  # fmt: skip
+def test_damaged_entries_are_refused(ensemble, tmp_path, damage):
+    one = entry(pair_of(ensemble), ensemble)
+    path, about = tmp_path / "report.json", {"ensemble": report.describe(ensemble)}
+    whole = report.build([one], 0.05, about)
+    path.write_text(report.to_json(whole))
+    assert report.read_report(path) == json.loads(report.to_json(whole))
+    path.write_text(json.dumps({**whole, "photos": [{**one, **damage}]}))
+    with pytest.raises(FileError, match=r"it is damaged|no report of this program"):
         report.read_report(path)
 
 

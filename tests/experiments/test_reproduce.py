@@ -29,6 +29,7 @@ from cdmaa_jax.experiments.methods import (
     related_table,
     works_of,
 )
+from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.experiments.reproduce import (
     SAME_STUDY,
     WHAT,
@@ -627,6 +628,12 @@ def test_results_of_earlier_versions_are(ensemble, folder, tmp_path):
     (tmp_path / "table3.png").write_bytes(b"")
     (tmp_path / "figure6.png").write_bytes(b"of the user, and not replaced by this request")
     _check(request)
+
+
+@pytest.mark.parametrize("text", ["", "[]", 200_000 * "["])
+def test_a_damaged_record_is_none(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    assert read_record(tmp_path / "a.json") == {}
 
 
 @pytest.mark.parametrize("damage", ["copy", "no report", "bad report"])

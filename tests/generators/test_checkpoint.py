@@ -302,9 +302,10 @@ def test_wrong_metadata(tmp_path, fields, message):
     assert str(tmp_path / "g") in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_metadata_that_is_cut_short(tmp_path):
+@pytest.mark.parametrize("damage", [lambda text: text[:100], lambda text: 200_000 * "["])
+def test_metadata_that_is_no_json(tmp_path, damage):
     path = save(tmp_path / "g") / "metadata.json"
-    path.write_text(path.read_text()[:100])
+    path.write_text(damage(path.read_text()))
     with pytest.raises(CheckpointError, match=r"metadata\.json is damaged"):
         load_generator(tmp_path / "g")
 
