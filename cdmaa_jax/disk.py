@@ -53,6 +53,11 @@ class FileError(Exception):
         super().__init__(f"{os.fspath(path)}: {what}; {remedy}")
         self.path, self.what, self.remedy = Path(path), what, remedy
 
+    @property
+    def without_folder(self) -> str:
+        """The message without the file's folder, which a report that is passed on need not tell."""
+        return f"{self.path.name}: {self.what}; {self.remedy}"
+
 
 @dataclass(frozen=True)
 class Staged:

@@ -128,14 +128,14 @@ def test_what_was_changed_is_not_overwritten_without_force(job, tmp_path):
     run([source], job)
     save_photo(job.out / "a.png", 9)
     (outcome,) = run([source], job)
-    assert outcome.status == "failed" and "--force" in outcome.error
+    assert outcome.status == "failed" and "--force" in str(outcome.error)
     assert statuses(run([source], dataclasses.replace(job, force=True))) == ["done"]
 
 
 def test_a_changed_photo_is_not_taken_for_the_old_one(job, tmp_path):
     run([save_photo(tmp_path / "a.png", 1)], job)
     (outcome,) = run([save_photo(tmp_path / "a.png", 2)], job)
-    assert outcome.status == "failed" and "is a copy of another a.png" in outcome.error
+    assert outcome.status == "failed" and "is a copy of another a.png" in str(outcome.error)
 
 
 def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def test_labels_are_used_and_recorded(job, tmp_path):
     (outcome,) = run([source], labelled)
     assert outcome.entry["labels"] == {"Male": 1, "Young": 0}
     (outcome,) = run([save_photo(tmp_path / "b.png")], labelled)
-    assert outcome.status == "failed" and "has no line for it" in outcome.error
+    assert outcome.status == "failed" and "has no line for it" in str(outcome.error)
     (outcome,) = run([source], job)  # without labels, this is a different job
     assert outcome.status == "failed"
 
@@ -338,7 +338,7 @@ def test_an_input_is_never_overwritten_however_its_name_is_written(job, tmp_path
     source = save_photo(tmp_path / "out" / "PHOTO.PNG")
     os.link(source, tmp_path / "out" / "PHOTO.png")
     (outcome,) = run([source], dataclasses.replace(job, force=True))
-    assert "would replace a photo" in outcome.error
+    assert "would replace a photo" in str(outcome.error)
 
 
 def test_a_photo_that_cannot_be_read_any_more_is_told_of(job, tmp_path):
@@ -346,7 +346,7 @@ def test_a_photo_that_cannot_be_read_any_more_is_told_of(job, tmp_path):
     run([source], job)
     source.unlink()
     (outcome,) = run([source], job)
-    assert f"{source}: there is no such file" in outcome.error
+    assert f"{source}: there is no such file" in str(outcome.error)
 
 
 def test_an_interrupted_attack_leaves_nothing(job, tmp_path, monkeypatch):
@@ -371,7 +371,15 @@ def test_a_photo_that_changes_meanwhile(job, tmp_path, monkeypatch):
 
     monkeypatch.setattr(protecting, "protect", slow)
     (outcome,) = run([source], job)
-    assert "changed meanwhile" in outcome.error and os.listdir(job.out) == []
+    assert "changed meanwhile" in str(outcome.error) and os.listdir(job.out) == []
+
+
+def test_failures_in_the_report_do_not_tell_where_photos_lie(job, tmp_path):
+    good, bad = save_photo(tmp_path / "a.png"), tmp_path / "alice" / "b.png"
+    outcomes = run([good, bad], job)
+    assert str(bad) in str(outcomes[0].error)
+    error = "b.png: there is no such file or folder; check its name and its permissions"
+    assert read_report(job)["failed"] == [{"file": "b.png", "error": error}]
 
 
 def test_find_photos(tmp_path):
@@ -448,13 +456,13 @@ def test_one_path_that_leads_nowhere_does_not_stop_the_others(tmp_path, job, ens
     assert found == [good, gone, long, loop]
     outcomes = {outcome.source: outcome for outcome in run(found, job)}
     assert outcomes[good].status == "done"
-    assert "no such file" in outcomes[gone].error
-    assert "leads back to itself" in outcomes[loop].error
+    assert "no such file" in str(outcomes[gone].error)
+    assert "leads back to itself" in str(outcomes[loop].error)
     assert outcomes[long].status == "done"  # with .png exactly as long as a name may be
     longer = tmp_path / f"{'l' * 252}.a"  # a suffix shorter than .png
     shutil.copy(good, longer)
     (outcome,) = run([longer], job)
-    assert "too long" in outcome.error and "shorten its name" in outcome.error
+    assert "too long" in str(outcome.error) and "shorten its name" in str(outcome.error)
     pairs = photos.match_photos(tmp_path / "in", job.out)
     measured = {one.source: one.status for one in photos.evaluate_photos(pairs, ensemble)}
     assert measured == {good: "done", long: "done", gone: "failed", loop: "failed"}
@@ -518,7 +526,7 @@ def test_only_copies_of_the_same_size_are_compared(tmp_path, ensemble):
     pairs = [(save_photo(tmp_path / "a.png"), save_photo(tmp_path / "b.png", height=50))]
     pairs.append((tmp_path / "a.png", None))
     outcomes = list(photos.evaluate_photos(pairs, ensemble))
-    assert "same size" in outcomes[0].error and "no protected copy" in outcomes[1].error
+    assert "same size" in str(outcomes[0].error) and "no protected copy" in str(outcomes[1].error)
 
 
 def test_aligned_photos_are_taken_whole(ensemble, tmp_path):

@@ -152,7 +152,7 @@ def _starting(count: int) -> None:
 
 
 def _failures(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
-    return [{"file": o.source.name, "error": o.error} for o in outcomes if o.error is not None]
+    return [failure for o in outcomes if (failure := o.failure()) is not None]
 
 
 def _status(outcomes: Sequence[Outcome]) -> int:

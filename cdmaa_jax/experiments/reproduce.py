@@ -167,7 +167,7 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
 
     def made(error: FileError | None) -> None:
         if error is not None:
-            skipped.append(str(error))
+            skipped.append(error.without_folder)
             unusable.add(error.path)
         listener.photo(error)
 
@@ -286,7 +286,7 @@ class _Lab:
         records = self._records()
         found = claims.judge(records)
         judged = [vars(claim) for claim in found]
-        record = {"format": _FORMAT, "claims": judged, "results": list(records)}
+        record: dict[str, Any] = {"format": _FORMAT, "claims": judged, "results": list(records)}
         elsewhere = _made_elsewhere(records)
         record |= {**tables.about(self._study, self._skipped), "made_with": elsewhere}
         parts = ["# The paper's experiments, measured again", ""]

@@ -175,7 +175,7 @@ def measure_column(
     errors: list[str] = []
     for outcome in photos.protect_photos([crop.path for crop in study.crops], job):
         if outcome.error is not None:  # an error that ends the run, a full disk, is raised after it
-            errors.append(outcome.error)
+            errors.append(str(outcome.error))
             continue
         if outcome.status == "done":
             about["seconds"] = spent + time.monotonic() - start

@@ -80,7 +80,13 @@ class Outcome:
     source: Path
     status: Literal["done", "skipped", "failed"]
     entry: Entry | None = None
-    error: str | None = None
+    error: FileError | None = None
+
+    def failure(self) -> Entry | None:
+        """The entry of a photo that failed; None for others."""
+        if self.error is None:
+            return None
+        return {"file": self.source.name, "error": self.error.without_folder}
 
 
 def default_canonical_size(ensemble: Ensemble, aligned: bool = False) -> int:

@@ -113,13 +113,13 @@ def plan(photos: Sequence[Path], job: Job, ledger: Ledger) -> Iterator[Task | Ou
             _check_target(photo, target, sources, job)
             yield Task(photo, target, labels)
         except FileError as error:
-            yield Outcome(photo, "failed", error=str(error))
+            yield Outcome(photo, "failed", error=error)
 
 
 def note(outcome: Outcome, ledger: Ledger) -> Outcome:
     """Records a failure in the ledger, and returns the outcome."""
-    if outcome.error is not None:
-        ledger.failed.append({"file": outcome.source.name, "error": outcome.error})
+    if (failure := outcome.failure()) is not None:
+        ledger.failed.append(failure)
     return outcome
 
 

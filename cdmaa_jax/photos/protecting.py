@@ -125,7 +125,7 @@ def evaluate_photos(
             try:
                 made.append(_compare(original, copy, ensemble, labels, max_pixels, aligned))
             except FileError as error:
-                yield Outcome(original, "failed", error=str(error))
+                yield Outcome(original, "failed", error=error)
         entries = _measured(made, ensemble, labels, size)
         for one, entry in zip(made, entries, strict=True):
             yield Outcome(one.source, "done", entry)
@@ -212,7 +212,7 @@ def _protect_batch(tasks: Sequence[Task], size: int, job: Job, ledger: Ledger) -
         try:
             seen.append(_see_photo(task, job))
         except FileError as error:
-            yield Outcome(task.source, "failed", error=str(error))
+            yield Outcome(task.source, "failed", error=error)
     if not seen:
         return
     made: list[_Made] = []
@@ -223,7 +223,7 @@ def _protect_batch(tasks: Sequence[Task], size: int, job: Job, ledger: Ledger) -
                 made.append(_make_copy(one, perturbation, job))
             except FileError as error:
                 full = error if disk.is_of_no_room(error) else full
-                yield Outcome(one.task.source, "failed", error=str(error))
+                yield Outcome(one.task.source, "failed", error=error)
         entries = _measured(made, job.ensemble, job.labels, size)
         record(entries, _staged(made), job, ledger)
     finally:
