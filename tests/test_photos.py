@@ -374,6 +374,24 @@ def test_a_photo_that_changes_meanwhile(job, tmp_path, monkeypatch):
     assert "changed meanwhile" in str(outcome.error) and os.listdir(job.out) == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_appears_in_a_copys_place_meanwhile(job, tmp_path, monkeypatch, force):
+    source, target = save_photo(tmp_path / "a.png", 1), job.out / "a.png"
+    real = protecting.protect
+
+    def slow(*args, **options):
+        target.write_bytes(b"theirs")
+        return real(*args, **options)
+
+    monkeypatch.setattr(protecting, "protect", slow)
+    (outcome,) = run([source], dataclasses.replace(job, force=force))
+    if force:
+        assert outcome.status == "done" and read_photo(target)
+    else:
+        assert "a.png: it was made by another program meanwhile" in str(outcome.error)
+        assert os.listdir(job.out) == ["a.png"] and target.read_bytes() == b"theirs"
+
+
 def test_failures_in_the_report_do_not_tell_where_photos_lie(job, tmp_path):
     good, bad = save_photo(tmp_path / "a.png"), tmp_path / "alice" / "b.png"
     outcomes = run([good, bad], job)

@@ -264,6 +264,9 @@ def _make_copy(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
     photo = read_photo(source, job.max_pixels)
     if photo.sha256 != seen.sha256:
         raise FileError(source, "it was changed meanwhile", "run again")
+    if target.exists() and not job.force:
+        what = "it was made by another program meanwhile"
+        raise FileError(target, what, "choose another --out, or overwrite with --force")
     staged = disk.stage(target, _protected_png(photo, seen, perturbation, job))
     try:
         saved = read_photo(staged.temporary, job.max_pixels)
