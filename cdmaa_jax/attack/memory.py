@@ -44,12 +44,21 @@ class Footprint:
     """The memory that an attack on a batch takes, in bytes.
 
     Attributes:
-      batch: whatever the chunk: parameters, images and outputs.
+      count: the number of images in the batch.
+      params: whatever the batch: the parameters.
+      held: for each image of the batch, whatever the chunk: the image and the outputs.
       image: of each generator, for each image of a chunk.
     """
 
-    batch: int
+    count: int
+    params: int
+    held: int
     image: tuple[int, ...]
+
+    @property
+    def batch(self) -> int:
+        """The bytes that do not depend on the chunks."""
+        return self.params + self.count * self.held
 
     def of(self, chunks: Sequence[int]) -> int:
         """The bytes of an attack with these chunk sizes, one per generator."""
@@ -58,6 +67,10 @@ class Footprint:
     def largest_chunks(self, memory: float) -> tuple[int, ...]:
         """The largest chunk size that fits, for each generator; at least 1."""
         return tuple(max(1, int((memory - self.batch) // max(one, 1))) for one in self.image)
+
+    def largest_batch(self, memory: float) -> int:
+        """The most images of a batch that fits if it is taken one at a time; 0 if not even one."""
+        return max(0, int((memory - self.params - max(self.image)) // max(self.held, 1)))
 
 
 def plan_chunks(
@@ -109,7 +122,7 @@ def _plan(
     if chunk is None and device.platform == "cpu":
         wanted = [max(1, _ENOUGH_PIXELS // n) for n in pixels]
     chunks = tuple(fit_chunk(n, count) for n in wanted)
-    if _GENEROUS * max(map(operator.mul, pixels, chunks)) < memory / 2:
+    if generous_footprint(loss, ensemble, batch).of(chunks) < memory / 2:
         return chunks
     needed = footprint(loss, ensemble, batch)
     if chunk is None:
@@ -135,11 +148,11 @@ def can_overlap(loss: str, ensemble: Sequence[Generator], batch: Batch, device: 
 
 
 def _fit_together(loss: str, ensemble: Sequence[Generator], batch: Batch, memory: int) -> bool:
-    pixels = sum(_output_pixels(ensemble, batch))
-    if _GENEROUS * len(batch.images) * pixels < memory / 2:
+    generous = generous_footprint(loss, ensemble, batch)
+    if generous.batch + generous.count * sum(generous.image) < memory / 2:
         return True
     needed = footprint(loss, ensemble, batch)
-    return needed.batch + 2 * len(batch.images) * sum(needed.image) < memory / 2
+    return needed.batch + 2 * needed.count * sum(needed.image) < memory / 2
 
 
 def _output_pixels(ensemble: Sequence[Generator], batch: Batch) -> list[int]:
@@ -156,14 +169,19 @@ def _check_fit(
 ) -> None:
     if needed.of(chunks) <= memory:
         return
-    most = min(needed.largest_chunks(memory))
-    remedy = f"choose a chunk of {fit_chunk(most, count)}"
+    remedy = f"choose a chunk of {fit_chunk(min(needed.largest_chunks(memory)), count)}"
     if needed.of([1] * len(chunks)) > memory:
-        remedy = "not even one at a time fits; choose a smaller batch or fewer generators"
+        remedy = _smaller_batch(needed.largest_batch(memory))
     raise ValueError(
         f"a batch of {count}, {max(chunks)} images at a time, takes about "
         f"{needed.of(chunks) / _GIB:.1f} GiB; {device} has {memory / _GIB:.1f} GiB free: {remedy}"
     )
+
+
+def _smaller_batch(most: int) -> str:
+    if most == 0:
+        return "not even one image fits; choose fewer or smaller generators"
+    return f"choose a batch of at most {most} for each device"
 
 
 def in_chunks(function: Callable[[Any], T], chunk: int | None, batch: Any) -> T:
@@ -187,12 +205,27 @@ def fit_chunk(chunk: int, count: int) -> int:
 
 def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:
     """An estimate from the shapes of what the gradients keep; nothing is executed."""
-    held = 2 * _bytes([model.params for model in ensemble]) + 8 * _bytes(batch.images)
     rows = zip(ensemble, batch.conditions, strict=True)
     kept = [_kept(loss, model, conditions, batch) for model, conditions in rows]
     references, residuals = zip(*kept, strict=True)
-    image = tuple(math.ceil(_MARGIN * n) for n in residuals)
-    return Footprint(held + 2 * len(batch.images) * sum(references), image)
+    return _footprint(ensemble, batch, sum(references), [_MARGIN * n for n in residuals])
+
+
+def generous_footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:
+    """At least the ``footprint``, from the sizes of the outputs: no generator is traced for it."""
+    pixels = _output_pixels(ensemble, batch)
+    image = [_GENEROUS * n for n in pixels]
+    outputs = 3 * jnp.result_type(batch.images).itemsize * sum(pixels)
+    references = sum(image) if loss == "latent" else outputs  # no latent's size is known
+    return _footprint(ensemble, batch, references, image)
+
+
+def _footprint(
+    ensemble: Sequence[Generator], batch: Batch, references: int, image: Sequence[float]
+) -> Footprint:
+    count, params = len(batch.images), _bytes([model.params for model in ensemble])
+    held = 8 * _bytes(batch.images) // count + 2 * references
+    return Footprint(count, 2 * params, held, tuple(map(math.ceil, image)))
 
 
 def free_memory(device: jax.Device) -> int:

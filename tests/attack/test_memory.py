@@ -94,10 +94,33 @@ def test_what_does_not_fit_is_told_with_the_number_that_does(monkeypatch):
     needed = memory.footprint("mse", ensemble, batch)
     with pytest.raises(ValueError, match=r"a batch of 4, 4 images at a time, .* a chunk of 2$"):
         plan(needed.of((2, 2)), 4, monkeypatch=monkeypatch)
-    with pytest.raises(ValueError, match="not even one at a time fits; choose a smaller batch"):
-        plan(needed.batch, monkeypatch=monkeypatch)
+    with pytest.raises(ValueError, match=r"choose a batch of at most 3 for each device$"):
+        plan(needed.of((1, 1)) - 1, monkeypatch=monkeypatch)
+    assert plan(needed.of((1, 1)) - 1, count=3, monkeypatch=monkeypatch) == (1, 1)
+    with pytest.raises(ValueError, match="not even one image fits; choose fewer or smaller gene"):
+        plan(needed.params, monkeypatch=monkeypatch)
     with pytest.raises(ValueError, match="chunk must be at least 1, not 0"):
         plan(2**40, 0, monkeypatch=monkeypatch)
+
+
+def test_what_a_large_batch_of_small_images_takes_is_compared_with_the_free_memory(monkeypatch):
+    monkeypatch.setattr(memory, "_ENOUGH_PIXELS", 1)
+    free = 3 * memory._GENEROUS * 3 * 8 * 8  # ample for the gradient of one image of three domains
+    needed = memory.footprint("mse", *problem())
+    most = needed.largest_batch(free)
+    told = f"a batch of {2 * most}, 1 images at a time, .* a batch of at most {most} for each"
+    with pytest.raises(ValueError, match=told):
+        plan(free, count=2 * most, monkeypatch=monkeypatch)
+    assert plan(free, count=most, monkeypatch=monkeypatch) == (1, 1)
+
+
+@pytest.mark.parametrize("loss", ["mse", "face-weighted", "latent"])
+def test_the_generous_footprint_is_an_upper_bound(loss):
+    ensemble, batch = problem(encode=lambda params, x: x.repeat(9, axis=-1))
+    needed = memory.footprint(loss, ensemble, batch)
+    generous = memory.generous_footprint(loss, ensemble, batch)
+    assert generous.count == needed.count == 4 and generous.params == needed.params
+    assert generous.held >= needed.held and min(generous.image) >= max(needed.image)
 
 
 def test_the_free_memory_is_the_machines():
