@@ -8,6 +8,7 @@ A smaller chunk changes only the rounding of sums, and the time.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 import threading
@@ -187,20 +188,45 @@ def _smaller_batch(most: int) -> str:
 def in_chunks(function: Callable[[Any], T], chunk: int | None, batch: Any) -> T:
     """Applies a function of arrays [B,...] to ``chunk`` of the B images at a time.
 
-    More precisely, to the largest divisor of B up to ``chunk``; to all at once if None.
+    More precisely, to as many as ``fit_chunk`` says; to all at once if None.
     """
     count = jax.tree.leaves(batch)[0].shape[0]
     size = count if chunk is None else fit_chunk(chunk, count)
     if size == count:
         return function(batch)
+    if count % size:
+        return _in_overlapping_chunks(function, size, count, batch)
     parts = jax.tree.map(lambda a: a.reshape(count // size, size, *a.shape[1:]), batch)
     joined = lax.map(function, parts)
     return jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), joined)
 
 
+def _in_overlapping_chunks(function: Callable[[Any], T], size: int, count: int, batch: Any) -> T:
+    """``in_chunks`` of a size that does not divide the batch, without a padded copy of it."""
+
+    def apply(start: Any) -> T:
+        take = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+        return function(jax.tree.map(take, batch))
+
+    def advance(turn: Any, done: T) -> T:
+        start = jnp.minimum(turn * size, count - size)
+        put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return jax.tree.map(put, done, apply(start))
+
+    shapes = jax.eval_shape(apply, 0)
+    blank = jax.tree.map(lambda a: jnp.zeros((count, *a.shape[1:]), a.dtype), shapes)
+    return lax.fori_loop(0, -(-count // size), advance, blank)
+
+
 def fit_chunk(chunk: int, count: int) -> int:
-    """The largest divisor of ``count`` up to ``chunk``."""
-    return max(size for size in range(1, min(chunk, count) + 1) if count % size == 0)
+    """The size, up to ``chunk``, of the parts in which ``count`` images are taken.
+
+    All parts have one size, so that one program serves them. The last may have to repeat images of
+    the one before it: less than an eighth of all, or else the parts are smaller.
+    """
+    fewest = -(-count // min(chunk, count))
+    sizes = (-(-count // parts) for parts in range(fewest, count + 1))
+    return next(size for size in sizes if 8 * (-count % size) < count)
 
 
 def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:

@@ -19,8 +19,37 @@ def problem(count=4, **changes):
     return ensemble, toy_batch(photos(count), ensemble)
 
 
-def test_chunks_divide_the_batch():
+def test_chunks_divide_the_batch_or_nearly_so():
     assert [memory.fit_chunk(n, 12) for n in (1, 5, 6, 11, 40)] == [1, 4, 6, 6, 12]
+    assert [memory.fit_chunk(n, 97) for n in (1, 2, 8, 40, 96)] == [1, 2, 8, 33, 49]
+    assert [memory.fit_chunk(n, 7) for n in (1, 3, 6, 7)] == [1, 1, 1, 7]  # 4 would repeat 1 of 7
+
+
+@pytest.mark.parametrize("count", [*range(1, 33), 97])
+def test_a_chunk_is_kept_and_repeats_few_images(count):
+    for chunk in range(1, count + 1):
+        size = memory.fit_chunk(chunk, count)
+        assert 1 <= size <= chunk and memory.fit_chunk(size, count) == size
+        assert -count % size < count / 8
+        assert size >= max(n for n in range(1, chunk + 1) if count % n == 0)
+
+
+@pytest.mark.parametrize(("count", "chunk", "size"), [(9, 5, 5), (17, 3, 3), (97, 40, 33)])
+def test_chunks_that_do_not_divide_the_batch_overlap(count, chunk, size):
+    seen = []
+
+    def double(batch):
+        seen.append(len(batch["x"]))
+        return 2 * batch["x"], jax.vmap(jax.random.bits)(batch["keys"])
+
+    batch = {
+        "x": jnp.arange(2.0 * count).reshape(count, 2),
+        "keys": jax.random.split(jax.random.key(0), count),
+    }
+    doubled, bits = jax.jit(lambda batch: memory.in_chunks(double, chunk, batch))(batch)
+    np.testing.assert_array_equal(doubled, 2 * batch["x"])
+    np.testing.assert_array_equal(bits, jax.vmap(jax.random.bits)(batch["keys"]))
+    assert set(seen) == {size}
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, None])
@@ -40,11 +69,12 @@ def test_a_function_in_chunks_sees_every_image_once(chunk):
 
 @pytest.mark.parametrize("options", [{}, {"across_domains": "mgda"}, {"update": "apgd"}])
 def test_chunks_do_not_change_the_result(options):
-    ensemble, batch = problem()
+    ensemble, batch = problem(9)
     config, key = Config(steps=3, **options), jax.random.key(0)
-    whole, one = (run(config, ensemble, batch, key, chunk=n) for n in (4, 1))
-    np.testing.assert_allclose(one.losses, whole.losses, rtol=1e-4)
-    assert float((jnp.sign(one.images - whole.images) != 0).mean()) < 0.02  # ties of rounding
+    whole, *parts = (run(config, ensemble, batch, key, chunk=n) for n in (9, 5, 1))
+    for part in parts:
+        np.testing.assert_allclose(part.losses, whole.losses, rtol=1e-4)
+        assert float((jnp.sign(part.images - whole.images) != 0).mean()) < 0.02  # ties of rounding
 
 
 def test_a_footprint_grows_with_the_chunk_alone():
