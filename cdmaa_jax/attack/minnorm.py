@@ -27,7 +27,8 @@ def min_norm_weights(gradients: Array) -> Array:
     """The weights of the shortest convex combination, per image.
 
     Args:
-      gradients: [B,J,...], of any scale.
+      gradients: [B,J,...], of any scale. If the lengths of an image's differ by more than a factor
+        of 1e6, float32 rounds too coarsely for the combination to be sure to ascend along all.
 
     Returns:
       [B,J], non-negative, summing to one; uniform where all gradients are zero.

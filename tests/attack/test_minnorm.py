@@ -115,6 +115,27 @@ def test_optimal_for_many_gradients_of_very_different_lengths(x64):
         assert slack > 0.9999  # 1 at the minimum
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("ratio", "least"), [(1, 0.999), (1e2, 0.999), (1e4, 0.99), (1e5, 0.95), (1e6, 0)]
+)
+def test_the_combination_raises_all_losses_in_float32_however_short_a_gradient(count, ratio, least):
+    """w·g_j relative to ‖w‖² itself; relative to the longest gradient it is all rounding.
+
+    One of the gradients is longer than the others by the ratio, or the lengths are spread over it.
+    """
+    rng = np.random.default_rng(count)
+    vectors = rng.normal(size=(128, count, 2000)) / np.sqrt(2000)
+    exponents = rng.uniform(0, 1, (128, count))
+    exponents[:64], exponents[:, 0] = 1, 0
+    vectors = (vectors / ratio ** exponents[..., None]).astype(np.float32)
+    weights = np.asarray(jitted(jnp.asarray(vectors)))
+    assert_simplex(weights)
+    w = np.einsum("bj,bjn->bn", weights.astype(np.float64), vectors)
+    slopes = np.einsum("bjn,bn->bj", vectors, w) / (w**2).sum(1, keepdims=True)
+    assert slopes.min() > least  # 1 at the minimum
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("kind", ["random", "shifted", "nearly parallel", "scaled"])
 def test_agrees_with_enumeration(count, kind, x64):
