@@ -341,7 +341,10 @@ def evaluate(
 
 
 def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:
-    """The objective of APGD, [B]: the mean over models and their domains of min(L, τ)."""
+    """The objective of APGD, [B]: the mean over models and domains of min(L, τ).
+
+    The domains are those that the strategy across domains attacks: with ``single`` only the first.
+    """
     capped = [jnp.minimum(model.domain_losses, threshold).mean(1) for model in models]
     return jnp.stack(capped).mean(0)
 

@@ -40,9 +40,10 @@ class Config:
       zeta: the lower bound of the loss in the regularization, in units of L: at most 4, but for the
         loss ``latent``, whose L has no bound.
       threshold: τ, the loss above which an output counts as disrupted; ``apgd`` maximizes the mean
-        over models and domains of min(L, τ), a scalar that the paper leaves open. At 4, the most
-        that L of outputs can be, nothing is capped, which serves ``apgd`` where most losses exceed
-        0.05. As large as is wanted for the loss ``latent``.
+        over models and domains of min(L, τ), a scalar that the paper leaves open; with ``single``
+        across domains only each model's first counts. At 4, the most that L of outputs can be,
+        nothing is capped, which serves ``apgd`` where most losses exceed 0.05. As large as is
+        wanted for the loss ``latent``.
       start: ``jitter``, uniform in ±0.001 around the image, or ``uniform``, in ±epsilon.
       loss: ``mse`` of the outputs; ``face-weighted``, in which the pixels of the face count more;
         or ``latent``, the mean squared change of what the encoder makes, which has no domains.

@@ -11,7 +11,7 @@ import pytest
 
 from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import attack_batch, box, objective, start_noise
-from cdmaa_jax.attack.domains import Evaluation, iterative
+from cdmaa_jax.attack.domains import Evaluation, iterative, single
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.targets import make_target
 from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
@@ -327,6 +327,20 @@ def test_iterative_domains_tell_the_losses_of_all():
     found = iterative("mse", target, clean / 2, keys, jnp.int32(4))
     assert found.domain_losses.shape == (2, 3)
     np.testing.assert_allclose(found.loss, found.domain_losses[:, 1], rtol=1e-5)
+
+
+def test_with_the_first_domain_alone_no_other_counts_in_the_objective():
+    images = jnp.asarray(photos(2))
+    keys = jax.random.split(jax.random.key(0), 2)
+    (conditions,) = toy_batch(images, [toy(0)]).conditions
+    conditions = jnp.broadcast_to(conditions, (2, *conditions.shape[1:]))
+    target = make_target("mse", toy(0), 0.5 * images, conditions, keys)
+    alone, each = (f("mse", target, images, keys, jnp.int32(1)) for f in (single, iterative))
+    np.testing.assert_allclose(alone.domain_losses, each.domain_losses[:, :1], rtol=1e-5)
+    threshold = float(each.domain_losses.mean())
+    first = jnp.minimum(each.domain_losses[:, 0], threshold)
+    np.testing.assert_allclose(objective(threshold, [alone]), first, rtol=1e-5)
+    assert not np.allclose(objective(threshold, [each]), first, rtol=1e-2)
 
 
 @pytest.mark.parametrize("options", [
