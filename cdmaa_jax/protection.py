@@ -60,12 +60,16 @@ def protect(
         None. Fewer take less memory.
 
     Returns:
-      NumPy arrays: images [N,H,W,3], in float arithmetic at most epsilon from the given ones and in
-      [-1, 1]; losses and weights [T,N,J].
+      NumPy arrays: images [N,H,W,3], in [-1, 1] and even in exact arithmetic at most epsilon from
+      those computed with; losses and weights [T,N,J].
 
     Raises:
       ValueError: an argument is not as above; a generator's outputs have another shape than its
         inputs, or are not finite; the batch does not fit the device's memory.
+
+    Warns:
+      UserWarning: the outputs of a generator change in no step, as if they did not depend on the
+        image: with ``mgda`` across models it keeps the others from changing the image.
 
     Example:
       A target is any JAX function:

@@ -83,6 +83,9 @@ def search_weights(
       devices: as for ``protect``.
       progress: called after each trial.
 
+    Returns:
+      the best weights, which sum to one, the value that they reach, and all trials, in order.
+
     Raises:
       ValueError: the grid or the rounds are not as above; or what ``protect`` raises.
     """
@@ -124,10 +127,21 @@ def line_search(
     rounds: int = 2,
     progress: Progress | None = None,
 ) -> tuple[tuple[float, ...], dict[tuple[float, ...], float]]:
-    """The ratios [count] to the first, which is 1, that maximize a value, one after the other.
+    """Searches the ratios of ``count`` weights to the first for the largest value, one by one.
 
-    Also returns the values of all ratios tried, each once, in order. Of equal values, the first
-    tried wins.
+    Args:
+      value: what to maximize, of ratios [count], the first of which is 1.
+      count: J.
+      grid: as for ``search_weights``.
+      rounds: as for ``search_weights``.
+      progress: called after each trial.
+
+    Returns:
+      the best ratios [count], of equal ones those tried first; and the values of all ratios tried,
+      each once, in order.
+
+    Raises:
+      ValueError: the grid or the rounds are not as for ``search_weights``.
     """
     _check_grid(grid, rounds)
     best = (1.0,) * count

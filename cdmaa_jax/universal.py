@@ -80,6 +80,10 @@ def fit_universal(
       batch_size: images per step; 8, or as many as there are, if None.
       progress: ``progress(done, total)``, called after each step of several batches.
 
+    Returns:
+      the perturbation [H,W,3], at most epsilon in each value, with each step's losses and weights
+      [T,J].
+
     Raises:
       ValueError: an argument is not as above; ``apgd``, which compares an objective between steps,
         has more images than a batch holds; or what ``protect`` raises of generators.
@@ -124,6 +128,9 @@ def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarra
       images: [N,H,W,3], floats in [-1, 1], any number; those it was fitted on or others.
       perturbation: δ, [H,W,3], of ``fit_universal``.
       epsilon: the largest change of a value, in exact arithmetic.
+
+    Returns:
+      images [N,H,W,3] in the type of ``protect``.
 
     Raises:
       ValueError: the images are not as above, the perturbation has another size or is not finite,

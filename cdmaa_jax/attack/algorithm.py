@@ -146,7 +146,8 @@ def build(
       plan: how the steps are computed; of it the functions read ``chunks`` and ``overlap``.
 
     Raises:
-      ValueError: the batch has conditions for more or fewer generators.
+      ValueError: the batch has conditions, or the configuration ``model_weights``, for more or
+        fewer generators.
     """
     problem = _pose(config, ensemble, batch, numbers, axis, plan)
     bind = functools.partial

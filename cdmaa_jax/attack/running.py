@@ -66,8 +66,10 @@ def run(
 
     Raises:
       ValueError: the images are not float32 or float64; the batch does not fit the memory; the
-        batch or the weights do not fit the ensemble, or the batch the devices; a generator's
-        outputs have another shape than its inputs; or the key is of another implementation.
+        batch or the weights do not fit the ensemble, or the batch the devices; ``chunk`` is below
+        1; a generator's outputs have another shape than its inputs, or it has no encoder for the
+        loss ``latent``; the pixel weights are of another shape, or for a loss that takes none; or
+        the key is of another implementation.
     """
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
