@@ -18,11 +18,24 @@ def in_bfloat16(generator: Generator) -> Generator:
     So do losses, gradients and their Gram matrix. bfloat16 is faster on GPUs and TPUs that have
     units for it, not on CPUs. Instance norms still compute their statistics in float32.
     """
-    params = jax.tree.map(_narrow, generator.params)
+    params = _narrow_all(generator.params)
     encode = None if generator.encode is None else _InBfloat16(generator.encode)
     return dataclasses.replace(
         generator, apply=_InBfloat16(generator.apply), encode=encode, params=params
     )
+
+
+def _narrow_all(params: Any) -> Any:
+    """The parameters in bfloat16, but for integers and booleans, by one program."""
+    leaves, structure = jax.tree.flatten(params)
+    half = iter(_narrow_arrays([leaf for leaf in leaves if _is_real(leaf)]))
+    mixed = [next(half) if _is_real(leaf) else leaf for leaf in leaves]
+    return jax.tree.unflatten(structure, mixed)
+
+
+@jax.jit
+def _narrow_arrays(arrays: list[Any]) -> list[jax.Array]:
+    return [jnp.asarray(array, jnp.bfloat16) for array in arrays]
 
 
 def _narrow(array: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.work import random_params
 from cdmaa_jax import Config, Generator, in_bfloat16, protect
 from cdmaa_jax.generators.registry import make_generator
-from tests.attack.toys import photos
+from tests.attack.toys import photos, toy
 from tests.parity.test_generators import SMALL
 
 
@@ -42,6 +42,30 @@ def test_whole_numbers_stay_what_they_are():
     x = photos(1, 8)
     found = half(x, jnp.zeros((1, 0)))
     assert found.dtype == jnp.float32 and jnp.allclose(found, 2 * x, atol=0.02)
+
+
+def halved(generator):
+    """The parameters of the generator in bfloat16, as float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), in_bfloat16(generator).params)
+
+
+def test_parameters_of_all_shapes_are_rounded_by_one_program(caplog):
+    params = {str(n): photos(1, 2 + n) for n in range(3)} | {"gain": 0.3, "place": 2}
+    params |= {str(n): jnp.asarray(photos(1, 2 + n)) for n in range(3, 6)}
+    model = toy(params=params)
+    with jax.log_compiles(), caplog.at_level("WARNING", "jax"):  # the command line hides it
+        half = jax.block_until_ready(in_bfloat16(model).params)
+    compiled = [r.getMessage() for r in caplog.records if "Finished XLA comp" in r.getMessage()]
+    assert len(compiled) == 1, compiled
+    assert half["place"] == 2 and isinstance(half["place"], int)
+    for name in params.keys() - {"place"}:
+        np.testing.assert_array_equal(half[name], jnp.asarray(params[name], jnp.bfloat16))
+
+
+def test_parameters_can_be_traced():
+    model = toy()
+    traced = jax.jit(lambda params: halved(toy(params=params)))(model.params)
+    jax.tree.map(np.testing.assert_array_equal, traced, halved(model))
 
 
 def test_equal_generators_in_bfloat16_are_equal_to_the_compiler():
