@@ -593,6 +593,26 @@ def test_copies_are_measured_with_their_labels(job, tmp_path, ensemble, monkeypa
     assert other.entry["models"][name] != pytest.approx(done.entry["models"][name], rel=1e-4)
 
 
+def test_a_large_batch_is_measured_in_parts(job, tmp_path, ensemble, monkeypatch):
+    """Its attack takes what fits the memory at a time, and must not be lost after that."""
+    sizes, measure = [], protecting.measure
+
+    def spy(generators, pairs, labels, size):
+        sizes.append((len(pairs), size))
+        return measure(generators, pairs, labels, size)
+
+    monkeypatch.setattr(protecting, "protect", instant_protect)
+    monkeypatch.setattr(protecting, "measure", spy)
+    monkeypatch.setattr(protecting, "_MEASURED_AT_ONCE", 3)
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(5)]
+    made = run(sources, dataclasses.replace(job, batch_size=4))
+    assert statuses(made) == ["done"] * 5 and sizes == [(4, 2), (1, 2)]
+    pairs = [(source, job.out / source.name) for source in sources]
+    for one, same in zip(made, photos.evaluate_photos(pairs, ensemble), strict=True):
+        for name, values in one.entry["models"].items():
+            assert same.entry["models"][name] == pytest.approx(values, rel=1e-4)
+
+
 def test_changed_labels_are_noticed(job, tmp_path):
     source = save_photo(tmp_path / "a.png")
     run([source], labelled(job, tmp_path, "a.png,1,0"))

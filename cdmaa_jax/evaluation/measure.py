@@ -43,10 +43,18 @@ def measure(
       generators: their names are unique.
       pairs: B of them.
       labels: of the originals.
-      batch_size: pairs are padded to this number, so that fewer run the same compiled program.
+      batch_size: how many pairs are measured at a time; fewer are padded to this number, so that
+        they run the same compiled program. All of them if None.
     """
+    size = batch_size or len(pairs)
+    parts = [slice(first, first + size) for first in range(0, len(pairs), size)]
+
+    def losses(generator: Generator, part: slice) -> np.ndarray:
+        some = labels and {name: np.asarray(values)[part] for name, values in labels.items()}
+        return metrics.losses(*edits_of_pairs(generator, pairs[part], some, size))
+
     return {
-        generator.name: metrics.losses(*edits_of_pairs(generator, pairs, labels, batch_size))
+        generator.name: np.concatenate([losses(generator, part) for part in parts])
         for generator in generators
     }
 
@@ -57,7 +65,10 @@ def edits_of_pairs(
     labels: Labels | None = None,
     batch_size: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The edits of B originals and of their protected copies, each ``[B, K, h, w, 3]``."""
+    """The edits of B originals and of their protected copies, each ``[B, K, h, w, 3]``.
+
+    Fewer than ``batch_size`` pairs are padded to that number.
+    """
     count, size = len(pairs), generator.image_size
     padding = max(0, (batch_size or count) - count)
     conditions = generator.conditions(labels)

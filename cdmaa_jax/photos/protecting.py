@@ -51,6 +51,9 @@ from cdmaa_jax.photos.ledger import (
 from cdmaa_jax.protection import protect
 from cdmaa_jax.types import Generator, Labels
 
+_MEASURED_AT_ONCE = 32
+"""Of a larger batch; unlike an attack, measuring does not reckon with the memory that is free."""
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -224,7 +227,7 @@ def _protect_batch(tasks: Sequence[Task], size: int, job: Job, ledger: Ledger) -
             except FileError as error:
                 full = error if disk.is_of_no_room(error) else full
                 yield Outcome(one.task.source, "failed", error=error)
-        entries = _measured(made, job.ensemble, job.labels, size)
+        entries = _measured(made, job.ensemble, job.labels, _equal_parts(size, _MEASURED_AT_ONCE))
         record(entries, _staged(made), job, ledger)
     finally:
         disk.discard(_staged(made))
@@ -315,7 +318,7 @@ def _compare(
 def _measured(
     made: Sequence[_Made], ensemble: Ensemble, labels: LabelTable | None, size: int
 ) -> list[Entry]:
-    """The entries of photos and their copies, complete with the L of every edit."""
+    """The entries of photos and their copies, measured ``size`` at a time, with every edit's L."""
     if not made:
         return []
     values = measure(
@@ -326,6 +329,11 @@ def _measured(
     )
     domains = {generator.name: generator.domains for generator in ensemble.generators}
     return report.with_losses([one.entry for one in made], values, domains)
+
+
+def _equal_parts(size: int, most: int) -> int:
+    """The size of the fewest equal parts of a batch of which none is larger than ``most``."""
+    return -(-size // -(-size // most))
 
 
 def _title(generator: Generator, metadata: Metadata) -> str:

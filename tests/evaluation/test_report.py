@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cdmaa_jax.disk import FileError
-from cdmaa_jax.evaluation import drawing, picture, report
+from cdmaa_jax.evaluation import drawing, metrics, picture, report
 from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images.faces import Box
@@ -45,6 +45,24 @@ def test_a_pair_is_measured_alone_as_among_others(ensemble):
         alone = measure(ensemble.generators, [pair], batch_size=4)
         for name, values in together.items():
             np.testing.assert_allclose(alone[name][0], values[i], rtol=1e-4)
+
+
+def test_many_pairs_are_measured_a_few_at_a_time(ensemble, monkeypatch):
+    pairs, sizes = [pair_of(ensemble, seed) for seed in range(5)], []
+    labels = {"Male": np.array([0, 1, 1, 0, 1]), "Young": [1, 1, 0, 0, 1]}
+    together = measure(ensemble.generators, pairs, labels)
+    edits = metrics.edits
+
+    def spy(generator, images, conditions):
+        sizes.append(len(images))
+        return edits(generator, images, conditions)
+
+    monkeypatch.setattr(metrics, "edits", spy)
+    few = measure(ensemble.generators, pairs, labels, batch_size=2)
+    assert sizes == [2] * 12  # three parts of originals and copies, for two generators
+    assert few.keys() == together.keys()
+    for name, values in together.items():
+        np.testing.assert_allclose(few[name], values, rtol=1e-4)
 
 
 def test_labels_choose_the_edits(ensemble):
