@@ -17,9 +17,13 @@ from cdmaa_jax.cli.output import (
     ensure_stderr,
     fail,
     print_any_name,
+    say,
     show,
 )
 from cdmaa_jax.cli.parser import make_parser
+
+_UNUSED_DEVICE = ("CUDA backend failed to initialize", "GPU may be present", "TPU may be present")
+"""Words of JAX's warnings of a device that it does without; a CPU takes many times as long."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,10 +61,22 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _quiet() -> None:
-    """Keeps the libraries' own notices from a user's terminal."""
+    """Keeps the libraries' own notices from a user's terminal, but for those of unused devices."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("absl", "jax", "jax._src.xla_bridge"):
+    for name in ("absl", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    of_devices = logging.getLogger("jax._src.xla_bridge")
+    of_devices.setLevel(logging.WARNING)
+    of_devices.addFilter(_say_what_is_unused)
+
+
+def _say_what_is_unused(record: logging.LogRecord) -> bool:
+    """Prints a warning of an unused device on one line; of the rest, only errors are logged."""
+    text = record.getMessage()
+    if any(words in text for words in _UNUSED_DEVICE):
+        say(f"JAX: {' '.join(text.split())}")
+        return False
+    return record.levelno >= logging.ERROR
 
 
 def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:

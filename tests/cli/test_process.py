@@ -1,9 +1,11 @@
 """Errors that no command expects: users can fix some of them, and the others are bugs."""
 
+import logging
 import os
 
 import pytest
 
+from cdmaa_jax.cli import commands, facts
 from cdmaa_jax.photos import protecting
 from tests.cli.processes import errors, start
 from tests.tiny import save_photo
@@ -25,6 +27,34 @@ def test_a_bug_is_not_hidden(protect, tmp_path, monkeypatch):
     monkeypatch.setattr(protecting, "protect", bug)
     with pytest.raises(RuntimeError, match="a bug"):
         protect(save_photo(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize(
+    "warning",
+    [
+        "CUDA backend failed to initialize: no\ndriver.(Set TF_CPP_MIN_LOG_LEVEL=0 and rerun.)",
+        "An NVIDIA GPU may be present on this machine, but a CUDA-enabled jaxlib is not installed. "
+        "Falling back to cpu.",
+        "A Google TPU may be present on this machine, but either a TPU-enabled jaxlib or libtpu is "
+        "not installed. Falling back to cpu.",
+    ],
+)
+def test_a_device_that_jax_does_without_is_told_of_on_one_line(call, warning, monkeypatch, caplog):
+    logger, gather = logging.getLogger("jax._src.xla_bridge"), facts.gather_facts
+
+    def gather_and_log(*arguments):
+        logger.info("Unable to initialize backend 'tpu'")
+        logger.warning("Platform 'abacus' is experimental")
+        logger.warning(warning)
+        return gather(*arguments)
+
+    monkeypatch.setattr(commands, "gather_facts", gather_and_log)
+    for _ in range(2):  # in one process, no line is doubled
+        status, _, err = call("info", options=())
+        assert (status, err) == (0, f"cdmaa: JAX: {' '.join(warning.split())}\n")
+    assert not caplog.records
+    logger.error("Jax plugin configuration error")
+    assert [record.message for record in caplog.records] == ["Jax plugin configuration error"]
 
 
 def test_a_device_that_is_not_there_is_one_line(ensemble, tmp_path):
