@@ -3,6 +3,12 @@
 Conventions of all modules: images are NHWC, RGB, in [-1, 1]; a *domain* is one edit of one
 generator, given to it as a condition vector; a *model*, as the paper calls it, is a ``Generator``;
 arrays may be NumPy's or JAX's.
+
+In shapes, B are the images, J the models, K a model's domains, n the entries of a condition vector
+and T the steps; H and W are of the canonical images, h and w of what a generator sees; an axis with
+an underscore, such as _K, need not be as long as its namesake. ``Float[Array, "B J"]`` is an array
+of floats [B,J]. Tests check the signatures of the modules that ``tests/conftest.py`` lists at every
+call; nothing else does, and the fields of records are never checked.
 """
 
 from __future__ import annotations
@@ -12,8 +18,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
+from jaxtyping import Bool, Float, Int, Key
 
 Array: TypeAlias = jax.Array
+Images: TypeAlias = Float[Array, "B H W 3"]
+Conditions: TypeAlias = Float[Array, "B K n"]
+Keys: TypeAlias = Key[Array, "B"]
+"""A typed PRNG key for each image."""
+Time: TypeAlias = Int[Array, ""]
+"""The number of a step, or what is counted like it."""
 Params: TypeAlias = Any
 """Any pytree of arrays."""
 Labels: TypeAlias = Mapping[str, Any]
@@ -79,10 +92,10 @@ class Batch:
         None for the loss's own choice.
     """
 
-    images: jax.Array
-    conditions: tuple[jax.Array, ...]
-    mask: jax.Array
-    pixel_weights: jax.Array | None = None
+    images: Images
+    conditions: tuple[Conditions, ...]
+    mask: Bool[Array, "B"]
+    pixel_weights: Float[Array, "B H W"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -97,7 +110,7 @@ class Result:
       perturbation: [H,W,3], the universal one, if one was asked for.
     """
 
-    images: jax.Array
-    losses: jax.Array
-    weights: jax.Array
-    perturbation: jax.Array | None = None
+    images: Images
+    losses: Float[Array, "T B J"]
+    weights: Float[Array, "T B J"]
+    perturbation: Float[Array, "H W 3"] | None = None

@@ -1,4 +1,7 @@
-"""Two simulated CPU devices, little optimization, no silent promotion; before JAX is used."""
+"""Two simulated CPU devices, little optimization, no silent promotion; before JAX is used.
+
+The signatures of the attack's inner functions, shapes included, are checked at every call.
+"""
 
 import gc
 import os
@@ -7,8 +10,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
-from cdmaa_jax.attack import compilation
+CHECKED = (  # the attack's inner functions; the rest have error messages of their own
+    "algorithm", "domains", "losses", "minnorm", "models", "perturbations", "regularization",
+    "targets", "updates",
+)  # fmt: skip
+with install_import_hook([f"cdmaa_jax.attack.{name}" for name in CHECKED], "beartype.beartype"):
+    from cdmaa_jax.attack import compilation
 
 FLAGS = ["--xla_force_host_platform_device_count=2"]
 if os.environ["JAX_PLATFORMS"] == "cpu":  # XLA's GPU backend has no such level

@@ -16,21 +16,22 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Bool, Float, Key, ScalarLike
 
 from cdmaa_jax import hoisting
 from cdmaa_jax.attack import targets
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
 from cdmaa_jax.attack.memory import in_chunks
-from cdmaa_jax.attack.models import MODEL_STRATEGIES, combine
-from cdmaa_jax.attack.numbers import Numbers, inner_radius, numbers_of
+from cdmaa_jax.attack.models import MODEL_STRATEGIES, Gradients, Weights, combine
+from cdmaa_jax.attack.numbers import Number, Numbers, inner_radius, numbers_of
 from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
-from cdmaa_jax.attack.regularization import REGULARIZATIONS, per_image
+from cdmaa_jax.attack.regularization import REGULARIZATIONS, Gradient, per_image
 from cdmaa_jax.attack.targets import Target, fit_conditions, weigh
 from cdmaa_jax.attack.updates import ApgdState, make_update
 from cdmaa_jax.scheduling import later
 from cdmaa_jax.tracing import once
-from cdmaa_jax.types import Array, Batch, Generator, Result
+from cdmaa_jax.types import Array, Batch, Conditions, Generator, Images, Keys, Result, Time
 
 T = TypeVar("T")
 
@@ -41,36 +42,36 @@ class State(NamedTuple):
     Attributes:
       images: x_t, [B,H,W,3].
       time: t.
-      keys: [B], for random views; each step derives its own.
-      references: for each model, what the loss observes for the clean images, [B,K,...]; constant,
-        but for ``attack_batch``, where the loop's first iteration may have to fill them.
+      keys: for random views; each step derives its own.
+      references: for each model, what the loss observes for the clean images; constant, but for
+        ``attack_batch``, where the loop's first iteration may have to fill them.
       update: the state of the update rule.
-      pixel_weights: for each model, [B,h,w], or None if the loss does not weigh pixels; constant.
-      perturbation: δ, [1,H,W,3], if all images share one; None otherwise.
+      pixel_weights: for each model, or None if the loss does not weigh pixels; constant.
+      perturbation: δ, if all images share one; None otherwise.
     """
 
-    images: Array
-    time: Array
-    keys: Array
-    references: tuple[Array, ...]
+    images: Images
+    time: Time
+    keys: Keys
+    references: tuple[Float[Array, "B _K ..."], ...]
     update: optax.OptState
-    pixel_weights: tuple[Array | None, ...]
-    perturbation: Array | None
+    pixel_weights: tuple[Float[Array, "B h w"] | None, ...]
+    perturbation: Float[Array, "1 H W 3"] | None
 
 
 class Carried(NamedTuple):
     """The fields of a ``State`` that a universal perturbation carries over to the next images."""
 
-    perturbation: Array
-    time: Array
+    perturbation: Float[Array, "1 H W 3"]
+    time: Time
     update: optax.OptState
 
 
 class Info(NamedTuple):
-    """The report of a step: each model's loss and weight, both [B,J], at the start of the step."""
+    """The report of a step: each model's loss and weight at the start of the step."""
 
-    losses: Array
-    weights: Array
+    losses: Float[Array, "B J"]
+    weights: Float[Array, "B J"]
 
 
 class Attack(NamedTuple):
@@ -182,7 +183,10 @@ def check_conditions(ensemble: Sequence[Generator], batch: Batch) -> None:
 
 
 def _init(
-    problem: _Problem, keys: Array, carried: Carried | None = None, observes: bool = True
+    problem: _Problem,
+    keys: Key[Array, "..."],
+    carried: Carried | None = None,
+    observes: bool = True,
 ) -> State:
     """The initial state; its references are zeros unless it ``observes`` the clean images."""
     batch, clean = problem.batch, problem.batch.images
@@ -211,8 +215,13 @@ def _init(
 
 
 def observe(
-    loss: str, chunk: int | None, model: Generator, images: Array, conditions: Array, keys: Array
-) -> Array:
+    loss: str,
+    chunk: int | None,
+    model: Generator,
+    images: Images,
+    conditions: Conditions,
+    keys: Keys,
+) -> Float[Array, "B _K ..."]:
     """``targets.observe``, ``chunk`` images at a time."""
 
     def observe_part(part: tuple[Array, ...]) -> Array:
@@ -272,14 +281,14 @@ def _observe_or_step(problem: _Problem, state: State) -> tuple[State, Info]:
     return jax.tree.map(functools.partial(jnp.where, observes), observed, stepped), info
 
 
-def regularized(numbers: Numbers, gradient: Array, loss: Array) -> Array:
-    """A model's gradient [B,H,W,3] with the chosen regularization, given its loss [B]."""
+def regularized(numbers: Numbers, gradient: Gradient, loss: Float[Array, "B"]) -> Gradient:
+    """A model's gradient with the chosen regularization, given its loss."""
     each = [regularize(gradient, loss, numbers.zeta) for regularize in REGULARIZATIONS.values()]
     return lax.select_n(numbers.regularization, *each)
 
 
-def weights_of(numbers: Numbers, gradients: Array, time: Array) -> Array:
-    """The weights [B,J] that the chosen strategy gives the models in a step."""
+def weights_of(numbers: Numbers, gradients: Gradients, time: Time) -> Weights:
+    """The weights that the chosen strategy gives the models in a step."""
     each = [
         strategy(gradients, time, numbers.model_weights) for strategy in MODEL_STRATEGIES.values()
     ]
@@ -297,10 +306,12 @@ def _finish(problem: _Problem, state: State, models: Sequence[Evaluation] | None
     return state._replace(**_placed(problem, best))
 
 
-def _evaluate(problem: _Problem, state: State, clean: Array | None = None) -> list[Evaluation]:
+def _evaluate(
+    problem: _Problem, state: State, clean: Bool[Array, ""] | None = None
+) -> list[Evaluation]:
     """Evaluates every model at the current images, with this step's draw of the random views.
 
-    If ``clean``, a bool array [], is true: at the clean images, with the draw for those.
+    If ``clean`` is true: at the clean images, with the draw for those.
     """
     config, images, evaluations = problem.config, state.images, []
     strategy = functools.partial(DOMAIN_STRATEGIES[config.across_domains], config.loss)
@@ -318,8 +329,8 @@ def _evaluate(problem: _Problem, state: State, clean: Array | None = None) -> li
     return evaluations
 
 
-def keys_at(keys: Array, time: Array) -> Array:
-    """The keys [B] of the random views in a step."""
+def keys_at(keys: Keys, time: Time) -> Keys:
+    """The keys of the random views in a step."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
 
 
@@ -327,9 +338,9 @@ def evaluate(
     strategy: Callable[..., T],
     chunk: int | None,
     model: Generator,
-    images: Array,
-    keys: Array,
-    turn: Array,
+    images: Images,
+    keys: Keys,
+    turn: Time,
     *target: Any,
 ) -> T:
     """``strategy(target, images, keys, turn)`` for a model, ``chunk`` images at a time."""
@@ -341,8 +352,8 @@ def evaluate(
     return in_chunks(evaluate_part, chunk, (images, keys, *target))
 
 
-def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:
-    """The objective of APGD, [B]: the mean over models and domains of min(L, τ).
+def objective(threshold: ScalarLike, models: Sequence[Evaluation]) -> Float[Array, "B"]:
+    """The objective of APGD: the mean over models and domains of min(L, τ).
 
     The domains are those that the strategy across domains attacks: with ``single`` only the first.
     """
@@ -350,16 +361,16 @@ def objective(threshold: float | Array, models: Sequence[Evaluation]) -> Array:
     return jnp.stack(capped).mean(0)
 
 
-def box(clean: Array, epsilon: float) -> tuple[Array, Array]:
-    """The bounds, each [B,H,W,3], of values within epsilon of the clean images and in [-1, 1].
+def box(clean: Images, epsilon: float) -> tuple[Images, Images]:
+    """The bounds of values within epsilon of the clean images and in [-1, 1].
 
     They are rounded inwards: in exact arithmetic, a bound is at most epsilon from the clean value.
     """
     return bounds(clean, inner_radius(epsilon, clean.dtype))
 
 
-def start_noise(radius: float | Array, keys: Array, like: Array) -> Array:
-    """The start noise for the clean images [B,H,W,3]; an image's noise depends only on its key."""
+def start_noise(radius: Number, keys: Keys, like: Images) -> Images:
+    """The start noise for the clean images; an image's noise depends only on its key."""
     draw = functools.partial(
         jax.random.uniform, shape=like.shape[1:], dtype=like.dtype, minval=-radius, maxval=radius
     )
@@ -370,7 +381,7 @@ def attack_batch(
     config: Config,
     ensemble: tuple[Generator, ...],
     batch: Batch,
-    keys: Array,
+    keys: Key[Array, "..."],
     numbers: Numbers | None = None,
     *,
     axis: str | None = None,
@@ -407,7 +418,7 @@ def advance(
     config: Config,
     ensemble: tuple[Generator, ...],
     batch: Batch,
-    keys: Array,
+    keys: Key[Array, "..."],
     numbers: Numbers,
     carried: Carried,
     plan: Plan = Plan(),
@@ -419,7 +430,7 @@ def advance(
     return _carry(state), info
 
 
-def begin(config: Config, batch: Batch, keys: Array, numbers: Numbers) -> Carried:
+def begin(config: Config, batch: Batch, keys: Key[Array, "..."], numbers: Numbers) -> Carried:
     """The start of a universal perturbation, for ``advance``; it depends on no generator."""
     batch = dataclasses.replace(batch, conditions=(), pixel_weights=None)
     return _carry(build(config, (), batch, numbers).init(keys))

@@ -1,7 +1,7 @@
 """Combines a model's domains into one loss and one gradient: steps 3 and 4 of Algorithm 1.
 
-Each strategy takes the name of the loss, a target, the images [B,H,W,3], the keys [B] of random
-views and the turn: a whole number that says, modulo K, which domain's turn it is.
+Each strategy takes the name of the loss, a target, the images, the keys of random views and the
+turn: a whole number that says, modulo K, which domain's turn it is.
 """
 
 from __future__ import annotations
@@ -11,38 +11,40 @@ from typing import NamedTuple
 
 import jax
 from jax import lax
+from jaxtyping import Float
 
+from cdmaa_jax.attack.losses import Losses
 from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.attack.models import combine
 from cdmaa_jax.attack.targets import Target, compare, domain_losses, observe
-from cdmaa_jax.types import Array
+from cdmaa_jax.types import Array, Images, Keys, Time
 
 
 class Evaluation(NamedTuple):
     """The evaluation of a model at the current images.
 
     Attributes:
-      loss: [B], the loss L of the model.
-      gradient: [B,H,W,3], the model's cross-domain gradient.
-      domain_losses: [B,K], L of every domain that the strategy attacks.
-      observed: [B,K,...], what the loss observes of every domain; None if the strategy does not
-        observe them all together.
+      loss: the loss L of the model.
+      gradient: the model's cross-domain gradient.
+      domain_losses: L of every domain that the strategy attacks.
+      observed: what the loss observes of every domain; None if the strategy does not observe them
+        all together.
     """
 
-    loss: Array
-    gradient: Array
-    domain_losses: Array
-    observed: Array | None = None
+    loss: Float[Array, "B"]
+    gradient: Float[Array, "B H W 3"]
+    domain_losses: Losses
+    observed: Float[Array, "B K ..."] | None = None
 
 
-Strategy = Callable[[str, Target, Array, Array, Array], Evaluation]
+Strategy = Callable[[str, Target, Images, Keys, Time], Evaluation]
 
 
-def uniform(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
+def uniform(loss: str, target: Target, images: Images, keys: Keys, turn: Time) -> Evaluation:
     """The mean over domains and its gradient, equations (8) and (9)."""
     del turn
 
-    def total(images: Array) -> tuple[Array, tuple[Array, Array]]:
+    def total(images: Images) -> tuple[Array, tuple[Losses, Array]]:
         observed = observe(loss, target.generator, images, target.conditions, keys)
         losses = compare(loss, target, observed)
         # Images do not interact, so the gradient of the sum holds each image's own gradient.
@@ -52,12 +54,12 @@ def uniform(loss: str, target: Target, images: Array, keys: Array, turn: Array) 
     return Evaluation(losses.mean(1), gradient, losses, observed)
 
 
-def single(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
+def single(loss: str, target: Target, images: Images, keys: Keys, turn: Time) -> Evaluation:
     """The first domain alone."""
     return uniform(loss, _only(target, 0), images, keys, turn)._replace(observed=None)
 
 
-def iterative(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
+def iterative(loss: str, target: Target, images: Images, keys: Keys, turn: Time) -> Evaluation:
     """Domain ``turn mod K`` alone."""
     chosen = _only(target, turn)
     losses = domain_losses(loss, target, images, keys)  # dead code unless the update rule uses it
@@ -65,26 +67,30 @@ def iterative(loss: str, target: Target, images: Array, keys: Array, turn: Array
     return found._replace(domain_losses=losses, observed=None)
 
 
-def mgda(loss: str, target: Target, images: Array, keys: Array, turn: Array) -> Evaluation:
+def mgda(loss: str, target: Target, images: Images, keys: Keys, turn: Time) -> Evaluation:
     """The mean over domains, and the shortest convex combination of the domains' gradients."""
     del turn
     return joined(*each_domain(loss, target, images, keys))
 
 
-def joined(gradients: Array, losses: Array) -> Evaluation:
-    """The evaluation by ``mgda``, given gradients [B,K,H,W,3] and losses [B,K] of all domains."""
+def joined(gradients: Float[Array, "B K H W 3"], losses: Losses) -> Evaluation:
+    """The evaluation by ``mgda``, given the gradients and losses of all domains."""
     gradient = combine(min_norm_weights(gradients), gradients)
     return Evaluation(losses.mean(1), gradient, losses)
 
 
-def each_domain(loss: str, target: Target, images: Array, keys: Array) -> tuple[Array, Array]:
-    """The gradient [B,K,H,W,3] and the loss [B,K] of every domain."""
+def each_domain(
+    loss: str, target: Target, images: Images, keys: Keys
+) -> tuple[Float[Array, "B K H W 3"], Losses]:
+    """The gradient and the loss of every domain."""
 
-    def alone(conditions: Array, references: Array) -> tuple[Array, Array]:
-        """The gradient of one domain's loss, and that loss [B]."""
+    def alone(
+        conditions: Float[Array, "B n"], references: Float[Array, "B ..."]
+    ) -> tuple[Float[Array, "B H W 3"], Float[Array, "B"]]:
+        """The gradient of one domain's loss, and that loss."""
         domain = target._replace(conditions=conditions[:, None], references=references[:, None])
 
-        def total(images: Array) -> tuple[Array, Array]:
+        def total(images: Images) -> tuple[Array, Float[Array, "B"]]:
             losses = domain_losses(loss, domain, images, keys)[:, 0]
             return losses.sum(), losses
 
@@ -94,7 +100,7 @@ def each_domain(loss: str, target: Target, images: Array, keys: Array) -> tuple[
     return jax.vmap(alone, 1, 1)(conditions, target.references)
 
 
-def _only(target: Target, index: Array | int) -> Target:
+def _only(target: Target, index: Time | int) -> Target:
     """The target with domain ``index mod K`` alone."""
 
     def take(array: Array) -> Array:

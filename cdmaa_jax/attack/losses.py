@@ -6,13 +6,19 @@ A ``Loss`` holds both functions. Observations of the clean image are computed on
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from cdmaa_jax.types import Array, Generator
+from cdmaa_jax.types import Array, Conditions, Generator
 
+Seen: TypeAlias = Float[Array, "B h w 3"]
+Outputs: TypeAlias = Float[Array, "B K h w 3"]
+Features: TypeAlias = Float[Array, "B K *features"]
+PixelWeights: TypeAlias = Float[Array, "B h w"]
+Losses: TypeAlias = Float[Array, "B K"]
 FACE_CENTRE = (0.53, 0.50)
 FACE_RADII = (0.37, 0.28)
 """The ellipse that holds a face, y before x, in units of the side of the generators' square input.
@@ -37,13 +43,13 @@ class Loss(NamedTuple):
       weighs_pixels: whether ``weights`` are [B,h,w], of mean 1 per image; they are None otherwise.
     """
 
-    observe: Callable[[Generator, Array, Array], Array]
-    distance: Callable[[Array, Array, Any], Array]
+    observe: Callable[[Generator, Seen, Conditions], Array]
+    distance: Callable[[Array, Array, Any], Losses]
     weighs_pixels: bool = False
 
 
-def outputs(generator: Generator, seen: Array, conditions: Array) -> Array:
-    """A generator's outputs [B,K,h,w,3] for images [B,h,w,3] that it sees and conditions [B,K,n].
+def outputs(generator: Generator, seen: Seen, conditions: Conditions) -> Outputs:
+    """A generator's outputs for images that it sees and the conditions of all domains.
 
     Only the condition is mapped over domains: whatever does not depend on it, such as an encoder,
     is computed once per image.
@@ -65,8 +71,8 @@ def outputs(generator: Generator, seen: Array, conditions: Array) -> Array:
     return images
 
 
-def latent(generator: Generator, seen: Array, conditions: Array) -> Array:
-    """The latent [B,1,...] of what a generator sees; it does not depend on the domain.
+def latent(generator: Generator, seen: Seen, conditions: Conditions) -> Float[Array, "B 1 ..."]:
+    """The latent of what a generator sees; it does not depend on the domain.
 
     A generator whose first layer takes the condition, such as StarGAN, has no such encoder.
 
@@ -82,8 +88,8 @@ def latent(generator: Generator, seen: Array, conditions: Array) -> Array:
     return generator.encode(generator.params, seen)[:, None]
 
 
-def mean_squared_error(outputs: Array, references: Array, weights: None = None) -> Array:
-    """The mean of the squared difference over height, width and channels, [B,K,h,w,3] -> [B,K].
+def mean_squared_error(outputs: Outputs, references: Outputs, weights: None = None) -> Losses:
+    """The mean of the squared difference over height, width and channels.
 
     Equation (4) is printed without the square; the threshold of 0.05 is for the squared error.
     Images are in [-1, 1], so L is at most 4.
@@ -91,12 +97,12 @@ def mean_squared_error(outputs: Array, references: Array, weights: None = None) 
     return ((outputs - references) ** 2).mean((-3, -2, -1))
 
 
-def weighted_squared_error(outputs: Array, references: Array, weights: Array) -> Array:
-    """``mean_squared_error`` with pixel weights [B,h,w] of mean 1: more for the face (Lv 2021)."""
+def weighted_squared_error(outputs: Outputs, references: Outputs, weights: PixelWeights) -> Losses:
+    """``mean_squared_error`` with pixel weights of mean 1: more for the face (Lv 2021)."""
     return (weights[:, None, :, :, None] * (outputs - references) ** 2).mean((-3, -2, -1))
 
 
-def mean_squared_features(features: Array, references: Array, weights: None = None) -> Array:
+def mean_squared_features(features: Features, references: Features, weights: None = None) -> Losses:
     """The mean of the squared difference over all features (Dong and Xie 2021).
 
     It is in units of the features. Encoders that end in a normalization have features about as
@@ -105,8 +111,8 @@ def mean_squared_features(features: Array, references: Array, weights: None = No
     return ((features - references) ** 2).mean(tuple(range(2, features.ndim)))
 
 
-def face_map(height: int, width: int) -> Array:
-    """Pixel weights [height,width]: 1 in the face of an aligned crop, ``BACKGROUND`` around it.
+def face_map(height: int, width: int) -> Float[Array, "{height} {width}"]:
+    """Pixel weights: 1 in the face of an aligned crop, ``BACKGROUND`` around it.
 
     Smooth, sampled at pixel centres, and not normalized.
     """
@@ -118,14 +124,14 @@ def face_map(height: int, width: int) -> Array:
     return BACKGROUND + (1 - BACKGROUND) * inside
 
 
-def unit_largest(weights: Array) -> Array:
-    """Weights [B,h,w] scaled to a maximum of 1 per image; all 1 if all of an image's are 0."""
+def unit_largest(weights: PixelWeights) -> PixelWeights:
+    """Pixel weights scaled to a maximum of 1 per image; all 1 if all of an image's are 0."""
     largest = weights.max((1, 2), keepdims=True)
     return jnp.where(largest > 0, weights / jnp.where(largest > 0, largest, 1), 1)
 
 
-def unit_mean(weights: Array) -> Array:
-    """Weights [B,h,w] scaled to mean 1 per image, so that L stays comparable."""
+def unit_mean(weights: PixelWeights) -> PixelWeights:
+    """Pixel weights scaled to mean 1 per image, so that L stays comparable."""
     scaled = unit_largest(weights)
     return scaled / scaled.mean((1, 2), keepdims=True)
 

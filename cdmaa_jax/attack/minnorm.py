@@ -8,12 +8,17 @@ converges slowly if the minimum is on a face; this one ends there after a few it
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float, Int
 
 from cdmaa_jax.types import Array
 
+Gram: TypeAlias = Float[Array, "J J"]
+Weights: TypeAlias = Float[Array, "J"]
 MAX_ITERATIONS = 16
 """The bound on iterations, per gradient, since rounding can keep a solution moving.
 
@@ -23,7 +28,7 @@ ROUNDING = 8
 """The assumed error of slopes, in machine epsilons of the sum of their terms' magnitudes."""
 
 
-def min_norm_weights(gradients: Array) -> Array:
+def min_norm_weights(gradients: Float[Array, "B J ..."]) -> Float[Array, "B J"]:
     """The weights of the shortest convex combination, per image.
 
     Args:
@@ -37,8 +42,8 @@ def min_norm_weights(gradients: Array) -> Array:
     return jax.vmap(solve)(jax.vmap(gram)(vectors))
 
 
-def gram(vectors: Array) -> Array:
-    """The Gram matrix [J,J] of vectors [J,N], scaled so that its largest entry is one.
+def gram(vectors: Float[Array, "J N"]) -> Gram:
+    """The Gram matrix of J vectors, scaled so that its largest entry is one.
 
     Gradients of an attack are about 1e-6, so they are scaled before their squares can underflow.
     """
@@ -47,8 +52,8 @@ def gram(vectors: Array) -> Array:
     return products / _positive(jnp.diagonal(products).max())
 
 
-def solve(gram: Array) -> Array:
-    """The weights [J] on the simplex that minimize aᵀ·gram·a; uniform if gram [J,J] is zero."""
+def solve(gram: Gram) -> Weights:
+    """The weights on the simplex that minimize aᵀ·gram·a; uniform if the matrix is zero."""
     count = gram.shape[0]
     uniform = jnp.full((count,), 1 / count, gram.dtype)
     if count == 1:
@@ -57,19 +62,19 @@ def solve(gram: Array) -> Array:
     return jnp.where(jnp.diagonal(gram).max() > 0, weights, uniform)
 
 
-def _solve_pair(gram: Array) -> Array:
+def _solve_pair(gram: Float[Array, "2 2"]) -> Float[Array, "2"]:
     curvature = gram[0, 0] - 2 * gram[0, 1] + gram[1, 1]
     first = (gram[1, 1] - gram[0, 1]) / _positive(curvature)
     first = jnp.where(curvature > 0, jnp.clip(first, 0, 1), 0.5)
     return jnp.stack([first, 1 - first])
 
 
-def _frank_wolfe(gram: Array) -> Array:
-    def goes_on(carry: tuple[Array, Array]) -> Array:
+def _frank_wolfe(gram: Gram) -> Weights:
+    def goes_on(carry: tuple[Weights, Int[Array, ""]]) -> Bool[Array, ""]:
         weights, iteration = carry
         return ~_is_optimal(gram, weights) & (iteration < MAX_ITERATIONS * len(gram))
 
-    def iterate(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def iterate(carry: tuple[Weights, Int[Array, ""]]) -> tuple[Weights, Int[Array, ""]]:
         weights, iteration = carry
         return _correct(gram, _transfer(gram, weights)), iteration + 1
 
@@ -77,7 +82,7 @@ def _frank_wolfe(gram: Array) -> Array:
     return lax.while_loop(goes_on, iterate, (shortest, jnp.zeros((), jnp.int32)))[0]
 
 
-def _is_optimal(gram: Array, weights: Array) -> Array:
+def _is_optimal(gram: Gram, weights: Weights) -> Bool[Array, ""]:
     """Whether all vertices in use have the least slope of all, up to rounding."""
     slopes = _product(gram, weights)
     target = jnp.argmin(slopes)
@@ -86,7 +91,7 @@ def _is_optimal(gram: Array, weights: Array) -> Array:
     return ~((weights > 0) & (excess > 0)).any()
 
 
-def _transfer(gram: Array, weights: Array) -> Array:
+def _transfer(gram: Gram, weights: Weights) -> Weights:
     """The pairwise step: to the steepest vertex, from the one whose step shortens w most."""
     slopes = _product(gram, weights)
     target = jnp.argmin(slopes)
@@ -99,7 +104,7 @@ def _transfer(gram: Array, weights: Array) -> Array:
     return _on_simplex(weights + amounts[source] * change)
 
 
-def _correct(gram: Array, weights: Array) -> Array:
+def _correct(gram: Gram, weights: Weights) -> Weights:
     """Moves towards the shortest vector in the affine hull of the vertices in use, by line search.
 
     It stops at that point or at the simplex's boundary; an inaccurate solution of the system costs
@@ -114,7 +119,7 @@ def _correct(gram: Array, weights: Array) -> Array:
     return _on_simplex(jnp.where(reach > amount, weights + amount * change, 0))
 
 
-def _affine_minimum(gram: Array, used: Array) -> Array:
+def _affine_minimum(gram: Gram, used: Bool[Array, "J"]) -> Weights:
     """The weights, of any sign, of the shortest affine combination of the vertices in use."""
     ones = used.astype(gram.dtype)
     noise = len(gram) * jnp.finfo(gram.dtype).eps
@@ -123,7 +128,7 @@ def _affine_minimum(gram: Array, used: Array) -> Array:
     return solution / _nonzero(solution.sum())
 
 
-def _solve_positive(matrix: Array, vector: Array) -> Array:
+def _solve_positive(matrix: Float[Array, "J J"], vector: Float[Array, "J"]) -> Float[Array, "J"]:
     """The solution of a small positive definite system, by elimination without pivots."""
     table = jnp.concatenate([matrix, vector[:, None]], axis=1)
     for i in range(len(matrix)):
@@ -132,23 +137,23 @@ def _solve_positive(matrix: Array, vector: Array) -> Array:
     return table[:, -1]
 
 
-def _on_simplex(weights: Array) -> Array:
+def _on_simplex(weights: Weights) -> Weights:
     weights = jnp.maximum(weights, 0)
     return weights / weights.sum()
 
 
-def _product(gram: Array, weights: Array) -> Array:
+def _product(gram: Gram, weights: Weights) -> Float[Array, "J"]:
     return (gram * weights[None, :]).sum(1)
 
 
-def _one_hot(index: Array, like: Array) -> Array:
+def _one_hot(index: Int[Array, ""], like: Float[Array, "J ..."]) -> Weights:
     return (jnp.arange(like.shape[0]) == index).astype(like.dtype)
 
 
-def _positive(value: Array) -> Array:
+def _positive(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The value where it is positive, else 1: a safe divisor."""
     return jnp.where(value > 0, value, 1)
 
 
-def _nonzero(value: Array) -> Array:
+def _nonzero(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(value != 0, value, 1)

@@ -8,15 +8,21 @@ compared with the generators, while compiling a program for each is expensive.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from cdmaa_jax.attack.config import JITTER, Config, choices
+from cdmaa_jax.attack.models import Shares
+from cdmaa_jax.types import Array
+
+Number: TypeAlias = Float[Array | np.ndarray, ""]
+Whole: TypeAlias = Int[Array | np.ndarray, ""]
 
 
 class Numbers(NamedTuple):
-    """Scalars in the images' dtype, except for the last five.
+    """Numbers in the images' dtype; the whole ones are int32.
 
     Attributes:
       radius: the largest change of a value, rounded down to the type.
@@ -24,24 +30,24 @@ class Numbers(NamedTuple):
       step_size: a; for APGD the first step, twice epsilon.
       zeta: the lower bound of the loss in the regularization.
       threshold: τ.
-      model_weights: [J], summing to one; equal unless the models are ``weighted``.
-      regularization: int32, the place in ``REGULARIZATIONS``.
-      across_models: int32, the place in ``MODEL_STRATEGIES``.
-      momentum: bool, whether the update rule is ``mi-fgsm``.
-      domain_stride: int32, the distance between the domains of successive steps, where each step
-        attacks one domain.
+      model_weights: summing to one; equal unless the models are ``weighted``.
+      regularization: the place in ``REGULARIZATIONS``.
+      across_models: the place in ``MODEL_STRATEGIES``.
+      momentum: whether the update rule is ``mi-fgsm``.
+      domain_stride: the distance between the domains of successive steps, where each step attacks
+        one domain.
     """
 
-    radius: Any
-    start: Any
-    step_size: Any
-    zeta: Any
-    threshold: Any
-    model_weights: Any
-    regularization: Any
-    across_models: Any
-    momentum: Any
-    domain_stride: Any
+    radius: Number
+    start: Number
+    step_size: Number
+    zeta: Number
+    threshold: Number
+    model_weights: Shares
+    regularization: Whole
+    across_models: Whole
+    momentum: Bool[Array | np.ndarray, ""]
+    domain_stride: Whole
 
 
 def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
@@ -90,7 +96,7 @@ def inner_radius(epsilon: float, dtype: Any) -> np.ndarray:
     """The largest number of a dtype that is at most epsilon."""
     radius = np.asarray(epsilon, dtype)
     if float(radius) > epsilon:
-        radius = np.nextafter(radius, np.zeros_like(radius))
+        radius = np.asarray(np.nextafter(radius, np.zeros_like(radius)))
     return radius
 
 

@@ -8,45 +8,48 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Bool, Float, ScalarLike
 
-from cdmaa_jax.types import Array, Batch
+from cdmaa_jax.types import Array, Batch, Images
+
+Moved: TypeAlias = Float[Array, "V H W 3"]
 
 
 class Perturbation(NamedTuple):
     """The bounds of the moved variable, and how it maps to the images of a batch and back.
 
     Attributes:
-      lower: [V,H,W,3], its least value.
-      upper: [V,H,W,3], its largest.
-      start: ``start(noise [B,H,W,3]) -> [V,H,W,3]``, before it is put inside the bounds.
-      place: ``place(moved [V,H,W,3]) -> [B,H,W,3]``, the images x_t.
+      lower: its least value.
+      upper: its largest.
+      start: ``start(noise)``, before it is put inside the bounds.
+      place: ``place(moved)``, the images x_t.
       pool: ``pool(values [B,...]) -> [V,...]``, from images to what is moved.
     """
 
-    lower: Array
-    upper: Array
-    start: Callable[[Array], Array]
-    place: Callable[[Array], Array]
+    lower: Moved
+    upper: Moved
+    start: Callable[[Images], Moved]
+    place: Callable[[Moved], Images]
     pool: Callable[[Array], Array]
 
-    def project(self, moved: Array) -> Array:
+    def project(self, moved: Moved) -> Moved:
         """The nearest value inside the bounds."""
         return optax.projections.projection_box(moved, self.lower, self.upper)
 
 
-def image(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
+def image(batch: Batch, radius: ScalarLike, axis: str | None) -> Perturbation:
     """Every image moves on its own; the variable is x_t itself."""
     del axis
     lower, upper = bounds(batch.images, radius)
     return Perturbation(lower, upper, lambda noise: batch.images + noise, _same, _same)
 
 
-def universal(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
+def universal(batch: Batch, radius: ScalarLike, axis: str | None) -> Perturbation:
     """One δ for all images, x_t = x + δ inside their bounds (CMUA, Huang et al. 2022).
 
     δ follows the mean over the images: their gradients and losses are averaged per model before
@@ -61,8 +64,8 @@ def universal(batch: Batch, radius: Any, axis: str | None) -> Perturbation:
     )
 
 
-def bounds(clean: Array, radius: Any) -> tuple[Array, Array]:
-    """The bounds within a radius of images [B,H,W,3] and in [-1, 1], rounded inwards.
+def bounds(clean: Images, radius: ScalarLike) -> tuple[Images, Images]:
+    """The bounds within a radius of images and in [-1, 1], rounded inwards.
 
     No derivatives are taken through them, since rounding has none.
     """
@@ -76,18 +79,22 @@ def _same(values: Array) -> Array:
     return values
 
 
-def _add_within(clean: Array, lower: Array, upper: Array, shared: Array) -> Array:
+def _add_within(
+    clean: Images, lower: Images, upper: Images, shared: Float[Array, "1 H W 3"]
+) -> Images:
     return optax.projections.projection_box(clean + shared, lower, upper)
 
 
-def _first(noise: Array, axis: str | None) -> Array:
+def _first(noise: Images, axis: str | None) -> Float[Array, "1 H W 3"]:
     """The first image's noise, from the first device if several share the batch."""
     if axis is None:
         return noise[:1]
     return lax.psum(jnp.where(lax.axis_index(axis) == 0, noise[:1], 0), axis)
 
 
-def _mean(mask: Array, values: Array, axis: str | None) -> Array:
+def _mean(
+    mask: Bool[Array, "B"], values: Float[Array, "B *rest"], axis: str | None
+) -> Float[Array, "1 *rest"]:
     """The mean over the images that are not padding, on all devices."""
     counted = mask.reshape(-1, *(1,) * (values.ndim - 1))
     total = jnp.where(counted, values, 0).sum(0, keepdims=True)
@@ -97,7 +104,7 @@ def _mean(mask: Array, values: Array, axis: str | None) -> Array:
     return total / jnp.maximum(count, 1)
 
 
-PERTURBATIONS: dict[str, Callable[[Batch, Any, str | None], Perturbation]] = {
+PERTURBATIONS: dict[str, Callable[[Batch, ScalarLike, str | None], Perturbation]] = {
     "image": image,
     "universal": universal,
 }

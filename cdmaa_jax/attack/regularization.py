@@ -1,18 +1,22 @@
 """The factor that a model's gradient is divided by before models are combined: equation (23).
 
-Each function takes a gradient [B,H,W,3], its model's loss [B] and zeta, and returns grad / S.
+Each function takes a gradient, its model's loss and zeta, and returns grad / S.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax.numpy as jnp
+from jaxtyping import Float, ScalarLike, Shaped
 
 from cdmaa_jax.types import Array
 
+Gradient: TypeAlias = Float[Array, "B H W 3"]
 
-def penalty(gradient: Array, loss: Array, zeta: float | Array) -> Array:
+
+def penalty(gradient: Gradient, loss: Float[Array, "B"], zeta: ScalarLike) -> Gradient:
     """S = 1 / max(L, zeta), equation (25): models that are not yet disrupted get small gradients.
 
     The min-norm combination then favours those.
@@ -20,13 +24,13 @@ def penalty(gradient: Array, loss: Array, zeta: float | Array) -> Array:
     return gradient * per_image(jnp.maximum(loss, zeta))
 
 
-def none(gradient: Array, loss: Array, zeta: float | Array) -> Array:
+def none(gradient: Gradient, loss: Float[Array, "B"], zeta: ScalarLike) -> Gradient:
     """S = 1."""
     del loss, zeta
     return gradient
 
 
-def l2(gradient: Array, loss: Array, zeta: float | Array) -> Array:
+def l2(gradient: Gradient, loss: Float[Array, "B"], zeta: ScalarLike) -> Gradient:
     """S = ‖grad‖₂; a gradient of zero stays zero."""
     del loss, zeta
     largest = jnp.abs(gradient).max((1, 2, 3))
@@ -35,17 +39,17 @@ def l2(gradient: Array, loss: Array, zeta: float | Array) -> Array:
     return scaled / per_image(jnp.maximum(norm, 1))
 
 
-def log(gradient: Array, loss: Array, zeta: float | Array) -> Array:
+def log(gradient: Gradient, loss: Float[Array, "B"], zeta: ScalarLike) -> Gradient:
     """S = max(L, zeta): the gradient of log L."""
     return gradient / per_image(jnp.maximum(loss, zeta))
 
 
-def per_image(v: Array) -> Array:
-    """A vector [B] reshaped to broadcast against images [B,H,W,3]."""
+def per_image(v: Shaped[Array, "B"]) -> Shaped[Array, "B 1 1 1"]:
+    """A vector reshaped to broadcast against images."""
     return v[:, None, None, None]
 
 
-REGULARIZATIONS: dict[str, Callable[[Array, Array, float | Array], Array]] = {
+REGULARIZATIONS: dict[str, Callable[[Gradient, Array, ScalarLike], Gradient]] = {
     "penalty": penalty,
     "none": none,
     "l2": l2,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from cdmaa_jax.attack.losses import LOSSES, face_map, unit_largest, unit_mean
-from cdmaa_jax.types import Array, Generator
+from cdmaa_jax.attack.losses import (
+    LOSSES,
+    Losses,
+    PixelWeights,
+    Seen,
+    face_map,
+    unit_largest,
+    unit_mean,
+)
+from cdmaa_jax.types import Array, Conditions, Generator, Images, Keys
 
 
 class Target(NamedTuple):
@@ -17,20 +26,20 @@ class Target(NamedTuple):
 
     Attributes:
       generator: the model.
-      conditions: [B,K,n], the condition vector of each domain.
-      references: [B,K,...], what the loss observes of it for the clean images: with most losses
-        its outputs [B,K,h,w,3].
-      pixel_weights: [B,h,w], for a loss that weighs pixels.
+      conditions: the condition vector of each domain.
+      references: what the loss observes of it for the clean images: with most losses its outputs
+        [B,K,h,w,3].
+      pixel_weights: for a loss that weighs pixels.
     """
 
     generator: Generator
-    conditions: Array
-    references: Array
-    pixel_weights: Array | None = None
+    conditions: Conditions
+    references: Float[Array, "B _K ..."]
+    pixel_weights: PixelWeights | None = None
 
 
-def see(generator: Generator, images: Array, keys: Array) -> Array:
-    """Images [B,H,W,3] as a generator sees them, [B,h,w,3]; ``keys`` [B] are for random views.
+def see(generator: Generator, images: Images, keys: Keys) -> Seen:
+    """Images as a generator sees them; the keys are for random views.
 
     A view is mapped over single images, so that its draw for one cannot depend on the others or on
     its position in the batch.
@@ -44,15 +53,15 @@ def see(generator: Generator, images: Array, keys: Array) -> Array:
 def make_target(
     loss: str,
     generator: Generator,
-    clean: Array,
-    conditions: Array,
-    keys: Array,
-    pixel_weights: Array | None = None,
+    clean: Images,
+    conditions: Conditions,
+    keys: Keys,
+    pixel_weights: Float[Array, "B H W"] | None = None,
 ) -> Target:
-    """A model and its references, for clean images [B,H,W,3].
+    """A model and its references, for clean images.
 
-    ``pixel_weights`` [B,H,W] are for a loss that weighs pixels; if None, the face of an
-    aligned crop counts more.
+    ``pixel_weights`` are for a loss that weighs pixels; if None, the face of an aligned crop counts
+    more.
     """
     references = observe(loss, generator, clean, conditions, keys)
     seen = weigh(loss, generator, clean, keys, pixel_weights)
@@ -60,19 +69,23 @@ def make_target(
 
 
 def observe(
-    loss: str, generator: Generator, images: Array, conditions: Array, keys: Array
-) -> Array:
-    """The observation [B,K,...] that a loss makes of a generator for images [B,H,W,3]."""
+    loss: str, generator: Generator, images: Images, conditions: Conditions, keys: Keys
+) -> Float[Array, "B _K ..."]:
+    """The observation that a loss makes of a generator for images."""
     seen = see(generator, images, keys)
     return LOSSES[loss].observe(generator, seen, conditions).astype(images.dtype)
 
 
 def weigh(
-    loss: str, generator: Generator, clean: Array, keys: Array, pixel_weights: Array | None
-) -> Array | None:
-    """The weights [B,h,w] of the pixels that a generator sees; None if the loss weighs no pixels.
+    loss: str,
+    generator: Generator,
+    clean: Images,
+    keys: Keys,
+    pixel_weights: Float[Array, "B H W"] | None,
+) -> PixelWeights | None:
+    """The weights of the pixels that a generator sees; None if the loss weighs no pixels.
 
-    ``pixel_weights`` [B,H,W] are as for ``make_target``.
+    ``pixel_weights`` are as for ``make_target``.
     """
     if not LOSSES[loss].weighs_pixels:
         return None
@@ -81,8 +94,8 @@ def weigh(
     return see_weights(generator, pixel_weights.astype(clean.dtype), keys)
 
 
-def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:
-    """Pixel weights [B,H,W] mapped to the pixels that a generator sees: [B,h,w], of mean 1.
+def see_weights(generator: Generator, weights: Float[Array, "B H W"], keys: Keys) -> PixelWeights:
+    """Pixel weights mapped to the pixels that a generator sees, of mean 1.
 
     They go through its view as a grey image, black for 0 and white for each image's largest weight.
     """
@@ -91,23 +104,23 @@ def see_weights(generator: Generator, weights: Array, keys: Array) -> Array:
     return unit_mean(jnp.maximum(seen.mean(-1) + 1, 0))
 
 
-def fit_conditions(conditions: Any, images: Array) -> Array:
+def fit_conditions(conditions: Any, images: Images) -> Conditions:
     """Condition vectors [B,K,n] or [1,K,n] as [B,K,n] in the images' dtype."""
     conditions = jnp.asarray(conditions).astype(images.dtype)
     return jnp.broadcast_to(conditions, (len(images), *conditions.shape[1:]))
 
 
-def domain_losses(loss: str, target: Target, images: Array, keys: Array) -> Array:
-    """L of every domain, [B,K], equation (29); [B,1] if the loss does not depend on the domain."""
+def domain_losses(loss: str, target: Target, images: Images, keys: Keys) -> Losses:
+    """L of every domain, equation (29); of one if the loss does not depend on the domain."""
     return compare(loss, target, observe(loss, target.generator, images, target.conditions, keys))
 
 
-def compare(loss: str, target: Target, observed: Array) -> Array:
-    """L of every domain, [B,K], from the observations."""
+def compare(loss: str, target: Target, observed: Float[Array, "B K ..."]) -> Losses:
+    """L of every domain, from the observations."""
     return LOSSES[loss].distance(observed, target.references, target.pixel_weights)
 
 
-def as_tuple(ensemble: Generator | Sequence[Generator]) -> tuple[Generator, ...]:
+def as_tuple(ensemble: Any) -> tuple[Generator, ...]:
     """One generator or a sequence of them as a tuple.
 
     Raises:

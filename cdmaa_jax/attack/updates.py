@@ -1,7 +1,7 @@
 """Update rules, as optax gradient transformations that ascend: step 8 of Algorithm 1.
 
-``update(w, state, images, value=objective)`` takes the direction w [B,H,W,3] and returns what to
-add to the images; the caller projects the sum onto the box. Only APGD reads the images and the
+``update(w, state, images, value=objective)`` takes the direction w and returns what to add to the
+images, all [B,H,W,3]; the caller projects the sum onto the box. Only APGD reads the images and the
 objective [B] at them.
 """
 
@@ -13,20 +13,21 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Bool, Float, Int, ScalarLike
 
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.numbers import Numbers
 from cdmaa_jax.attack.regularization import per_image
-from cdmaa_jax.types import Array
+from cdmaa_jax.types import Array, Images, Time
 
 MOMENTUM = 1.0
 RHO, ALPHA = 0.75, 0.75
 
 
 def make_update(
-    config: Config, numbers: Numbers, lower: Array, upper: Array
+    config: Config, numbers: Numbers, lower: Images, upper: Images
 ) -> optax.GradientTransformationExtraArgs:
-    """The update rule of a resolved configuration inside the box [lower, upper], each [B,H,W,3].
+    """The update rule of a resolved configuration inside the box [lower, upper].
 
     The step size and the choice of momentum may be arguments of a program.
     """
@@ -36,18 +37,18 @@ def make_update(
     return optax.with_extra_args_support(rule)
 
 
-def i_fgsm(step_size: float | Array) -> optax.GradientTransformation:
+def i_fgsm(step_size: ScalarLike) -> optax.GradientTransformation:
     """a · sign(w), equation (2)."""
     return optax.chain(optax.scale_by_sign(), optax.scale(step_size))
 
 
-def mi_fgsm(step_size: float | Array) -> optax.GradientTransformation:
+def mi_fgsm(step_size: ScalarLike) -> optax.GradientTransformation:
     """a · sign(m) of the momentum m = Σ w / ‖w‖₁, per image (Dong et al. 2018, with μ = 1)."""
     normalize = optax.stateless(lambda w, params: _unit_l1(w))
     return optax.chain(normalize, optax.trace(MOMENTUM), i_fgsm(step_size))
 
 
-def with_momentum_if(holds: bool | Array, step_size: float | Array) -> optax.GradientTransformation:
+def with_momentum_if(holds: ScalarLike, step_size: ScalarLike) -> optax.GradientTransformation:
     """``mi_fgsm`` if ``holds``, else ``i_fgsm``; the state is that of ``mi_fgsm``."""
     with_momentum, without = mi_fgsm(step_size), i_fgsm(step_size)
 
@@ -59,7 +60,7 @@ def with_momentum_if(holds: bool | Array, step_size: float | Array) -> optax.Gra
     return optax.GradientTransformation(with_momentum.init, update)
 
 
-def _unit_l1(w: Array) -> Array:
+def _unit_l1(w: Images) -> Images:
     largest = jnp.abs(w).max((1, 2, 3), keepdims=True)
     scaled = w / jnp.where(largest > 0, largest, 1)
     return scaled / jnp.maximum(jnp.abs(scaled).sum((1, 2, 3), keepdims=True), 1)
@@ -70,27 +71,27 @@ class ApgdState(NamedTuple):
 
     Attributes:
       time: the number of the step.
-      step_size: [B].
-      previous: [B,H,W,3], the images one step earlier.
-      best: [B,H,W,3], the images of the largest objective so far.
-      best_direction: [B,H,W,3], w there.
-      best_value: [B], that objective.
-      last_value: [B], the objective one step earlier.
-      successes: [B], how many steps since the last checkpoint raised the objective.
-      value_at_check: [B], the best objective at the last checkpoint.
-      halved: [B], whether the last checkpoint halved the step.
+      step_size: the current one.
+      previous: the images one step earlier.
+      best: the images of the largest objective so far.
+      best_direction: w there.
+      best_value: that objective.
+      last_value: the objective one step earlier.
+      successes: how many steps since the last checkpoint raised the objective.
+      value_at_check: the best objective at the last checkpoint.
+      halved: whether the last checkpoint halved the step.
     """
 
-    time: Array
-    step_size: Array
-    previous: Array
-    best: Array
-    best_direction: Array
-    best_value: Array
-    last_value: Array
-    successes: Array
-    value_at_check: Array
-    halved: Array
+    time: Time
+    step_size: Float[Array, "B"]
+    previous: Images
+    best: Images
+    best_direction: Images
+    best_value: Float[Array, "B"]
+    last_value: Float[Array, "B"]
+    successes: Float[Array, "B"]
+    value_at_check: Float[Array, "B"]
+    halved: Bool[Array, "B"]
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -105,7 +106,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def apgd(
-    steps: int, step_size: float | Array, lower: Array, upper: Array
+    steps: int, step_size: ScalarLike, lower: Images, upper: Images
 ) -> optax.GradientTransformationExtraArgs:
     """Auto-PGD (Croce and Hein 2020, Algorithm 1) in a box, with the initial ``step_size``.
 
@@ -115,7 +116,7 @@ def apgd(
     intervals = np.zeros(steps + 1, np.int32)
     intervals[times] = np.diff(times, prepend=0)
 
-    def init(images: Array) -> ApgdState:
+    def init(images: Images) -> ApgdState:
         zero = jnp.zeros_like(images[:, 0, 0, 0])  # with the images' sharding
         low, high = zero - jnp.inf, zero + jnp.inf
         return ApgdState(
@@ -144,7 +145,9 @@ def apgd(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _record(state: ApgdState, images: Array, direction: Array, value: Array) -> ApgdState:
+def _record(
+    state: ApgdState, images: Images, direction: Images, value: Float[Array, "B"]
+) -> ApgdState:
     """Counts a success, and keeps the best images."""
     better = value > state.best_value
     success = (value > state.last_value).astype(value.dtype)
@@ -156,11 +159,11 @@ def _record(state: ApgdState, images: Array, direction: Array, value: Array) -> 
     )
 
 
-def _check(state: ApgdState, interval: Array) -> tuple[ApgdState, Array]:
+def _check(state: ApgdState, interval: Int[Array, ""]) -> tuple[ApgdState, Bool[Array, "B"]]:
     """At a checkpoint, ``interval`` steps after the last, halves the step size where needed.
 
     That is if too few steps succeeded, or nothing has changed since the last checkpoint. Also
-    returns which images [B] restart from their best.
+    returns which images restart from their best.
     """
     stalled = ~state.halved & (state.value_at_check == state.best_value)
     failing = state.successes < RHO * interval.astype(state.successes.dtype)
@@ -175,7 +178,9 @@ def _check(state: ApgdState, interval: Array) -> tuple[ApgdState, Array]:
     return state, restart
 
 
-def _move(state: ApgdState, images: Array, direction: Array, lower: Array, upper: Array) -> Array:
+def _move(
+    state: ApgdState, images: Images, direction: Images, lower: Images, upper: Images
+) -> Images:
     """The projected trial point, combined with the last move."""
     trial = images + per_image(state.step_size) * jnp.sign(direction)
     trial = optax.projections.projection_box(trial, lower, upper)

@@ -172,8 +172,8 @@ def test_penalty_leans_on_the_model_that_is_not_disrupted():
 @pytest.mark.parametrize("epsilon", [1e-9, 0.05, 0.1, 0.3, 2.0])
 def test_box_is_exact(epsilon, dtype, x64):
     rng = np.random.default_rng(0)
-    clean = np.concatenate([rng.uniform(-1, 1, 5000), [-1, 1, 0, 0.05, -0.05, 1e-40]])
-    clean = clean.astype(dtype).reshape(1, 1, -1, 1)
+    clean = np.concatenate([rng.uniform(-1, 1, 4998), [-1, 1, 0, 0.05, -0.05, 1e-40]])
+    clean = clean.astype(dtype).reshape(1, 1, -1, 3)
     lower, upper = (np.asarray(b, np.longdouble) for b in box(jnp.asarray(clean), epsilon))
     exact = clean.astype(np.longdouble)
     assert (lower <= exact).all() and (exact <= upper).all()

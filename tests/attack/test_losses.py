@@ -42,7 +42,8 @@ def test_equal_weights_are_the_mean_squared_error(constant, seed):
     a, b = (rng.uniform(-1, 1, (2, 3, 5, 7, 3)).astype(np.float32) for _ in range(2))
     weights = losses.unit_mean(jnp.full((2, 5, 7), constant, jnp.float32))
     np.testing.assert_array_equal(weights, np.ones((2, 5, 7)))
-    plain = losses.mean_squared_error(jnp.asarray(a), jnp.asarray(b))
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    plain = losses.mean_squared_error(a, b)
     np.testing.assert_array_equal(losses.weighted_squared_error(a, b, weights), plain)
 
 
@@ -72,7 +73,8 @@ def test_the_weighted_error_is_what_numpy_says():
         for domain in range(3):
             squares = (a[image, domain] - b[image, domain]) ** 2
             expected[image, domain] = (share * squares).sum() / 3
-    np.testing.assert_allclose(losses.weighted_squared_error(a, b, mean_one), expected, rtol=1e-5)
+    found = losses.weighted_squared_error(jnp.asarray(a), jnp.asarray(b), mean_one)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_pixels_of_weight_zero_do_not_count():

@@ -80,7 +80,7 @@ def test_numbers_are_arguments_of_one_program():
 
 @pytest.mark.parametrize("regularization", ["penalty", "none", "l2", "log"])
 def test_the_choice_of_a_regularization_is_one(regularization):
-    gradient, loss = photos(2, size=4), np.array([0.02, 3.0], np.float32)
+    gradient, loss = jnp.asarray(photos(2, size=4)), jnp.array([0.02, 3.0])
     numbers = numbers_of(Config(regularization=regularization), np.float32, 2)
     expected = REGULARIZATIONS[regularization](gradient, loss, np.float32(1e-8))
     np.testing.assert_array_equal(algorithm.regularized(numbers, gradient, loss), expected)
@@ -91,7 +91,7 @@ def test_the_choice_of_weights_is_one(strategy):
     given = (1, 3) if strategy == "weighted" else None
     config = Config(across_models=strategy, model_weights=given)
     numbers = numbers_of(config, np.float32, 2)
-    gradients, time = photos(6, size=4).reshape(3, 2, 4, 4, 3), jnp.asarray(5)
+    gradients, time = jnp.asarray(photos(6, size=4)).reshape(3, 2, 4, 4, 3), jnp.asarray(5)
     chosen = algorithm.weights_of(numbers, gradients, time)
     expected = MODEL_STRATEGIES[strategy](gradients, time, np.float32([0.25, 0.75]))
     np.testing.assert_array_equal(chosen, expected)
