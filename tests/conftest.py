@@ -1,6 +1,6 @@
 """Two simulated CPU devices, little optimization, no silent promotion; before JAX is used.
 
-The signatures of the attack's inner functions, shapes included, are checked at every call.
+Signatures, shapes included, are checked at every call of the functions of some modules.
 """
 
 import gc
@@ -12,12 +12,14 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-CHECKED = (  # the attack's inner functions; the rest have error messages of their own
-    "algorithm", "domains", "losses", "minnorm", "models", "perturbations", "regularization",
-    "targets", "updates",
+CHECKED = (  # functions inside the package; those on its surface have messages of their own
+    "attack.algorithm", "attack.domains", "attack.losses", "attack.minnorm", "attack.models",
+    "attack.perturbations", "attack.regularization", "attack.targets", "attack.updates",
+    "generators.layers",
 )  # fmt: skip
-with install_import_hook([f"cdmaa_jax.attack.{name}" for name in CHECKED], "beartype.beartype"):
-    from cdmaa_jax.attack import compilation
+install_import_hook([f"cdmaa_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+from cdmaa_jax.attack import compilation  # noqa: E402
 
 FLAGS = ["--xla_force_host_platform_device_count=2"]
 if os.environ["JAX_PLATFORMS"] == "cpu":  # XLA's GPU backend has no such level

@@ -1,8 +1,9 @@
 """Convolutions and normalizations that compute exactly what PyTorch's do, in NHWC.
 
 Kernels are stored as HWIO; a transposed convolution's as HWOI (PyTorch's IOHW with its axes
-reversed in pairs). Nothing here changes the dtype: parameters and input decide it. Epsilon is 1e-5
-throughout, as in every network ported here.
+reversed in pairs): k is a kernel's side, I and O are the channels of input and output. Nothing here
+changes the dtype: parameters and input decide it. Epsilon is 1e-5 throughout, as in every network
+ported here.
 """
 
 from __future__ import annotations
@@ -11,37 +12,49 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jaxtyping import Float
 
 from cdmaa_jax.generators.convolutions import gather, scatter
 from cdmaa_jax.generators.sharing import meet
 from cdmaa_jax.scheduling import later, materialize
+from cdmaa_jax.types import Array
 
 EPSILON = 1e-5
+Features: TypeAlias = Float[Array, "B H W C"]
+PerChannel: TypeAlias = Float[Array, "C"] | Float[Array, "B 1 1 C"]
 
 
-def conv2d(x: Any, kernel: Any, stride: int = 1, padding: int = 0) -> jax.Array:
-    """``torch.nn.functional.conv2d`` of x [B,H,W,I] with a kernel [k,k,I,O]."""
+def conv2d(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int = 1, padding: int = 0
+) -> Float[Array, "B _ _ O"]:
+    """``torch.nn.functional.conv2d``."""
     return gather(x, kernel, stride, padding)
 
 
 def conv_transpose2d(
-    x: Any, kernel: Any, stride: int = 1, padding: int = 0, output_padding: int = 0
-) -> jax.Array:
-    """``torch.nn.functional.conv_transpose2d`` of x [B,H,W,I] with a kernel [k,k,O,I]."""
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "k k O _I"],
+    stride: int = 1,
+    padding: int = 0,
+    output_padding: int = 0,
+) -> Float[Array, "B _ _ O"]:
+    """``torch.nn.functional.conv_transpose2d``; x has all or the first of the kernel's channels."""
     extent = kernel.shape[0] - 2 * padding + output_padding
     height, width = ((n - 1) * stride + extent for n in x.shape[1:3])
     return scatter(x, kernel, stride, padding, (height, width))
 
 
-def planes_conv2d(c: Any, kernel: Any, size: tuple[int, int], padding: int) -> jax.Array:
-    """The stride-1 convolution of the constant planes ``c`` [B,n] with a kernel [k,k,n,O].
+def planes_conv2d(
+    c: Float[Array, "B n"], kernel: Float[Array, "k k n O"], size: tuple[int, int], padding: int
+) -> Float[Array, "B _ _ O"]:
+    """The stride-1 convolution of the constant planes ``c``.
 
     Convolution is linear, so conv(concat(x, planes)) = conv(x) + conv(planes); under ``vmap`` the
     part that does not depend on the labels is then computed once for all domains. The response to a
@@ -62,42 +75,42 @@ def planes_conv2d(c: Any, kernel: Any, size: tuple[int, int], padding: int) -> j
 
 
 def planes_conv_transpose2d(
-    c: Any, kernel: Any, size: tuple[int, int], stride: int, padding: int
-) -> jax.Array:
-    """The transposed convolution of constant planes ``c`` [B,n] with a kernel [k,k,O,n]."""
+    c: Float[Array, "B n"],
+    kernel: Float[Array, "k k O n"],
+    size: tuple[int, int],
+    stride: int,
+    padding: int,
+) -> Float[Array, "B _ _ O"]:
+    """The transposed convolution of constant planes ``c``."""
     rows, columns = (_taps_reaching(n, kernel.shape[0], stride, padding) for n in size)
     response = _separable(kernel, rows, columns, "hi,ijon,wj->hwon")
     return jnp.einsum("bn,hwon->bhwo", c, response)
 
 
-def reflect_pad(x: Any, padding: int) -> jax.Array:
-    """``torch.nn.ReflectionPad2d`` of x [B,H,W,C]."""
+def reflect_pad(x: Features, padding: int) -> Float[Array, "B H+2*{padding} W+2*{padding} C"]:
+    """``torch.nn.ReflectionPad2d``."""
     return jnp.pad(x, _margins(padding), mode="reflect")
 
 
-def upsample_nearest(x: Any) -> jax.Array:
-    """``torch.nn.Upsample(scale_factor=2, mode="nearest")`` of x [B,H,W,C]."""
+def upsample_nearest(x: Features) -> Float[Array, "B 2*H 2*W C"]:
+    """``torch.nn.Upsample(scale_factor=2, mode="nearest")``."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def instance_norm(x: Any, scale: Any = None, bias: Any = None) -> jax.Array:
+def instance_norm(
+    x: Features, scale: PerChannel | None = None, bias: PerChannel | None = None
+) -> Features:
     """``torch.nn.InstanceNorm2d`` with instance statistics (biased variance).
 
-    Args:
-      x: [B,H,W,C].
-      scale, bias: [C] or [B,1,1,C]; 1 and 0 if None.
+    The scale is 1 and the bias 0 if they are None.
     """
     return _normalize(_instance, x, () if scale is None else (scale, bias))
 
 
-def layer_instance_norm(x: Any, rho: Any, scale: Any, bias: Any) -> jax.Array:
-    """U-GAT-IT's mixture rho · IN(x) + (1 - rho) · LN(x), with unbiased variances; then affine.
-
-    Args:
-      x: [B,H,W,C].
-      rho: [C].
-      scale, bias: [C] or [B,1,1,C].
-    """
+def layer_instance_norm(
+    x: Features, rho: Float[Array, "C"], scale: PerChannel, bias: PerChannel
+) -> Features:
+    """U-GAT-IT's mixture rho · IN(x) + (1 - rho) · LN(x), with unbiased variances; then affine."""
     mix = functools.partial(_layer_instance, x.shape[1] * x.shape[2])
     return _normalize(mix, x, (rho, scale, bias))
 
@@ -207,8 +220,8 @@ def _rsqrt(var: Any) -> jax.Array:
     return lax.rsqrt(var + EPSILON)
 
 
-def per_channel(v: Any) -> jax.Array:
-    """A vector [C] shaped to broadcast against features [B,H,W,C]."""
+def per_channel(v: Float[Array, "C"]) -> Float[Array, "1 1 1 C"]:
+    """A vector shaped to broadcast against features."""
     return v[None, None, None, :]
 
 

@@ -149,8 +149,8 @@ def test_planes_are_joined_channels(layer):
     with jax.enable_x64(True):
         joined = layer(5, 4, 3, 1, 1, bias=True, rngs=nnx.Rngs(0))
         split = layer(3, 4, 3, 1, 1, bias=True, planes=2, rngs=nnx.Rngs(0))
-        x, c = normal(0, (2, 6, 5, 3), (2, 2))
-        want = joined(join_planes(jnp.asarray(x), jnp.asarray(c)))
+        x, c = map(jnp.asarray, normal(0, (2, 6, 5, 3), (2, 2)))
+        want = joined(join_planes(x, c))
         np.testing.assert_allclose(split(x, c), want, atol=1e-12)
         parts = (x[..., :1], x[..., 1:])
         np.testing.assert_allclose(split(parts, c), want, atol=1e-12)
