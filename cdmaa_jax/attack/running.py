@@ -65,11 +65,11 @@ def run(
         None. Fewer take less memory, and change nothing but the rounding of sums.
 
     Raises:
-      ValueError: the images are not float32 or float64; the batch does not fit the memory; the
-        batch or the weights do not fit the ensemble, or the batch the devices; ``chunk`` is below
-        1; a generator's outputs have another shape than its inputs, or it has no encoder for the
-        loss ``latent``; the pixel weights are of another shape, or for a loss that takes none; or
-        the key is of another implementation.
+      ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; the batch does
+        not fit the memory; the batch or the weights do not fit the ensemble, or the batch the
+        devices; ``chunk`` is below 1; a generator's outputs have another shape than its inputs, or
+        it has no encoder for the loss ``latent``; the pixel weights are of another shape, or for a
+        loss that takes none; or the key is of another implementation.
     """
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
@@ -250,13 +250,14 @@ def evaluate_losses(
       J arrays [B,K_j]; [B,1] of a loss that does not depend on the domain.
 
     Raises:
-      ValueError: the images are not float32 or float64, or not of one shape; there are conditions
-        for more or fewer generators; or there is no such loss, or none that takes such weights.
+      ValueError: the images are not [B,H,W,3], at least one, in float32 or float64, or not of one
+        shape; there are conditions for more or fewer generators; or there is no such loss, or none
+        that takes such weights.
     """
     models = as_tuple(ensemble)
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
-    _check_dtype(clean)
-    _check_dtype(adversarial)
+    _check_images(clean)
+    _check_images(adversarial)
     if clean.shape != adversarial.shape:
         raise ValueError(
             f"clean and adversarial images must be of one shape, [B,H,W,3], not "
@@ -339,7 +340,7 @@ def _share(batch: Batch, devices: int) -> Batch:
 def _check_batch(
     models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
 ) -> None:
-    _check_dtype(batch.images)
+    _check_images(batch.images)
     check_conditions(models, batch)
     if devices is not None and (not devices or len(batch.images) % len(devices)):
         raise ValueError(
@@ -347,7 +348,9 @@ def _check_batch(
         )
 
 
-def _check_dtype(images: Array) -> None:
+def _check_images(images: Array) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise ValueError(f"images must be of shape [B,H,W,3], at least one, not {images.shape}")
     if images.dtype in (np.float32, np.float64):
         return
     if jnp.issubdtype(images.dtype, jnp.floating):

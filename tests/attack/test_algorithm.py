@@ -306,6 +306,16 @@ def test_images_of_other_types_are_refused(dtype, message):
             evaluate_losses(toy(0), *pair, conditions)
 
 
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (8, 8, 3), (1, 8, 8, 4)], ids=str)
+def test_what_is_no_batch_of_images_is_refused(shape):
+    images, conditions = jnp.zeros(shape), [toy(0).conditions(None)]
+    batch = dataclasses.replace(toy_batch(photos(1), [toy(0)]), images=images)
+    with pytest.raises(ValueError, match=r"of shape \[B,H,W,3\], at least one, not \("):
+        run(Config(steps=1), toy(0), batch, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"of shape \[B,H,W,3\], at least one, not \("):
+        evaluate_losses(toy(0), images, images, conditions)
+
+
 def test_losses_of_clean_images_are_zero():
     ensemble, images = [toy(0, view=noisy_view), toy(1)], photos(2)
     conditions = [g.conditions(None) for g in ensemble]
