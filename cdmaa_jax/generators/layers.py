@@ -27,20 +27,22 @@ from cdmaa_jax.scheduling import later, materialize
 from cdmaa_jax.types import Array
 
 EPSILON = 1e-5
-Features: TypeAlias = Float[Array, "B H W C"]
-PerChannel: TypeAlias = Float[Array, "C"] | Float[Array, "B 1 1 C"]
+Given: TypeAlias = Array | np.ndarray
+"""Of eager callers; what is returned is JAX's."""
+Features: TypeAlias = Float[Given, "B H W C"]
+PerChannel: TypeAlias = Float[Given, "C"] | Float[Given, "B 1 1 C"]
 
 
 def conv2d(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int = 1, padding: int = 0
+    x: Float[Given, "B H W I"], kernel: Float[Given, "k k I O"], stride: int = 1, padding: int = 0
 ) -> Float[Array, "B _ _ O"]:
     """``torch.nn.functional.conv2d``."""
     return gather(x, kernel, stride, padding)
 
 
 def conv_transpose2d(
-    x: Float[Array, "B H W I"],
-    kernel: Float[Array, "k k O _I"],
+    x: Float[Given, "B H W I"],
+    kernel: Float[Given, "k k O _I"],
     stride: int = 1,
     padding: int = 0,
     output_padding: int = 0,
@@ -52,7 +54,7 @@ def conv_transpose2d(
 
 
 def planes_conv2d(
-    c: Float[Array, "B n"], kernel: Float[Array, "k k n O"], size: tuple[int, int], padding: int
+    c: Float[Given, "B n"], kernel: Float[Given, "k k n O"], size: tuple[int, int], padding: int
 ) -> Float[Array, "B _ _ O"]:
     """The stride-1 convolution of the constant planes ``c``.
 
@@ -75,8 +77,8 @@ def planes_conv2d(
 
 
 def planes_conv_transpose2d(
-    c: Float[Array, "B n"],
-    kernel: Float[Array, "k k O n"],
+    c: Float[Given, "B n"],
+    kernel: Float[Given, "k k O n"],
     size: tuple[int, int],
     stride: int,
     padding: int,
@@ -99,7 +101,7 @@ def upsample_nearest(x: Features) -> Float[Array, "B 2*H 2*W C"]:
 
 def instance_norm(
     x: Features, scale: PerChannel | None = None, bias: PerChannel | None = None
-) -> Features:
+) -> Float[Array, "B H W C"]:
     """``torch.nn.InstanceNorm2d`` with instance statistics (biased variance).
 
     The scale is 1 and the bias 0 if they are None.
@@ -108,8 +110,8 @@ def instance_norm(
 
 
 def layer_instance_norm(
-    x: Features, rho: Float[Array, "C"], scale: PerChannel, bias: PerChannel
-) -> Features:
+    x: Features, rho: Float[Given, "C"], scale: PerChannel, bias: PerChannel
+) -> Float[Array, "B H W C"]:
     """U-GAT-IT's mixture rho · IN(x) + (1 - rho) · LN(x), with unbiased variances; then affine."""
     mix = functools.partial(_layer_instance, x.shape[1] * x.shape[2])
     return _normalize(mix, x, (rho, scale, bias))

@@ -12,10 +12,12 @@ from tests.tiny import save_photo
 
 @pytest.fixture
 def interruptible():
-    """Child processes receive SIGINT, even if this process was started with SIGINT ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Child processes receive these signals, even if this one ignores some, as under ``nohup``."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGINT, previous)
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 def _endless(ensemble, tmp_path):
