@@ -55,6 +55,19 @@ def report_of(
     return report | {key: cases[0][key] for key in ("ratio_vs_eager", "ratio_vs_compile")}
 
 
+def report_by_precision(
+    benchmark: str, options: Options, prepared: work.Work, precisions: Sequence[str]
+) -> dict[str, Any]:
+    """The report of a benchmark that runs in several precisions, before it has run in any."""
+    return {
+        "benchmark": benchmark,
+        "settings": settings_of(options, prepared) | {"precision": list(precisions)},
+        "machine": machine(),
+        "flops": count(prepared, [model.name for model in prepared.models]),
+        "precisions": {},
+    }
+
+
 def groups(session: Session) -> list[list[str]]:
     """The models that are attacked together, case by case."""
     names = [model.name for model in session.work.models]

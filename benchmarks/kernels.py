@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.compare import count
-from benchmarks.machine import machine
+from benchmarks.compare import report_by_precision
 from benchmarks.report import NO_GRAPH, digits, table
-from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
+from benchmarks.session import Options, Say, open_ours, prepare, set_up
 from benchmarks.workers import BenchmarkError
 
 STEPS = 80
@@ -43,13 +42,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)
         names = [model.name for model in prepared.models]
-        report: dict[str, Any] = {
-            "benchmark": "kernels",
-            "settings": settings_of(options, prepared) | {"precision": list(precisions)},
-            "machine": machine(),
-            "flops": count(prepared, names),
-            "precisions": {},
-        }
+        report = report_by_precision("kernels", options, prepared, precisions)
         for precision in precisions:
             say(
                 f"{precision}: compiling, then {REPEATS} attacks of {STEPS} steps, and one profiled"

@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.compare import count
+from benchmarks.compare import report_by_precision
 from benchmarks.hlo import loop_kernels
-from benchmarks.machine import machine
 from benchmarks.report import digits, table
-from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
+from benchmarks.session import Options, Say, open_ours, prepare, set_up
 
 KINDS = ("convolution", "product", "other")
 HEADINGS = (
@@ -34,13 +33,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)
         names = [model.name for model in prepared.models]
-        report: dict[str, Any] = {
-            "benchmark": "program",
-            "settings": settings_of(options, prepared) | {"precision": list(precisions)},
-            "machine": machine(),
-            "flops": count(prepared, names),
-            "precisions": {},
-        }
+        report = report_by_precision("program", options, prepared, precisions)
         for precision in precisions:
             say(f"{precision}: compiling for an H100 (a minute or two)")
             here = dataclasses.replace(options, precision=precision)

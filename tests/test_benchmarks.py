@@ -755,7 +755,7 @@ def test_figures_of_a_program(monkeypatch, capsys, tmp_path):
 
     models = (work.Model("a", "stargan", "", "", {"width": 64, "blocks": 6, "attributes": []}, 5),)
     monkeypatch.setattr(program, "prepare", lambda *_: work.Work(models, 64, 1))
-    monkeypatch.setattr(program, "count", lambda *_: {"step": 7})
+    monkeypatch.setattr(compare, "count", lambda *_: {"step": 7})
     monkeypatch.setattr(program, "open_ours", lambda *_: Compiler())
     file = tmp_path / "program.json"
     assert command.main(["program", "--precision", "tf32", "--json", str(file)]) == 0
