@@ -1,4 +1,4 @@
-"""Progress bars, and the messages printed while they are shown."""
+"""Progress bars, the lines that stand in for them in files, and the messages printed meanwhile."""
 
 from __future__ import annotations
 
@@ -18,12 +18,29 @@ if TYPE_CHECKING:
     from cdmaa_jax.experiments.reproduce import Listener, Request
     from cdmaa_jax.photos import Outcome
 
+LINE_EVERY = 60.0  # seconds between the lines that stand in for a bar
+
+
+class _Lines:
+    """Tells of progress line by line, one in a while, where a bar would not be seen."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def tell(self, bar: tqdm, done: int, total: int, what: str, seconds_left: float | None) -> None:
+        """Prints a line if it is due and the bar is not shown, as in a file or a pipe."""
+        now = time.monotonic()
+        if bar.disable and now - self._last >= LINE_EVERY:
+            self._last = now
+            left = "" if seconds_left is None else f", {_left(seconds_left)}"
+            say(f"{what}: {done} of {total} photos{left}")
+
 
 def watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome]:
     """Iterates over outcomes with a progress bar, reports failures, and returns all outcomes."""
     from tqdm import tqdm
 
-    start, seen = time.monotonic(), []
+    start, seen, worked, lines = time.monotonic(), [], 0, _Lines()
     with tqdm(total=total, desc=verb, unit="photo", file=sys.stderr, disable=None) as bar:
         for outcome in outcomes:
             seen.append(outcome)
@@ -32,6 +49,9 @@ def watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome]
                 fail(outcome.error)
             for note in (outcome.entry or {}).get("notes", ()):
                 say(f"{outcome.source}: {note}")
+            worked += outcome.status != "skipped"
+            left = (time.monotonic() - start) / worked * (total - len(seen)) if worked else None
+            lines.tell(bar, len(seen), total, verb, left)
     say(outcomes_as_text(seen, time.monotonic() - start))
     return seen
 
@@ -42,7 +62,8 @@ class Watch:
     def __init__(self, request: Request) -> None:
         photos = request.images * (2 if "related" in request.what else 1)
         self._bar = self._new_bar(photos, "cropping", "photo")
-        self._name = ""
+        self._name, self._seen, self._total = "cropping", 0, photos
+        self._lines = _Lines()
         self._start = time.monotonic()
 
     def listener(self) -> Listener:
@@ -58,6 +79,8 @@ class Watch:
     def _photo(self, error: FileError | None) -> None:
         if error is None:
             self._bar.update()
+            self._seen += 1
+            self._lines.tell(self._bar, self._seen, self._total, self._name, None)
         else:
             fail(error)
 
@@ -67,9 +90,9 @@ class Watch:
         self._bar.close()
         self._forecast = Forecast(works)
         self._done = {work.name: work.done for work in works}
-        total = sum(work.total for work in works)
+        self._seen, self._total = 0, sum(work.total for work in works)
         self._bar = self._new_bar(
-            total, "measuring", "photo",
+            self._total, "measuring", "photo",
             "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {elapsed}{postfix}",
         )  # fmt: skip
         if left := sum(work.done < work.total for work in works):
@@ -86,12 +109,14 @@ class Watch:
     def _progress(self, count: int) -> None:
         """Counts pieces of the work as done; the first may have been done in an earlier run."""
         self._bar.update(count)
+        self._seen += count
         before = min(count, self._done[self._name])
         self._done[self._name] -= before
         self._forecast.record(self._name, count - before)
         left = self._forecast.seconds_left(time.monotonic() - self._start)
         if left is not None:
-            self._bar.set_postfix_str(f"about {duration(left)} left")
+            self._bar.set_postfix_str(_left(left))
+        self._lines.tell(self._bar, self._seen, self._total, self._name, left)
 
     @staticmethod
     def _new_bar(total: int, what: str, unit: str, form: str | None = None) -> tqdm:
@@ -100,3 +125,7 @@ class Watch:
         return tqdm(
             total=total, desc=what, unit=unit, file=sys.stderr, disable=None, bar_format=form
         )
+
+
+def _left(seconds: float) -> str:
+    return f"about {duration(seconds)} left"

@@ -1,0 +1,74 @@
+"""Progress where no bar is shown, as in a file or a pipe."""
+
+from pathlib import Path
+
+import pytest
+
+from cdmaa_jax.cli import progress
+from cdmaa_jax.experiments.forecast import Work
+from cdmaa_jax.experiments.reproduce import Request
+from cdmaa_jax.photos import Outcome
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the test moves."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def said(capsys):
+    return [line.removeprefix("cdmaa: ") for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_line_a_minute_where_no_bar_is_shown(clock, capsys):
+    def outcomes():
+        for i in range(20):
+            status = "skipped" if i < 10 else "done"
+            clock[0] += 0 if status == "skipped" else 25
+            yield Outcome(Path(f"{i}.png"), status, {"notes": []})
+
+    assert len(progress.watched(outcomes(), 20, "protecting")) == 20
+    *lines, last = said(capsys)
+    assert lines == [
+        "protecting: 13 of 20 photos, about 3 min left",
+        "protecting: 16 of 20 photos, about 2 min left",
+        "protecting: 19 of 20 photos, about 25 s left",
+    ]
+    assert last.startswith("10 done in 250.0 s")
+
+
+def test_lines_about_columns_that_an_earlier_run_began(clock, capsys, tmp_path):
+    watch = progress.Watch(Request(("table3",), tmp_path, tmp_path, None, images=4))
+    listener = watch.listener()
+    for _ in range(4):
+        clock[0] += 61
+        listener.photo(None)
+    listener.plan([Work("single", 4, 2, 1.0), Work("mgda", 4, 0, 3.0)])
+    listener.begin("single")
+    listener.progress(2)  # of the earlier run
+    for name, piece in (("single", 1), ("single", 1), ("mgda", 2), ("mgda", 2)):
+        clock[0] += 30
+        listener.begin(name)
+        listener.progress(piece)
+    watch.close()
+    lines = said(capsys)
+    assert lines[:4] == [f"cropping: {i} of 4 photos" for i in (1, 2, 3, 4)]
+    assert lines[4].startswith("2 columns to measure")
+    assert lines[5:] == [
+        "single: 4 of 8 photos, about 6 min left",
+        "mgda: 8 of 8 photos, about 0 s left",
+    ]
+
+
+def test_no_lines_beside_a_bar(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+
+    def outcomes():
+        clock[0] += 100
+        yield Outcome(Path("a.png"), "done", {"notes": []})
+
+    progress.watched(outcomes(), 1, "protecting")
+    shown = capsys.readouterr().err
+    assert "1/1" in shown and "of 1 photos" not in shown
