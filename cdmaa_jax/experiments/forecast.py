@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from cdmaa_jax.experiments.columns import Column
 from cdmaa_jax.types import Generator
 
+LEAST_SHARE = 0.02  # of the work; what is measured before is mostly compilation
+
 
 @dataclass(frozen=True)
 class Work:
@@ -47,6 +49,7 @@ class Forecast:
     def __init__(self, works: Sequence[Work]) -> None:
         self._costs = {work.name: work.cost for work in works}
         self._left = {work.name: work.total - work.done for work in works}
+        self._total = self._cost_left()
         self._worked = 0.0
 
     def record(self, name: str, pieces: int) -> None:
@@ -56,8 +59,10 @@ class Forecast:
         self._worked += pieces * self._costs[name]
 
     def seconds_left(self, elapsed: float) -> float | None:
-        """The time left at this run's rate so far; None before anything was done."""
-        if not self._worked:
+        """The time left at this run's rate so far; None before a fiftieth of the work is done."""
+        if not self._worked or self._worked < LEAST_SHARE * self._total:
             return None
-        left = sum(self._costs[name] * pieces for name, pieces in self._left.items())
-        return elapsed * left / self._worked
+        return elapsed * self._cost_left() / self._worked
+
+    def _cost_left(self) -> float:
+        return sum(self._costs[name] * pieces for name, pieces in self._left.items())

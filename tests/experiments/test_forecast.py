@@ -18,6 +18,14 @@ def test_what_is_left_takes_as_long_in_proportion():
     assert forecast.seconds_left(72.0) == 0
 
 
+def test_nothing_is_foretold_from_the_time_that_compilation_takes():
+    forecast = Forecast([Work("a", 50, 0, 1.0), Work("b", 50, 0, 1.0), Work("done", 9, 9, 1.0)])
+    forecast.record("a", 1)
+    assert forecast.seconds_left(60.0) is None
+    forecast.record("a", 1)
+    assert forecast.seconds_left(61.0) == pytest.approx(61 / 2 * 98)
+
+
 def test_more_pieces_than_there_are_do_not_count():
     forecast = Forecast([Work("a", 2, 0, 1.0)])
     forecast.record("a", 5)

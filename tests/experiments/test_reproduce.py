@@ -292,10 +292,10 @@ def test_the_papers_figures_stand_in_columns_of_their_own(ensemble, folder, tmp_
 def test_the_purpose_that_generators_state_is_with_their_figures(ensemble, folder, tmp_path):
     """In the text of each result, but not among what decides its figures: none is made again."""
     what, works = ("table4", "figure2", "figure4", "figure7"), []
-    without = run(request_of(folder, ensemble, tmp_path / "out", *what, images=1))
+    without = run(request_of(folder, ensemble, tmp_path / "out", *what, images=2))
     stated = [dataclasses.replace(m, extra={"purpose": "a\ntest"}) for m in ensemble.metadata]
     request = request_of(
-        folder, with_metadata(ensemble, *stated), tmp_path / "out", *what, images=1
+        folder, with_metadata(ensemble, *stated), tmp_path / "out", *what, images=2
     )
     found = run(request, Listener(plan=works.extend))
     assert works and all(work.done == work.total for work in works)
