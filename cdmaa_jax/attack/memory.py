@@ -259,6 +259,11 @@ def free_memory(device: jax.Device) -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return free_host_memory()
+
+
+def free_host_memory() -> int:
+    """The free bytes of the machine or its container."""
     return int(min(psutil.virtual_memory().available, cgroups.memory_left()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -62,6 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _quiet() -> None:
     """Keeps the libraries' own notices from a user's terminal, but for those of unused devices."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # advice to programmers
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)

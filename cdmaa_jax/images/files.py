@@ -10,7 +10,6 @@ import hashlib
 import io
 import re
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -71,8 +70,9 @@ _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 """Markers in a JPEG that a length follows, and the end's."""
 _MOST_SCANS = 100
 """Most scans of a JPEG, each of which takes a pass over all pixels; progressive ones have ten."""
-_LIMITS = threading.RLock()
-"""Held while Pillow's limits, which are global, are changed."""
+_COMPRESSION = 4
+"""Of PNGs. Pillow's default, 6, takes a third longer for a noisy photo of 12 megapixels, whose
+file is no smaller, and twice as long for a smooth one, whose file is 7 % smaller."""
 _GAMMA = 1 / 2.2
 """The gamma that stands for sRGB in a PNG."""
 
@@ -123,6 +123,17 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     return Photo(pixels, alpha, profile, hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
+def count_pixels(path: Path) -> int:
+    """How many pixels a photo has, by its header; 0 if that cannot be read."""
+    try:
+        refuse_pipes(path)
+        with _UNLIMITED:
+            width, height = _open(path, read_bytes(path)).size
+    except FileError:
+        return 0
+    return width * height
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures directly in a folder, found by suffix and sorted by name, without hidden ones.
 
@@ -150,15 +161,14 @@ def encode_png(photo: Photo) -> bytes:
     if photo.alpha is not None:
         image.putalpha(Image.fromarray(photo.alpha))
     file = io.BytesIO()
-    image.save(file, "PNG", icc_profile=photo.profile)
+    image.save(file, "PNG", icc_profile=photo.profile, compress_level=_COMPRESSION)
     return file.getvalue()
 
 
 def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list[str]]:
     """An upright image of mode RGB or RGBA whose ``info`` has the profile of its pixels, if any."""
     notes: list[str] = []
-    with translated(path, TO_READ), _unlimited(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's advice to programmers is not for users
+    with translated(path, TO_READ), _UNLIMITED:
         image = _open(path, data)
         if image.format == "TIFF" and _VERSION_OF_DNG in _tags(image):
             raise _raw(path)
@@ -357,17 +367,30 @@ def _space(profile: bytes) -> bytes:
     return profile[16:20] if len(profile) >= 128 and profile[36:40] == b"acsp" else b""
 
 
-@contextmanager
-def _unlimited() -> Iterator[None]:
-    """Turns off Pillow's pixel limit, left to ``_check_size``, and raises its text limit."""
-    png = PngImagePlugin
-    with _LIMITS:
-        before = Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK
-        Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK = None, _LARGEST_TEXT
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS, png.MAX_TEXT_CHUNK = before
+class _Unlimited:
+    """Without Pillow's pixel limit, left to ``_check_size``, and with a higher text limit.
+
+    Both are global, so this lasts from the first thread's entry to the last's exit.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, _LARGEST_TEXT
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = self._before
+
+
+_UNLIMITED = _Unlimited()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ settings, is not protected a second time.
 - ``jobs``: the settings of a job, its outcomes, and checks of its options.
 - ``pairing``: which files are photos, and which protected copy belongs to which original.
 - ``ledger``: what the report in a folder covers, and what is left to do.
+- ``workers``: threads that work on photos.
 - ``protecting``: protecting photos, and measuring the copies.
 """
 

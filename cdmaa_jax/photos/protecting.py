@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -48,9 +49,13 @@ from cdmaa_jax.photos.ledger import (
     record,
     recorded_labels,
 )
+from cdmaa_jax.photos.workers import Workers
 from cdmaa_jax.protection import protect
 from cdmaa_jax.types import Generator, Labels
 
+T = TypeVar("T")
+_Futures = list[tuple[Path, Future[T]]]
+"""Work under way on photos."""
 _MEASURED_AT_ONCE = 32
 """Of a larger batch; unlike an attack, measuring does not reckon with the memory that is free."""
 
@@ -80,7 +85,8 @@ def protect_photos(
 ) -> Iterator[Outcome]:
     """Protects photos batch by batch, and yields the outcome of each photo as it is done.
 
-    The report in the job's folder is complete after every batch.
+    The report in the job's folder is complete after every batch. Photos are read, and copies made,
+    in threads; meanwhile a GPU or TPU attacks the next batch.
 
     Args:
       photos: the photos, each once.
@@ -122,16 +128,17 @@ def evaluate_photos(
     """
     check_positive(batch_size=batch_size, max_pixels=max_pixels)
     size = min(batch_size, max(1, len(pairs)))
-    for first in range(0, len(pairs), size):
-        made: list[_Made] = []
-        for original, copy in pairs[first : first + size]:
-            try:
-                made.append(_compare(original, copy, ensemble, labels, max_pixels, aligned))
-            except FileError as error:
-                yield Outcome(original, "failed", error=error)
-        entries = _measured(made, ensemble, labels, size)
-        for one, entry in zip(made, entries, strict=True):
-            yield Outcome(one.source, "done", entry)
+    with Workers() as workers:
+        for first in range(0, len(pairs), size):
+            works = [
+                (a, partial(_compare, a, b, ensemble, labels, max_pixels, aligned))
+                for a, b in pairs[first : first + size]
+            ]
+            made, failures = _results(_start(works, workers))
+            yield from failures
+            entries = _measured(made, ensemble, labels, size)
+            for one, entry in zip(made, entries, strict=True):
+                yield Outcome(one.source, "done", entry)
 
 
 def draw_picture(
@@ -200,41 +207,97 @@ def _protect_in_locked_folder(
         else:
             yield note(outcome, ledger)
     size = min(job.batch_size, max(1, len(photos if job.same_batches else todo)))
-    waiting = iter(todo)
     if todo and starting is not None:
         starting(len(todo))
-    while chunk := list(islice(waiting, size)):
-        for outcome in _protect_batch(chunk, size, job, ledger):
-            yield note(outcome, ledger)
+    for outcome in _protect_batches(todo, size, job, ledger):
+        yield note(outcome, ledger)
     finish(job, ledger)
 
 
-def _protect_batch(tasks: Sequence[Task], size: int, job: Job, ledger: Ledger) -> Iterator[Outcome]:
-    seen: list[_Seen] = []
-    for task in tasks:
-        try:
-            seen.append(_see_photo(task, job))
-        except FileError as error:
-            yield Outcome(task.source, "failed", error=error)
-    if not seen:
-        return
-    made: list[_Made] = []
-    full: FileError | None = None
+def _protect_batches(
+    todo: Sequence[Task], size: int, job: Job, ledger: Ledger
+) -> Iterator[Outcome]:
+    """Attacks one batch after the other, while threads read the next and copy the one before.
+
+    A host that is itself the device has no time to spare during an attack: threads work between.
+    """
+    batches = [todo[first : first + size] for first in range(0, len(todo), size)]
+    meanwhile = not _host_is_device()
+    copying: _Futures[_Made] = []
+    workers = Workers()
     try:
-        for one, perturbation in zip(seen, _perturbations(seen, size, job), strict=True):
-            try:
-                made.append(_make_copy(one, perturbation, job))
-            except FileError as error:
-                full = error if disk.is_of_no_room(error) else full
-                yield Outcome(one.task.source, "failed", error=error)
-        entries = _measured(made, job.ensemble, job.labels, _equal_parts(size, _MEASURED_AT_ONCE))
-        record(entries, _staged(made), job, ledger)
+        reading = _start_reading(batches[0] if batches else (), job, workers)
+        for following in (*batches[1:], ()):
+            seen, failures = _results(reading)
+            if meanwhile:
+                reading = _start_reading(following, job, workers)
+            perturbations = _perturbations(seen, size, job) if seen else ()
+            yield from _finish_batch(copying, size, job, ledger)
+            yield from failures
+            copying = _start_copying(seen, perturbations, job, workers)
+            if not meanwhile:
+                reading = _start_reading(following, job, workers)
+                yield from _finish_batch(copying, size, job, ledger)
+                copying = []
+        yield from _finish_batch(copying, size, job, ledger)
     finally:
-        disk.discard(_staged(made))
+        workers.close()
+        disk.discard(_staged(_finished(copying)))
+
+
+def _host_is_device() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _finish_batch(
+    copying: _Futures[_Made], size: int, job: Job, ledger: Ledger
+) -> Iterator[Outcome]:
+    """Waits for the copies of a batch, measures them, and moves them into place."""
+    made, failures = _results(copying)
+    yield from failures
+    entries = _measured(made, job.ensemble, job.labels, _equal_parts(size, _MEASURED_AT_ONCE))
+    record(entries, _staged(made), job, ledger)
     for done, entry in zip(made, entries, strict=True):
         yield Outcome(done.source, "done", entry)
-    if full is not None:  # the remaining photos would not fit either
-        raise full
+    for failure in failures:
+        if failure.error is not None and disk.is_of_no_room(failure.error):
+            raise failure.error  # the remaining photos would not fit either
+
+
+def _start_reading(tasks: Iterable[Task], job: Job, workers: Workers) -> _Futures[_Seen]:
+    return _start(((task.source, partial(_see_photo, task, job)) for task in tasks), workers)
+
+
+def _start_copying(
+    seen: Sequence[_Seen], perturbations: Iterable[np.ndarray], job: Job, workers: Workers
+) -> _Futures[_Made]:
+    works = (
+        (one.task.source, partial(_make_copy, one, perturbation, job))
+        for one, perturbation in zip(seen, perturbations, strict=True)
+    )
+    return _start(works, workers)
+
+
+def _start(works: Iterable[tuple[Path, Callable[[], T]]], workers: Workers) -> _Futures[T]:
+    """Starts work on several photos."""
+    return [(photo, workers.start(work, photo)) for photo, work in works]
+
+
+def _results(futures: _Futures[T]) -> tuple[list[T], list[Outcome]]:
+    """Waits for work on photos; what came of it, and the outcomes of photos where it failed."""
+    results, failures = [], []
+    for photo, future in futures:
+        try:
+            results.append(future.result())
+        except FileError as error:
+            failures.append(Outcome(photo, "failed", error=error))
+    return results, failures
+
+
+def _finished(futures: _Futures[T]) -> list[T]:
+    """What came of the work that was done and did not fail."""
+    done = (future for _, future in futures if not future.cancelled())
+    return [future.result() for future in done if future.exception() is None]
 
 
 def _see_photo(task: Task, job: Job) -> _Seen:

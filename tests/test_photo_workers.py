@@ -1,0 +1,213 @@
+"""Photos that are read and copied in threads, beside each other and beside the attack."""
+
+import dataclasses
+import os
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdmaa_jax import photos
+from cdmaa_jax.attack.config import Config
+from cdmaa_jax.disk import FileError
+from cdmaa_jax.generators.ensembles import load_ensemble
+from cdmaa_jax.images import files
+from cdmaa_jax.photos import protecting
+from cdmaa_jax.photos.workers import Workers
+from tests.tiny import save_ensemble, save_photo
+
+PIXELS = 40 * 48  # of a test photo
+PATIENCE = 60  # seconds until a test that waits for another thread fails
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
+
+
+@pytest.fixture
+def sources(tmp_path):
+    return [save_photo(tmp_path / f"{i}.png", i) for i in range(6)]
+
+
+@pytest.fixture
+def job(ensemble, tmp_path):
+    return photos.Job(ensemble, tmp_path / "out", Config(steps=1), canonical_size=32, batch_size=2)
+
+
+class Diary:
+    """What was done, in order; others can wait for it."""
+
+    def __init__(self):
+        self.entries, self._written = [], threading.Condition()
+
+    def write(self, *entry):
+        with self._written:
+            self.entries.append(entry)
+            self._written.notify_all()
+
+    def wait_for(self, *entries):
+        with self._written:
+            return self._written.wait_for(lambda: set(entries) <= set(self.entries), PATIENCE)
+
+
+@pytest.fixture
+def diary(monkeypatch):
+    """Of the photos that are seen and copied."""
+    diary = Diary()
+    see, copy = protecting._see_photo, protecting._make_copy
+
+    def see_and_write(task, job):
+        seen = see(task, job)
+        diary.write("seen", task.source.stem)
+        return seen
+
+    def copy_and_write(seen, *rest):
+        made = copy(seen, *rest)
+        diary.write("copied", seen.task.source.stem)
+        return made
+
+    monkeypatch.setattr(protecting, "_see_photo", see_and_write)
+    monkeypatch.setattr(protecting, "_make_copy", copy_and_write)
+    return diary
+
+
+def brighter(job, images, labels, size):
+    return images + np.float32(0.03)
+
+
+def on_accelerator(monkeypatch):
+    monkeypatch.setattr(protecting, "_host_is_device", lambda: False)
+
+
+def test_an_accelerator_attacks_while_photos_are_read_and_copied(job, sources, diary, monkeypatch):
+    on_accelerator(monkeypatch)
+    batches = iter(range(3))
+
+    def attack(job, images, labels, size):
+        """Ends only once the next batch was read and the copies of the last one were made."""
+        first = 2 * next(batches)
+        following = [("seen", str(i)) for i in (first + 2, first + 3) if i < 6]
+        before = [("copied", str(i)) for i in (first - 2, first - 1) if i >= 0]
+        assert diary.wait_for(*following, *before)
+        return brighter(job, images, labels, size)
+
+    outcomes = list(photos.protect_photos(sources, dataclasses.replace(job, attack=attack)))
+    assert [(one.source, one.status) for one in outcomes] == [(s, "done") for s in sources]
+    assert next(batches, None) is None
+
+
+def test_during_an_attack_on_a_cpu_nothing_else_is_done(job, sources, diary):
+    def attack(job, images, labels, size):
+        diary.write("attack")
+        return brighter(job, images, labels, size)
+
+    list(photos.protect_photos(sources, dataclasses.replace(job, attack=attack)))
+    done = [(name, *(sorted(photo))) for name, *photo in diary.entries]
+    first, second, third = [i for i, entry in enumerate(done) if entry == ("attack",)]
+    assert sorted(done[:first]) == [("seen", "0"), ("seen", "1")]
+    between = [("copied", "0"), ("copied", "1"), ("seen", "2"), ("seen", "3")]
+    assert sorted(done[first + 1 : second]) == between
+    assert sorted(done[third + 1 :]) == [("copied", "4"), ("copied", "5")]
+
+
+def test_the_files_are_the_same_either_way(job, sources, tmp_path, monkeypatch):
+    sources[3].write_bytes(b"no picture")
+
+    def made(folder):
+        asked = dataclasses.replace(job, out=tmp_path / folder, attack=brighter)
+        outcomes = list(photos.protect_photos(sources, asked))
+        contents = {path.name: path.read_bytes() for path in asked.out.glob("*.png")}
+        return [(one.source, one.status) for one in outcomes], contents
+
+    there = made("cpu")
+    on_accelerator(monkeypatch)
+    assert made("gpu") == there
+    assert sorted(status for _, status in there[0]) == ["done"] * 5 + ["failed"]
+
+
+def test_copies_of_a_batch_are_removed_if_the_next_attack_fails(job, sources, diary, monkeypatch):
+    on_accelerator(monkeypatch)
+
+    calls = []
+
+    def attack(job, images, labels, size):
+        calls.append(size)
+        if len(calls) == 1:
+            return brighter(job, images, labels, size)
+        assert diary.wait_for(("copied", "0"), ("copied", "1"))
+        raise ValueError("the attack does not fit")
+
+    with pytest.raises(ValueError, match="does not fit"):
+        list(photos.protect_photos(sources, dataclasses.replace(job, attack=attack)))
+    assert os.listdir(job.out) == []
+
+
+def test_whoever_stops_listening_leaves_whole_files(job, sources, monkeypatch):
+    on_accelerator(monkeypatch)
+    outcomes = photos.protect_photos(sources, dataclasses.replace(job, attack=brighter))
+    assert next(outcomes).status == "done"
+    outcomes.close()
+    assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
+
+
+def test_photos_are_worked_on_at_once_as_far_as_there_is_room(tmp_path):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(6)]
+    large = save_photo(tmp_path / "large.png", 0, 400, 480)
+    inside, most, lock = [], [], threading.Lock()
+    two = threading.Barrier(2, timeout=PATIENCE)
+
+    def work(photo):
+        with lock:
+            inside.append(photo)
+            most.append(list(inside))
+        if photo != large:
+            two.wait()  # two can be inside
+        with lock:
+            inside.remove(photo)
+
+    with Workers(threads=8, pixels=2 * PIXELS) as workers:
+        futures = [workers.start(lambda p=p: work(p), p) for p in [*sources, large]]
+        for future in futures:
+            future.result(PATIENCE)
+    assert max(map(len, most)) == 2
+    assert [large] in most and not any(large in now for now in most if len(now) > 1)
+
+
+def test_a_photo_without_a_header_takes_no_room(tmp_path):
+    def fail():
+        raise FileError(tmp_path / "none.png", "it is missing", "look for it")
+
+    with Workers(threads=1, pixels=1) as workers:
+        future = workers.start(fail, tmp_path / "none.png")
+        with pytest.raises(FileError, match="missing"):
+            future.result(PATIENCE)
+
+
+def test_pillows_limits_are_back_when_the_last_thread_has_left():
+    before, inside, leave = Image.MAX_IMAGE_PIXELS, threading.Event(), threading.Event()
+
+    def other():
+        with files._UNLIMITED:
+            inside.set()
+            leave.wait(PATIENCE)
+
+    thread = threading.Thread(target=other)
+    with files._UNLIMITED:
+        thread.start()
+        assert inside.wait(PATIENCE)
+    assert Image.MAX_IMAGE_PIXELS is None and before is not None
+    leave.set()
+    thread.join(PATIENCE)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_pixels_are_counted_by_the_header(tmp_path):
+    photo = save_photo(tmp_path / "a.png")
+    assert files.count_pixels(photo) == PIXELS
+    photo.write_bytes(photo.read_bytes()[:60])
+    assert files.count_pixels(photo) == PIXELS
+    assert files.count_pixels(tmp_path / "none.png") == 0
+    os.mkfifo(tmp_path / "pipe.png")
+    assert files.count_pixels(tmp_path / "pipe.png") == 0
