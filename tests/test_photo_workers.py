@@ -119,12 +119,12 @@ def test_the_files_are_the_same_either_way(job, sources, tmp_path, monkeypatch):
         asked = dataclasses.replace(job, out=tmp_path / folder, attack=brighter)
         outcomes = list(photos.protect_photos(sources, asked))
         contents = {path.name: path.read_bytes() for path in asked.out.glob("*.png")}
-        return [(one.source, one.status) for one in outcomes], contents
+        return {one.source: one.status for one in outcomes}, contents
 
     there = made("cpu")
     on_accelerator(monkeypatch)
     assert made("gpu") == there
-    assert sorted(status for _, status in there[0]) == ["done"] * 5 + ["failed"]
+    assert there[0] == dict.fromkeys(sources, "done") | {sources[3]: "failed"}
 
 
 def test_copies_of_a_batch_are_removed_if_the_next_attack_fails(job, sources, diary, monkeypatch):
@@ -211,3 +211,14 @@ def test_pixels_are_counted_by_the_header(tmp_path):
     assert files.count_pixels(tmp_path / "none.png") == 0
     os.mkfifo(tmp_path / "pipe.png")
     assert files.count_pixels(tmp_path / "pipe.png") == 0
+
+
+def test_a_bad_file_is_told_of_before_the_attack(job, sources):
+    sources[0].write_bytes(b"no picture")
+
+    def attack(*_):
+        raise AssertionError("too late")
+
+    outcomes = photos.protect_photos(sources, dataclasses.replace(job, attack=attack))
+    assert next(outcomes).status == "failed"
+    outcomes.close()

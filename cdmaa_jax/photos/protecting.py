@@ -229,11 +229,11 @@ def _protect_batches(
         reading = _start_reading(batches[0] if batches else (), job, workers)
         for following in (*batches[1:], ()):
             seen, failures = _results(reading)
+            yield from failures
             if meanwhile:
                 reading = _start_reading(following, job, workers)
             perturbations = _perturbations(seen, size, job) if seen else ()
             yield from _finish_batch(copying, size, job, ledger)
-            yield from failures
             copying = _start_copying(seen, perturbations, job, workers)
             if not meanwhile:
                 reading = _start_reading(following, job, workers)
