@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import cold, compare, footprint, kernels, program, report, scale, work
+from benchmarks import cold, compare, footprint, kernels, photos, program, report, scale, work
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError, cores
 from cdmaa_jax import disk
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add_compile(commands)
     add_memory(commands)
     add_scale(commands)
+    add_photos(commands)
     add_kernels(commands)
     add_program(commands)
     add_plot(commands)
@@ -119,6 +121,41 @@ def add_scale(commands: Any) -> None:
         help="what is varied (all, which takes an hour at the official widths on two cores)",
     )
     command.add_argument("--png", type=Path, metavar="FILE", help="draw the curves")
+
+
+def add_photos(commands: Any) -> None:
+    """The options of ``photos``."""
+    command = commands.add_parser(
+        "photos",
+        help="how fast cdmaa protect is, from files to files, and how long the device works",
+    )
+    command.set_defaults(run=run_photos)
+    default = photos.Options()
+    command.add_argument(
+        "--photos", type=positive, default=default.photos, help="how many (%(default)s)"
+    )
+    command.add_argument(
+        "--megapixels", type=size, default=default.megapixels, help="of each (%(default)g)"
+    )
+    command.add_argument(
+        "--batch", type=positive, default=default.batch, help="attacked at once (%(default)s)"
+    )
+    command.add_argument(
+        "--steps", type=positive, default=default.steps, help="of the attack (%(default)s)"
+    )
+    command.add_argument(
+        "--ensemble",
+        nargs="+",
+        default=list(default.ensemble),
+        help="named ones, or checkpoints (demo)",
+    )
+    command.add_argument(
+        "--precision", choices=PRECISIONS, help="of the generators (the device's default)"
+    )
+    command.add_argument(
+        "--rounds", type=positive, default=default.rounds, help="how often (%(default)s)"
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to it")
 
 
 def add_kernels(commands: Any) -> None:
@@ -228,6 +265,19 @@ def run_scale(options: argparse.Namespace, say: Say) -> None:
     write_json(options.json, found)
     if draw:
         picture(draw, found, options.png)
+
+
+def run_photos(options: argparse.Namespace, say: Say) -> None:
+    """Protects photos, prints the rate and writes the file."""
+    names = [field.name for field in dataclasses.fields(photos.Options)]
+    asked = {name: getattr(options, name) for name in names}
+    try:
+        asked["ensemble"] = tuple(asked["ensemble"])
+        found = photos.measure(photos.Options(**asked), say)
+    except (disk.FileError, ValueError) as error:
+        raise BenchmarkError(str(error)) from error
+    print(photos.text(found))
+    write_json(options.json, found)
 
 
 def run_kernels(options: argparse.Namespace, say: Say) -> None:
@@ -357,6 +407,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def size(text: str) -> float:
+    """A number of megapixels that a photo can have."""
+    with contextlib.suppress(ValueError):
+        if 0.01 <= (value := float(text)) <= 100:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.01 to 100")
 
 
 def check_threads(threads: int | None) -> None:
