@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 from benchmarks import cold, compare, footprint, kernels, photos, program, report, scale, work
 from benchmarks.session import PRECISIONS, Options, Say
-from benchmarks.workers import BenchmarkError, cores
+from benchmarks.workers import BenchmarkError
 from cdmaa_jax import disk
+from cdmaa_jax.processor import cores
 
 QUICK = {"quick": True, "rounds": 5, "long": 3, "seconds": 460.0}
 
@@ -135,7 +136,7 @@ def add_photos(commands: Any) -> None:
         "--photos", type=positive, default=default.photos, help="how many (%(default)s)"
     )
     command.add_argument(
-        "--megapixels", type=size, default=default.megapixels, help="of each (%(default)g)"
+        "--megapixels", type=megapixels, default=default.megapixels, help="of each (%(default)g)"
     )
     command.add_argument(
         "--batch", type=positive, default=default.batch, help="attacked at once (%(default)s)"
@@ -409,7 +410,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def size(text: str) -> float:
+def megapixels(text: str) -> float:
     """A number of megapixels that a photo can have."""
     with contextlib.suppress(ValueError):
         if 0.01 <= (value := float(text)) <= 100:

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workers import cores
+from cdmaa_jax.processor import cores
 
 
 def machine() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from benchmarks.machine import machine
 from benchmarks.memory import peak_bytes
 from benchmarks.session import Say
 from benchmarks.statistics import summary
-from benchmarks.workers import BenchmarkError, cores
+from benchmarks.workers import BenchmarkError
 
 NOISE = 2.5
 """Standard deviation of what stands in for a camera's noise, in grey levels."""
@@ -64,7 +64,7 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
         folder = Path(name)
         say(f"making {options.photos} photos of {options.megapixels:g} megapixels")
         sources = make_photos(folder / "photos", options)
-        say("one batch untimed, with compilation (a minute or so)")
+        say("one batch untimed, with compilation (minutes on a CPU)")
         protect(sources[: options.batch], folder / "untimed", ensemble, options)
         rounds = []
         for turn in range(options.rounds):
@@ -75,7 +75,6 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
         "benchmark": "photos",
         "settings": dataclasses.asdict(options),
         "machine": machine(),
-        "cores": cores(),
         "versions": versions(),
         "device": jax.devices()[0].device_kind,
         "seconds_per_photo": summary(each),
@@ -140,13 +139,13 @@ class Timed:
 
 def text(report: dict[str, Any]) -> str:
     """The figures in words."""
-    s, seconds = report["settings"], report["seconds_per_photo"]
+    s, m, seconds = report["settings"], report["machine"], report["seconds_per_photo"]
     share = report["share_of_time_in_attacks"]["median"]
     return "\n".join(
         [
             f"{s['photos']} photos of {s['megapixels']:g} megapixels, {s['batch']} at a time, "
             f"{s['steps']} steps against {' + '.join(s['ensemble'])}",
-            f"{report['machine']['processor']}, {report['cores']} cores; {report['device']}",
+            f"{m['processor']}, {m['cores']} cores; {report['device']}",
             f"{seconds['median']:.2f} s a photo ({seconds['min']:.2f} to {seconds['max']:.2f}), "
             f"{report['photos_per_second']:.3g} photos a second, from files to files",
             f"attacks take {share:.0%} of the time; the rest is reading, writing and comparing",

@@ -1,8 +1,9 @@
-"""Processor features that decide which form of a computation is faster."""
+"""The processor: its cores, and features that decide which form of a computation is faster."""
 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from pathlib import Path
 
@@ -25,3 +26,10 @@ def is_x86_without_avx512() -> bool:
         return False
     flags = next((line for line in facts.splitlines() if line.startswith("flags")), "")
     return "avx2" in flags.split() and "avx512f" not in flags.split()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

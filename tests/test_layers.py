@@ -26,7 +26,9 @@ ALLOWED = {
     "evaluation": {
         "types", "disk", "tracing", "kept", "generators", "attack", "images", "protection",
     },
-    "photos": {"types", "disk", "generators", "attack", "images", "protection", "evaluation"},
+    "photos": {
+        "types", "disk", "processor", "generators", "attack", "images", "protection", "evaluation",
+    },
     "search": {"types", "attack", "images", "protection"},
     "universal": {"types", "tracing", "attack", "images", "protection"},
     "experiments": {

@@ -127,9 +127,8 @@ def test_the_files_are_the_same_either_way(job, sources, tmp_path, monkeypatch):
     assert there[0] == dict.fromkeys(sources, "done") | {sources[3]: "failed"}
 
 
-def test_copies_of_a_batch_are_removed_if_the_next_attack_fails(job, sources, diary, monkeypatch):
+def test_a_batch_is_kept_if_the_next_attack_fails(job, sources, diary, monkeypatch):
     on_accelerator(monkeypatch)
-
     calls = []
 
     def attack(job, images, labels, size):
@@ -139,8 +138,23 @@ def test_copies_of_a_batch_are_removed_if_the_next_attack_fails(job, sources, di
         assert diary.wait_for(("copied", "0"), ("copied", "1"))
         raise ValueError("the attack does not fit")
 
+    seen = []
     with pytest.raises(ValueError, match="does not fit"):
-        list(photos.protect_photos(sources, dataclasses.replace(job, attack=attack)))
+        for outcome in photos.protect_photos(sources, dataclasses.replace(job, attack=attack)):
+            seen.append(outcome.source)
+    assert seen == sources[:2]
+    assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
+
+
+def test_copies_that_cannot_be_measured_are_removed(job, sources, monkeypatch):
+    on_accelerator(monkeypatch)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(protecting, "measure", fail)
+    with pytest.raises(MemoryError):
+        list(photos.protect_photos(sources, dataclasses.replace(job, attack=brighter)))
     assert os.listdir(job.out) == []
 
 

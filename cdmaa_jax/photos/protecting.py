@@ -232,8 +232,10 @@ def _protect_batches(
             yield from failures
             if meanwhile:
                 reading = _start_reading(following, job, workers)
-            perturbations = _perturbations(seen, size, job) if seen else ()
-            yield from _finish_batch(copying, size, job, ledger)
+            try:
+                perturbations = _perturbations(seen, size, job) if seen else ()
+            finally:  # even if this attack fails, what the last one made is kept
+                yield from _finish_batch(copying, size, job, ledger)
             copying = _start_copying(seen, perturbations, job, workers)
             if not meanwhile:
                 reading = _start_reading(following, job, workers)

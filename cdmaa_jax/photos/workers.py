@@ -5,7 +5,6 @@ Decoding, resizing, encoding and looking for faces leave Python's lock to others
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from cdmaa_jax.attack.memory import free_host_memory
 from cdmaa_jax.images.files import count_pixels
+from cdmaa_jax.processor import cores
 
 T = TypeVar("T")
 _BYTES_PER_PIXEL = 40
@@ -33,7 +33,7 @@ class Workers:
     """
 
     def __init__(self, threads: int | None = None, pixels: int | None = None) -> None:
-        self._threads = ThreadPoolExecutor(threads or _cores(), thread_name_prefix="photos")
+        self._threads = ThreadPoolExecutor(threads or cores(), thread_name_prefix="photos")
         self._room = _Room(pixels or int(_SHARE * free_host_memory() / _BYTES_PER_PIXEL))
 
     def __enter__(self) -> Workers:
@@ -75,10 +75,3 @@ class _Room:
             with self._changed:
                 self._taken -= pixels
                 self._changed.notify_all()
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

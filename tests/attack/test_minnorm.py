@@ -106,7 +106,7 @@ def test_optimal_in_float64(count, x64):
 def test_optimal_for_many_gradients_of_very_different_lengths(x64):
     """These take more iterations than a bound suited to few gradients would allow."""
     rng = np.random.default_rng(0)
-    stacks = rng.normal(size=(2, 64, 500)) * 10 ** rng.uniform(-6, 0, (2, 64, 1))
+    stacks = rng.normal(size=(4, 64, 2000)) * 10 ** rng.uniform(-6, 0, (4, 64, 1))
     weights = np.asarray(jitted(jnp.asarray(stacks)))
     assert_simplex(weights)
     for vectors, found in zip(stacks, weights, strict=True):
