@@ -146,6 +146,116 @@ def test_a_batch_is_kept_if_the_next_attack_fails(job, sources, diary, monkeypat
     assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
 
 
+def test_a_batch_is_kept_if_the_next_cannot_be_read(job, sources, diary, monkeypatch):
+    on_accelerator(monkeypatch)
+    see = protecting._see_photo
+
+    def see_first(task, job):
+        if task.source in sources[:2]:
+            return see(task, job)
+        raise MemoryError
+
+    monkeypatch.setattr(protecting, "_see_photo", see_first)
+    seen = []
+    with pytest.raises(MemoryError):
+        for outcome in photos.protect_photos(sources, dataclasses.replace(job, attack=brighter)):
+            seen.append(outcome.source)
+    assert seen == sources[:2]
+    assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
+
+
+def test_whoever_stops_at_a_bad_photo_keeps_the_batch_before(job, sources, monkeypatch):
+    on_accelerator(monkeypatch)
+    sources[2].write_bytes(b"no picture")
+    outcomes = photos.protect_photos(sources, dataclasses.replace(job, attack=brighter))
+    assert next(outcomes).source == sources[2]
+    outcomes.close()
+    assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
+
+
+def test_an_interrupt_during_an_attack_is_raised_at_once(job, sources, diary, monkeypatch):
+    on_accelerator(monkeypatch)
+    calls = []
+
+    def attack(job, images, labels, size):
+        calls.append(size)
+        if len(calls) == 1:
+            return brighter(job, images, labels, size)
+        assert diary.wait_for(("copied", "0"), ("copied", "1"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(photos.protect_photos(sources, dataclasses.replace(job, attack=attack)))
+    assert os.listdir(job.out) == []
+
+
+def test_a_file_that_appears_during_an_attack_is_not_replaced(job, sources, diary, monkeypatch):
+    on_accelerator(monkeypatch)
+    calls = []
+
+    def attack(job, images, labels, size):
+        calls.append(size)
+        if len(calls) == 2:
+            assert diary.wait_for(("copied", "0"), ("copied", "1"))
+            (job.out / "0.png").write_bytes(b"another program's")
+        return brighter(job, images, labels, size)
+
+    asked = dataclasses.replace(job, attack=attack)
+    failures = [one for one in photos.protect_photos(sources, asked) if one.status == "failed"]
+    assert [one.source for one in failures] == sources[:1]
+    assert "made by another program" in str(failures[0].error)
+    assert (job.out / "0.png").read_bytes() == b"another program's"
+    told = photos.read_job_report(job)
+    assert told is not None and "0.png" not in [row["protected"] for row in told["photos"]]
+    assert sorted(os.listdir(job.out)) == [*(f"{i}.png" for i in range(6)), "report.json"]
+
+
+def test_copies_are_removed_if_no_more_can_be_started(job, sources, monkeypatch):
+    starts, start = [], Workers.start
+
+    def start_three(self, work, *paths):
+        starts.append(paths)
+        if len(starts) == 4:  # the batch's two photos were read, and one was copied
+            raise RuntimeError("can't start new thread")
+        return start(self, work, *paths)
+
+    monkeypatch.setattr(Workers, "start", start_three)
+    with pytest.raises(RuntimeError, match="new thread"):
+        list(photos.protect_photos(sources, dataclasses.replace(job, attack=brighter)))
+    assert os.listdir(job.out) == []
+
+
+def test_a_bad_photo_does_not_stay_in_memory(job, sources):
+    for source in sources[:3]:
+        whole = source.read_bytes()
+        source.write_bytes(whole[: len(whole) // 2])
+    pairs = [(sources[0], sources[1]), (sources[3], sources[0])]
+    outcomes = [
+        *photos.protect_photos(sources[:3], dataclasses.replace(job, attack=brighter)),
+        *photos.evaluate_photos(pairs, job.ensemble),
+    ]
+    assert [one.status for one in outcomes] == ["failed"] * 5
+    for outcome in outcomes:
+        link, links = outcome.error, 0
+        while link is not None:  # frames of the functions that failed hold what they had read
+            assert link.__traceback__ is None
+            link, links = link.__cause__ or link.__context__, links + 1
+        assert links > 1
+
+
+def test_an_attack_on_a_cpu_finds_no_memory_with_the_threads(job, sources, diary, monkeypatch):
+    monkeypatch.setattr(protecting, "release_memory", lambda: diary.write("released"))
+
+    def attack(job, images, labels, size):
+        diary.write("attack")
+        return brighter(job, images, labels, size)
+
+    list(photos.protect_photos(sources, dataclasses.replace(job, attack=attack)))
+    order = [name for name, *_ in diary.entries]
+    assert order.count("attack") == 3
+    assert all(order[i - 1] == "released" for i, name in enumerate(order) if name == "attack")
+
+
 def test_copies_that_cannot_be_measured_are_removed(job, sources, monkeypatch):
     on_accelerator(monkeypatch)
 
@@ -187,6 +297,23 @@ def test_photos_are_worked_on_at_once_as_far_as_there_is_room(tmp_path):
             future.result(PATIENCE)
     assert max(map(len, most)) == 2
     assert [large] in most and not any(large in now for now in most if len(now) > 1)
+
+
+def test_a_photo_and_its_copy_take_the_room_of_the_larger(tmp_path):
+    small, large = save_photo(tmp_path / "a.png"), save_photo(tmp_path / "b.png", 0, 400, 480)
+    inside, lock = [], threading.Lock()
+
+    def work():
+        with lock:
+            inside.append(None)
+            assert len(inside) == 1
+        threading.Event().wait(0.05)  # time for another to come in
+        with lock:
+            inside.pop()
+
+    with Workers(threads=4, pixels=2 * PIXELS) as workers:
+        for future in [workers.start(work, small, large) for _ in range(4)]:
+            future.result(PATIENCE)
 
 
 def test_a_photo_without_a_header_takes_no_room(tmp_path):

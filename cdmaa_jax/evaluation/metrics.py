@@ -23,7 +23,7 @@ from cdmaa_jax.types import Array, Generator
 THRESHOLD = Config().threshold
 """The default τ of attack rates."""
 _WINDOW = 7  # side of SSIM's window, in pixels
-_STRIP = 512  # rows at a time: SSIM needs some forty times the memory of its input
+_STRIP = 64  # rows at a time: SSIM needs some forty times the memory of its input
 
 
 def edits(generator: Generator, images: Array | np.ndarray, conditions: np.ndarray) -> Array:

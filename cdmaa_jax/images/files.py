@@ -113,9 +113,9 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
       FileError: the file is missing, damaged, no photo, too large or too small, or no regular file.
     """
     refuse_pipes(path)
-    data = read_bytes(path)
     if path.suffix.lower() in _RAW:
         raise _raw(path)
+    data = read_bytes(path)
     image, notes = _decode(path, data, max_pixels)
     profile = image.info.get("icc_profile") or None
     alpha = np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
@@ -127,11 +127,10 @@ def count_pixels(path: Path) -> int:
     """How many pixels a photo has, by its header; 0 if that cannot be read."""
     try:
         refuse_pipes(path)
-        with _UNLIMITED:
-            width, height = _open(path, read_bytes(path)).size
-    except FileError:
+        with _UNLIMITED, Image.open(path, formats=_formats()) as image:
+            return image.width * image.height
+    except Exception:  # a damaged header can make decoders raise anything
         return 0
-    return width * height
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -189,12 +188,17 @@ def _open(path: Path, data: bytes) -> Image.Image:
     if not data:
         raise FileError(path, "the file is empty", "copy it again")
     try:
-        Image.init()
-        return Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
+        return Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError:
         raise _unidentified(path, data) from None
     except Exception as error:  # a damaged header can make decoders raise anything
         raise _damage(path, error) from error
+
+
+def _formats() -> list[str]:
+    """The formats that are read and that this build of Pillow knows."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _raw(path: Path) -> FileError:

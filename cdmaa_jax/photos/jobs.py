@@ -89,6 +89,15 @@ class Outcome:
         return {"file": self.source.name, "error": self.error.without_folder}
 
 
+def failed(photo: Path, error: FileError) -> Outcome:
+    """The outcome of a photo that failed; the error lets go of its frames, which hold the photo."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return Outcome(photo, "failed", error=error)
+
+
 def default_canonical_size(ensemble: Ensemble, aligned: bool = False) -> int:
     """Three times the largest native size of the generators, in pixels; for crops, that size.
 

@@ -16,7 +16,7 @@ from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError, Staged, real_path
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.images.labels import LabelTable, composed
-from cdmaa_jax.photos.jobs import Entry, Job, Outcome
+from cdmaa_jax.photos.jobs import Entry, Job, Outcome, failed
 
 REPORT = "report.json"
 
@@ -113,7 +113,7 @@ def plan(photos: Sequence[Path], job: Job, ledger: Ledger) -> Iterator[Task | Ou
             _check_target(photo, target, sources, job)
             yield Task(photo, target, labels)
         except FileError as error:
-            yield Outcome(photo, "failed", error=error)
+            yield failed(photo, error)
 
 
 def note(outcome: Outcome, ledger: Ledger) -> Outcome:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from cdmaa_jax import disk
+from cdmaa_jax.allocator import release_memory
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError, Staged
 from cdmaa_jax.evaluation import picture, report
@@ -38,6 +39,7 @@ from cdmaa_jax.photos.jobs import (
     ProtectImages,
     check_job,
     check_positive,
+    failed,
 )
 from cdmaa_jax.photos.ledger import (
     Ledger,
@@ -85,8 +87,10 @@ def protect_photos(
 ) -> Iterator[Outcome]:
     """Protects photos batch by batch, and yields the outcome of each photo as it is done.
 
-    The report in the job's folder is complete after every batch. Photos are read, and copies made,
-    in threads; meanwhile a GPU or TPU attacks the next batch.
+    Photos are read, and copies made, in threads; meanwhile a GPU or TPU attacks the next batch. The
+    report in the job's folder tells of every copy in it. Whatever ends the iteration early, batches
+    that were attacked before the current one are kept; only KeyboardInterrupt and the like, on a
+    GPU or TPU, may lose one more.
 
     Args:
       photos: the photos, each once.
@@ -130,11 +134,11 @@ def evaluate_photos(
     size = min(batch_size, max(1, len(pairs)))
     with Workers() as workers:
         for first in range(0, len(pairs), size):
-            works = [
-                (a, partial(_compare, a, b, ensemble, labels, max_pixels, aligned))
-                for a, b in pairs[first : first + size]
-            ]
-            made, failures = _results(_start(works, workers))
+            comparing: _Futures[_Made] = []
+            for a, b in pairs[first : first + size]:
+                work = partial(_compare, a, b, ensemble, labels, max_pixels, aligned)
+                comparing.append((a, workers.start(work, *((a,) if b is None else (a, b)))))
+            made, failures = _results(comparing)
             yield from failures
             entries = _measured(made, ensemble, labels, size)
             for one, entry in zip(made, entries, strict=True):
@@ -228,23 +232,33 @@ def _protect_batches(
     try:
         reading = _start_reading(batches[0] if batches else (), job, workers)
         for following in (*batches[1:], ()):
-            seen, failures = _results(reading)
-            yield from failures
-            if meanwhile:
-                reading = _start_reading(following, job, workers)
             try:
+                seen, failures = _results(reading)
+                yield from failures
+                if meanwhile:
+                    reading = _start_reading(following, job, workers)
+                else:
+                    release_memory()  # of the threads, before the attack reckons with what is free
                 perturbations = _perturbations(seen, size, job) if seen else ()
-            finally:  # even if this attack fails, what the last one made is kept
+            except Exception:  # what the last attack made is kept even if this one fails
                 yield from _finish_batch(copying, size, job, ledger)
-            copying = _start_copying(seen, perturbations, job, workers)
+                raise
+            except GeneratorExit:
+                _record_batch(copying, size, job, ledger)
+                raise
+            yield from _finish_batch(copying, size, job, ledger)
+            copying = []
+            _start_copying(copying, seen, perturbations, job, workers)
             if not meanwhile:
                 reading = _start_reading(following, job, workers)
                 yield from _finish_batch(copying, size, job, ledger)
                 copying = []
         yield from _finish_batch(copying, size, job, ledger)
     finally:
-        workers.close()
-        disk.discard(_staged(_finished(copying)))
+        try:
+            workers.close()
+        finally:
+            disk.discard(_staged(_finished(copying)))
 
 
 def _host_is_device() -> bool:
@@ -254,35 +268,50 @@ def _host_is_device() -> bool:
 def _finish_batch(
     copying: _Futures[_Made], size: int, job: Job, ledger: Ledger
 ) -> Iterator[Outcome]:
+    """``_record_batch``; yields the outcomes, and raises an error that ends the run."""
+    outcomes = _record_batch(copying, size, job, ledger)
+    yield from outcomes
+    for outcome in outcomes:
+        if outcome.error is not None and disk.is_of_no_room(outcome.error):
+            raise outcome.error  # the remaining photos would not fit either
+
+
+def _record_batch(copying: _Futures[_Made], size: int, job: Job, ledger: Ledger) -> list[Outcome]:
     """Waits for the copies of a batch, measures them, and moves them into place."""
-    made, failures = _results(copying)
-    yield from failures
+    made, outcomes = _results(copying)
     entries = _measured(made, job.ensemble, job.labels, _equal_parts(size, _MEASURED_AT_ONCE))
-    record(entries, _staged(made), job, ledger)
-    for done, entry in zip(made, entries, strict=True):
-        yield Outcome(done.source, "done", entry)
-    for failure in failures:
-        if failure.error is not None and disk.is_of_no_room(failure.error):
-            raise failure.error  # the remaining photos would not fit either
+    kept: list[tuple[Entry, Staged]] = []
+    for one, entry in zip(made, entries, strict=True):
+        assert one.staged is not None
+        try:
+            _refuse_taken(one.staged.path, job)
+        except FileError as error:
+            disk.discard([one.staged])
+            outcomes.append(failed(one.source, error))
+        else:
+            kept.append((entry, one.staged))
+            outcomes.append(Outcome(one.source, "done", entry))
+    record([entry for entry, _ in kept], [staged for _, staged in kept], job, ledger)
+    return outcomes
 
 
 def _start_reading(tasks: Iterable[Task], job: Job, workers: Workers) -> _Futures[_Seen]:
-    return _start(((task.source, partial(_see_photo, task, job)) for task in tasks), workers)
+    return [
+        (task.source, workers.start(partial(_see_photo, task, job), task.source)) for task in tasks
+    ]
 
 
 def _start_copying(
-    seen: Sequence[_Seen], perturbations: Iterable[np.ndarray], job: Job, workers: Workers
-) -> _Futures[_Made]:
-    works = (
-        (one.task.source, partial(_make_copy, one, perturbation, job))
-        for one, perturbation in zip(seen, perturbations, strict=True)
-    )
-    return _start(works, workers)
-
-
-def _start(works: Iterable[tuple[Path, Callable[[], T]]], workers: Workers) -> _Futures[T]:
-    """Starts work on several photos."""
-    return [(photo, workers.start(work, photo)) for photo, work in works]
+    copying: _Futures[_Made],
+    seen: Sequence[_Seen],
+    perturbations: Iterable[np.ndarray],
+    job: Job,
+    workers: Workers,
+) -> None:
+    """Adds the copies to ``copying``, one by one: should one not start, the others are known."""
+    for one, perturbation in zip(seen, perturbations, strict=True):
+        photo, work = one.task.source, partial(_make_copy, one, perturbation, job)
+        copying.append((photo, workers.start(work, photo)))
 
 
 def _results(futures: _Futures[T]) -> tuple[list[T], list[Outcome]]:
@@ -292,7 +321,7 @@ def _results(futures: _Futures[T]) -> tuple[list[T], list[Outcome]]:
         try:
             results.append(future.result())
         except FileError as error:
-            failures.append(Outcome(photo, "failed", error=error))
+            failures.append(failed(photo, error))
     return results, failures
 
 
@@ -332,9 +361,7 @@ def _make_copy(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
     photo = read_photo(source, job.max_pixels)
     if photo.sha256 != seen.sha256:
         raise FileError(source, "it was changed meanwhile", "run again")
-    if target.exists() and not job.force:
-        what = "it was made by another program meanwhile"
-        raise FileError(target, what, "choose another --out, or overwrite with --force")
+    _refuse_taken(target, job)
     staged = disk.stage(target, _protected_png(photo, seen, perturbation, job))
     try:
         saved = read_photo(staged.temporary, job.max_pixels)
@@ -346,6 +373,13 @@ def _make_copy(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
         source.name, target.name, photo, saved.sha256, seen.look, pair, seen.task.labels
     )
     return _Made(source, entry, pair, staged)
+
+
+def _refuse_taken(target: Path, job: Job) -> None:
+    """Raises FileError if a file has appeared where a copy is to go, and must not be replaced."""
+    if target.exists() and not job.force:
+        what = "it was made by another program meanwhile"
+        raise FileError(target, what, "choose another --out, or overwrite with --force")
 
 
 def _protected_png(photo: Photo, seen: _Seen, perturbation: np.ndarray, job: Job) -> bytes:

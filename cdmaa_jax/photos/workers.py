@@ -18,7 +18,10 @@ from cdmaa_jax.processor import cores
 
 T = TypeVar("T")
 _BYTES_PER_PIXEL = 40
-"""A generous upper estimate of the memory that work on a photo takes; 27 were measured."""
+"""A generous upper estimate of the memory that work on a photo takes.
+
+26 to 29 were measured, for photos of 0.3 to 9 megapixels.
+"""
 _SHARE = 0.5
 """The share of the free memory that all work on photos may take; one photo may always be had."""
 
@@ -46,11 +49,14 @@ class Workers:
         """Waits for the work that is under way, and gives up what has not begun."""
         self._threads.shutdown(cancel_futures=True)
 
-    def start(self, work: Callable[[], T], photo: Path) -> Future[T]:
-        """Starts work on a photo, which is done as soon as there is a thread and room for it."""
+    def start(self, work: Callable[[], T], *photos: Path) -> Future[T]:
+        """Starts work on a photo and its copy, done as soon as there is a thread and room for it.
+
+        Room is taken for the larger of them.
+        """
 
         def work_in_room() -> T:
-            with self._room.taken(count_pixels(photo)):
+            with self._room.taken(max(map(count_pixels, photos))):
                 return work()
 
         return self._threads.submit(work_in_room)

@@ -1,6 +1,7 @@
 """The metrics."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_ssim_is_scikit_images_however_it_is_cut(monkeypatch, strip):
     original, protected = photos()
     expected = structural_similarity(original, protected, channel_axis=2, data_range=255)
     assert metrics.ssim(original, protected) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ssim_takes_little_memory_for_small_photos_too():
+    photo = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    tracemalloc.start()
+    metrics.ssim(photo, photo[::-1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / photo.size < 10  # 3 bytes of each pixel are the photo's, 30 those of its copy
 
 
 def test_ssim_needs_a_window():
