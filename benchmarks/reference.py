@@ -47,9 +47,10 @@ def attack(
         references = [outputs(model, clean) for model in models]
     x, momentum, losses, weights = start, torch.zeros_like(clean), [], []
     for t in range(steps):
+        turn = t // len(models) if across_models == "iterative" else t
         step_losses, gradients = [], []
         for model, reference in zip(models, references, strict=True):
-            loss, gradient = cross_domain_gradient(model, reference, x, across_domains, t)
+            loss, gradient = cross_domain_gradient(model, reference, x, across_domains, turn)
             step_losses.append(loss)
             gradients.append(gradient / factor(regularization, loss, gradient, zeta))
         a = model_weights(across_models, gradients, t)
@@ -70,7 +71,7 @@ def outputs(model: Model, x: Tensor) -> list[Tensor]:
 
 
 def cross_domain_gradient(
-    model: Model, reference: list[Tensor], x: Tensor, across_domains: str, t: int
+    model: Model, reference: list[Tensor], x: Tensor, across_domains: str, turn: int
 ) -> tuple[Tensor, Tensor]:
     """The loss [B] of a model and its gradient: equations (4) and (7) to (9)."""
     x = x.detach().requires_grad_()
@@ -82,7 +83,7 @@ def cross_domain_gradient(
     if across_domains == "uniform":
         loss = torch.stack(losses).mean(0)
     else:
-        loss = losses[0 if across_domains == "single" else t % len(losses)]
+        loss = losses[0 if across_domains == "single" else turn % len(losses)]
     return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
 
 

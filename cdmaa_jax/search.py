@@ -1,7 +1,8 @@
-"""Weights of the models by line search, as Fang et al. 2020 find them.
+"""Weights of the models by line search, after Fang et al. 2020 as the CDMAA paper describes them.
 
-Their attack follows the gradient of a weighted sum of the models' losses. The J - 1 ratios of the
-weights to the first are searched one after the other, on a grid, with photos for tuning.
+Their attack follows the gradient of a weighted sum of the models' losses, whose weights are found
+by line search in J - 1 dimensions. How it is searched is this package's: the J - 1 ratios of the
+weights to the first one after the other, on a grid, with photos for tuning.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def search_weights(
 
     The search maximizes the mean over models of the mean over images and domains of min(L, τ) at
     the end of the attack, where L is the mean squared error of the outputs, whatever the attack's
-    loss: a continuous form of attack_rate. There is no regularization, as in the original. All
-    trials share one compiled program.
+    loss: a continuous form of attack_rate. There is no regularization. All trials share one
+    compiled program.
 
     Args:
       images: [N,H,W,3], the photos to tune with, not those that results are reported on.

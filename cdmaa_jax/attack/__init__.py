@@ -8,7 +8,9 @@ method; the number of steps, epsilon and the update rule are free.
 - CDMAA (Qiu et al. 2022), each image against all models and domains: ``Config()``.
 - PGD against one model (Yeh et al. 2020): ``Config(update="pgd")`` on an ensemble of one, whose
   weight is 1; the signs do not depend on the regularization.
-- Iterative domains (Ruiz et al. 2020): ``Config(across_domains="iterative")``, also on one model.
+- Iterative domains (Ruiz et al. 2020): ``Config(across_domains="iterative")``, also on one model;
+  with several that take turns like domains,
+  ``Config(across_domains="iterative", across_models="iterative", regularization="none")``.
 - Joint domains (Ruiz et al. 2020): ``Config(across_domains="uniform")``, also on one model; with
   several, joined like domains, ``Config(across_models="uniform", regularization="none")``.
 - A weighted sum of the models' losses (Fang et al. 2020), with weights from the line search of

@@ -315,7 +315,7 @@ def _evaluate(
     """
     config, images, evaluations = problem.config, state.images, []
     strategy = functools.partial(DOMAIN_STRATEGIES[config.across_domains], config.loss)
-    turn = state.time * problem.numbers.domain_stride
+    turn = state.time // problem.numbers.domain_period
     keys = keys_at(state.keys, state.time)
     if clean is not None:
         images = jnp.where(clean, problem.batch.images, images)

@@ -31,8 +31,9 @@ class Config:
         ``step_size`` say; ``pgd``, which is i-fgsm from a uniform start whatever ``start`` says;
         ``mi-fgsm``; or ``apgd``.
       across_domains: which gradient stands for the K domains of a model: that of the ``uniform``
-        mean; of the first (``single``); of domain t mod K (``iterative``); or the shortest convex
-        combination (``mgda``).
+        mean; of the first (``single``); of domain t mod K (``iterative``; if the J models are
+        iterative, too, ⌊t / J⌋ mod K, so that each model meets each domain); or the shortest convex
+        combination (``mgda``). With ``single`` and ``iterative``, L is that domain's, too.
       across_models: the same for the J models, or the sum ``weighted`` by ``model_weights``; one
         that is left out by ``single`` or in a step of ``iterative`` has the weight zero.
       regularization: what a model's gradient is divided by, equation (23): ``penalty``, ``none``,

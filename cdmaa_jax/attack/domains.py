@@ -55,12 +55,12 @@ def uniform(loss: str, target: Target, images: Images, keys: Keys, turn: Time) -
 
 
 def single(loss: str, target: Target, images: Images, keys: Keys, turn: Time) -> Evaluation:
-    """The first domain alone."""
+    """The first domain alone: its gradient, and its loss, by which the gradient is regularized."""
     return uniform(loss, _only(target, 0), images, keys, turn)._replace(observed=None)
 
 
 def iterative(loss: str, target: Target, images: Images, keys: Keys, turn: Time) -> Evaluation:
-    """Domain ``turn mod K`` alone."""
+    """Domain ``turn mod K`` alone: its gradient, and its loss, as with ``single``."""
     chosen = _only(target, turn)
     losses = domain_losses(loss, target, images, keys)  # dead code unless the update rule uses it
     found = uniform(loss, chosen, images, keys, turn)

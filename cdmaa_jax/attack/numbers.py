@@ -34,8 +34,8 @@ class Numbers(NamedTuple):
       regularization: the place in ``REGULARIZATIONS``.
       across_models: the place in ``MODEL_STRATEGIES``.
       momentum: whether the update rule is ``mi-fgsm``.
-      domain_stride: the distance between the domains of successive steps, where each step attacks
-        one domain.
+      domain_period: for how many steps a domain has its turn, where each step attacks one domain:
+        for ever, or until each of the models that take turns, too, has had it.
     """
 
     radius: Number
@@ -47,7 +47,7 @@ class Numbers(NamedTuple):
     regularization: Whole
     across_models: Whole
     momentum: Bool[Array | np.ndarray, ""]
-    domain_stride: Whole
+    domain_period: Whole
 
 
 def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
@@ -70,15 +70,15 @@ def numbers_of(config: Config, dtype: Any, models: int) -> Numbers:
         regularization=_place(config, "regularization"),
         across_models=_place(config, "across_models"),
         momentum=np.asarray(config.update == "mi-fgsm"),
-        domain_stride=np.asarray(config.across_domains != "single", np.int32),
+        domain_period=np.asarray(_domain_period(config, models), np.int32),
     )
 
 
 def structure_of(config: Config) -> Config:
     """The options that an attack's program depends on; those in ``Numbers`` have their defaults.
 
-    ``single`` is ``iterative`` with a stride of 0, except for APGD, which reads the losses of all
-    domains that a strategy attacks.
+    ``single`` is ``iterative`` with a period without end, except for APGD, which reads the losses
+    of all domains that a strategy attacks.
     """
     config, default = config.resolve(), Config()
     if config.update == "mi-fgsm":
@@ -98,6 +98,12 @@ def inner_radius(epsilon: float, dtype: Any) -> np.ndarray:
     if float(radius) > epsilon:
         radius = np.asarray(np.nextafter(radius, np.zeros_like(radius)))
     return radius
+
+
+def _domain_period(config: Config, models: int) -> int:
+    if config.across_domains == "single":
+        return int(np.iinfo(np.int32).max)
+    return models if config.across_models == "iterative" else 1
 
 
 def _place(config: Config, option: str) -> np.ndarray:

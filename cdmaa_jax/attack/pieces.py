@@ -142,8 +142,8 @@ def domains_of(
     found = []
     for model, chunk, conditions, *rest in rows:
         if _has_one(conditions):
-            static, stride = ("uniform", False, loss, chunk), np.zeros((), np.int32)
-            only = call(_evaluate, static, model, *where, stride, conditions, *rest)
+            static, period = ("uniform", False, loss, chunk), np.ones((), np.int32)
+            only = call(_evaluate, static, model, *where, period, conditions, *rest)
             found.append((call(_alone, (), only.gradient), only.domain_losses))
         else:
             found.append(call(_each_domain, (loss, chunk), model, *where, conditions, *rest))
@@ -275,8 +275,8 @@ class _Pieces:
             found = self.call(_each_domain, (loss, chunk), model, *where, *target)
             return self.call(joined, (), *found)
         lone = strategy == "iterative" and self.config.update != "apgd"
-        stride = self.numbers.domain_stride
-        return self.call(_evaluate, (strategy, lone, loss, chunk), model, *where, stride, *target)
+        period = self.numbers.domain_period
+        return self.call(_evaluate, (strategy, lone, loss, chunk), model, *where, period, *target)
 
 
 def without_references(state: State) -> State:
@@ -317,13 +317,13 @@ def _evaluate(
     images: Array,
     keys: Array,
     time: Array,
-    stride: Array,
+    period: Array,
     *target: Any,
 ) -> Evaluation:
     """Evaluates a model in a step; if ``lone``, without the losses of domains not taking part."""
     strategize = functools.partial(DOMAIN_STRATEGIES[strategy], loss)
     keys = algorithm.keys_at(keys, time)
-    found = algorithm.evaluate(strategize, chunk, model, images, keys, time * stride, *target)
+    found = algorithm.evaluate(strategize, chunk, model, images, keys, time // period, *target)
     found = found._replace(observed=None)  # the references have been observed
     return found._replace(domain_losses=found.loss[:, None]) if lone else found
 

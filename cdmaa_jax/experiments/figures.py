@@ -22,6 +22,7 @@ from cdmaa_jax.experiments.gradients import (
     COSINE,
     RATIO,
     Trace,
+    arrays_of,
     join,
     prepare_trace,
     summarize_trace,
@@ -36,7 +37,7 @@ from cdmaa_jax.images import files
 from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
 FORMAT = "cdmaa-jax figure"
-TRACE = "trace.npz"
+TRACE = "gradients.npz"
 ELSEWHERE = "Measured with other versions or on another device."
 MOST_TRACED = 20
 """Limit of images in Figure 2: a trace costs several times as much as an attack."""
@@ -75,7 +76,8 @@ def caption_of_gradients(record: Mapping[str, Any]) -> str:
     return (
         "Means over photos at each step: (a) between the gradients of a model's domains, the mean "
         "over their pairs; (b) between those of two models. Theorem 1: the share of photos in "
-        "which w · grad_j, or sign(w) · grad_j, is positive for every model j."
+        "which w · grad_j, sign(w) · grad_j, or step · grad_j, with x_{t+1} - x_t for the step, is "
+        "positive for every model j."
         f"{stated_purposes(record)}"
     )
 
@@ -178,7 +180,8 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"w · grad_j > 0 for every model j (Theorem 1) in {_percent(theorem['w'])} of the steps; "
-        f"sign(w) · grad_j, which is what a step takes, in {_percent(theorem['sign(w)'])}.",
+        f"sign(w) · grad_j, by the step before it is clipped, in {_percent(theorem['sign(w)'])}; "
+        f"(x_{{t+1}} - x_t) · grad_j, by the step that is taken, in {_percent(theorem['step'])}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -194,7 +197,7 @@ def _trace(
     if path.is_file():
         saved = np.load(io.BytesIO(disk.read_bytes(path)))
         progress(len(_batches(study)))
-        trace = Trace(saved["gram"], saved["along"], saved["along_sign"])
+        trace = Trace(*(saved[field.name] for field in dataclasses.fields(Trace)))
         unknown = json.dumps(dict.fromkeys(report.made_with()))
         made_with = json.loads(str(saved.get("made_with", unknown)))
         return trace, float(saved["seconds"]), made_with
@@ -205,7 +208,7 @@ def _trace(
     trace, seconds, made_with = join(traces), time.monotonic() - start, report.made_with()
     facts: dict[str, Any] = {"seconds": seconds, "made_with": json.dumps(made_with)}
     file = io.BytesIO()
-    np.savez(file, gram=trace.gram, along=trace.along, along_sign=trace.along_sign, **facts)
+    np.savez(file, **dataclasses.asdict(trace), **facts)
     disk.make_folder(path.parent)
     disk.write_whole(path, file.getvalue())
     return trace, seconds, made_with
@@ -214,7 +217,7 @@ def _trace(
 def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:
     """The trace of the images of a batch, without its padding."""
     trace, kept = trace_gradients(*_tracing(column, study, rows)), padding_mask(rows)
-    return Trace(trace.gram[:, kept], trace.along[:, kept], trace.along_sign[:, kept])
+    return Trace(*(array[:, kept] for array in arrays_of(trace)))
 
 
 def _tracing(column: Column, study: Study, rows: np.ndarray) -> tuple[Any, ...]:

@@ -49,12 +49,14 @@ class Trace:
     Attributes:
       gram: float32 [T,N,M,M], inner products of the domains' gradients, scaled per step and image.
       along: [T,N,J], the inner product of w with each model's gradient, scaled.
-      along_sign: [T,N,J], that of sign(w), which is what an I-FGSM step adds.
+      along_sign: [T,N,J], that of sign(w), which an I-FGSM step adds before it is clipped.
+      along_step: [T,N,J], that of the step that is taken, x_{t+1} - x_t.
     """
 
     gram: np.ndarray
     along: np.ndarray
     along_sign: np.ndarray
+    along_step: np.ndarray
 
 
 def trace_gradients(
@@ -127,8 +129,13 @@ def _platform() -> str:
 
 def join(traces: Sequence[Trace]) -> Trace:
     """The traces of several batches as one."""
-    arrays = zip(*((t.gram, t.along, t.along_sign) for t in traces), strict=True)
+    arrays = zip(*map(arrays_of, traces), strict=True)
     return Trace(*(np.concatenate(parts, axis=1) for parts in arrays))
+
+
+def arrays_of(trace: Trace) -> tuple[np.ndarray, ...]:
+    """The arrays of a trace, in order."""
+    return tuple(getattr(trace, field.name) for field in dataclasses.fields(trace))
 
 
 def summarize_trace(
@@ -157,6 +164,7 @@ def summarize_trace(
         "theorem1": {
             "w": summary((trace.along > 0).all(-1).astype(float)),
             "sign(w)": summary((trace.along_sign > 0).all(-1).astype(float)),
+            "step": summary((trace.along_step > 0).all(-1).astype(float)),
         },
     }
 
@@ -290,7 +298,9 @@ def _record(
         of_models, info.losses, config.zeta
     )
     direction, scaled = _scaled(combine(info.weights, regular)[:, None]), _scaled(of_models)
-    along = [(way * scaled).sum((2, 3, 4)) for way in (direction, jnp.sign(direction))]
+    taken = _scaled((stepped.images - state.images)[:, None])
+    ways = direction, jnp.sign(direction), taken
+    along = [(way * scaled).sum((2, 3, 4)) for way in ways]
     flat = _scaled(each).reshape(*each.shape[:2], -1)
     gram = jnp.einsum("bmd,bnd->bmn", flat, flat, precision=lax.Precision.HIGHEST)
     return stepped, (gram, *along)

@@ -61,7 +61,9 @@ class Fitting:
 
 
 def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
-    """CDMAA beside the methods that the paper compares itself with.
+    """CDMAA beside the methods that the paper compares itself with, and variants that they suggest.
+
+    Most of them were published for one model; how several are combined is the heading's.
 
     Args:
       models: the ensemble's generators.
@@ -73,6 +75,7 @@ def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
         return dataclasses.replace(base, **options)
 
     plain = {"across_models": "uniform", "regularization": "none"}
+    in_turn = plain | {"across_models": "iterative"}
     equal = weighted_config(base, (1.0,) * len(models))  # until the search has found better weights
     entries = {"cdmaa": ("CDMAA", Column(base))}
     for model in models:
@@ -80,20 +83,34 @@ def related_table(models: Sequence[Generator], steps: int = STEPS) -> Table:
         entries[f"alone-{model.name}"] = (f"PGD on {model.name} alone (Yeh 2020)", column)
     entries |= {
         "iterative-domains": (
-            "iterative domains (Ruiz 2020)",
+            "iterative domains, sum of models (Ruiz 2020)",
             Column(changed(across_domains="iterative", **plain)),
         ),
-        "joint-domains": ("joint domains (Ruiz 2020)", Column(changed(**plain))),
+        "iterative": (
+            "iterative domains and models (Ruiz 2020)",
+            Column(changed(across_domains="iterative", **in_turn)),
+        ),
+        "joint-domains": (
+            "joint domains, sum of models (Ruiz 2020)",
+            Column(changed(**plain)),
+        ),
         "line-search": ("weights by line search (Fang 2020)", Column(equal, SEARCHED)),
         "universal": (
             "universal perturbation (CMUA, Huang 2022)",
+            Column(changed(perturbation="universal", **in_turn), UNIVERSAL),
+        ),
+        "universal-cdmaa": (
+            "CDMAA, universal perturbation",
             Column(changed(perturbation="universal"), UNIVERSAL),
         ),
-        "face-weighted": ("face-weighted loss (Lv 2021)", Column(changed(loss="face-weighted"))),
+        "face-weighted": (
+            "CDMAA, face-weighted loss (Lv 2021)",
+            Column(changed(loss="face-weighted")),
+        ),
     }
     if any(model.encode for model in models):
         latent = Column(changed(loss="latent"), ENCODERS)
-        entries["latent"] = ("loss on the latent (Dong and Xie 2021)", latent)
+        entries["latent"] = ("CDMAA, loss on the latent (Dong and Xie 2021)", latent)
     return Table(
         "related",
         "CDMAA and the methods that the paper compares it with",
@@ -116,7 +133,7 @@ def works_of(column: Column, study: Study) -> list[Work]:
     tuning = each * fitting.photos(study) * fitting.attacks(column, study) / pieces
     tested = each if fitting.attacks_again else cost(column, (), models)
     return [
-        Work(f"tuning {column.method}", pieces, fitted, tuning),
+        Work(f"tuning {column.slug}", pieces, fitted, tuning),
         Work(column.slug, len(study.crops), done, tested),
     ]
 
@@ -142,7 +159,7 @@ def measure(
     if fitting is None:
         attack = photos.against(attacked(column, study.ensemble.generators), column.config)
     else:
-        begin(f"tuning {column.method}")
+        begin(f"tuning {column.slug}")
         attack = fitting.attack(column, study, _fit(column, study, progress))
     begin(column.slug)
     return measure_column(column, study, progress, attack)
@@ -304,7 +321,7 @@ def _fit_perturbation(column: Column, study: Study, tell: Tell) -> dict[str, Any
     file = io.BytesIO()
     np.save(file, np.asarray(found.perturbation, np.float32))
     disk.write_whole(runner.column_folder(column, study) / PERTURBATION, file.getvalue())
-    return {"photos": len(_tuning(study))}
+    return {"photos": len(_tuning(study)), "steps": column.config.steps, "batch": study.batch}
 
 
 def _prepare_perturbation(column: Column, study: Study) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
+from cdmaa_jax.attack import Config, apart, build, choices, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import attack_batch, box, objective, start_noise
 from cdmaa_jax.attack.domains import Evaluation, iterative, single
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
@@ -141,6 +141,36 @@ def test_models_taken_alone(models, weights):
     batch = toy_batch(photos(1), ensemble)
     result = quick_run(Config(steps=3, across_models=models), ensemble, batch, jax.random.key(0))
     np.testing.assert_array_equal(result.weights[:, 0], weights)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_taking_turns_each_model_meets_each_domain(in_pieces):
+    """Three models and three domains, which by t mod 3 alone would meet one another's first."""
+    ensemble, key = [toy(0), toy(1), toy(2)], jax.random.key(1)
+    images = photos(1)
+    batch = toy_batch(images, ensemble)
+
+    def attack(steps):
+        config = Config(
+            steps=steps,
+            across_domains="iterative",
+            across_models="iterative",
+            regularization="none",
+        )
+        with apart(in_pieces):
+            return (run if in_pieces else quick_run)(config, ensemble, batch, key)
+
+    last = attack(9)
+    met = []
+    for t in range(1, 9):
+        before = attack(t).images
+        losses = np.stack(evaluate_losses(ensemble, images, before, batch.conditions))[:, 0]
+        for model in range(3):
+            domain = np.argmin(np.abs(losses[model] - last.losses[t, 0, model]))
+            np.testing.assert_allclose(last.losses[t, 0, model], losses[model, domain], rtol=1e-3)
+            if last.weights[t, 0, model] == 1:
+                met.append((model, domain))
+    assert sorted({(0, 0), *met}) == [(j, k) for j in range(3) for k in range(3)]
 
 
 @pytest.mark.parametrize("update", ["i-fgsm", "mi-fgsm"])

@@ -19,6 +19,7 @@ VARIANTS = (  # together they cover every option of the reference
     {"across_domains": "mgda", "across_models": "uniform", "regularization": "none"},
     {"across_domains": "single", "across_models": "iterative", "regularization": "log"},
     {"across_models": "single", "regularization": "log"},
+    {"across_domains": "iterative", "across_models": "iterative", "regularization": "none"},
 )
 NAMES = ("a", "b", "c")
 SMALL = {

@@ -1,5 +1,7 @@
 """The gradients that Figure 2 is computed from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from cdmaa_jax.experiments.gradients import (
     trace_gradients,
 )
 from cdmaa_jax.protection import conditions_of
-from tests.attack.toys import photos, quick_start, toy, toy_batch
+from tests.attack.toys import photos, quick_run, quick_start, toy, toy_batch
 
 CONFIG = Config(steps=3)
 DOMAINS = {"toy0": ("dark", "light", "odd"), "toy1": ("dark", "light", "odd")}
@@ -58,6 +60,7 @@ def test_in_pieces_it_is_the_same(models, trace):
     np.testing.assert_allclose(found.gram, trace.gram, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.along, trace.along, rtol=1e-3)
     np.testing.assert_allclose(found.along_sign, trace.along_sign, rtol=1e-3)
+    np.testing.assert_allclose(found.along_step, trace.along_step, rtol=1e-3)
 
 
 def test_in_pieces_a_model_may_have_one_domain(models, trace):
@@ -92,7 +95,7 @@ def test_as_many_photos_at_once_as_the_plan_says_give_the_same(
 
 def test_shapes_and_the_theorem(trace):
     assert trace.gram.shape == (3, 2, 6, 6)
-    assert trace.along.shape == trace.along_sign.shape == (3, 2, 2)
+    assert trace.along.shape == trace.along_sign.shape == trace.along_step.shape == (3, 2, 2)
     assert (trace.along > 0).all()
 
 
@@ -107,7 +110,7 @@ def made_up(*vectors, along=((1.0, 1.0),)):
     """A trace of one step and image with these domains' gradients."""
     vectors = np.array(vectors)
     along = np.array(along)[:, None]
-    return Trace((vectors @ vectors.T)[None, None], along, -along)
+    return Trace((vectors @ vectors.T)[None, None], along, -along, np.abs(along))
 
 
 def test_cosines_and_ratios_of_norms():
@@ -119,7 +122,8 @@ def test_cosines_and_ratios_of_norms():
     between = summary["between_models"]  # (0.5, 1) and (3, 0)
     assert between["cosine"]["pairs"]["a, b"]["mean"] == pytest.approx(1.5 / 3 / 1.25**0.5)
     assert between["norm_ratio"]["mean"] == pytest.approx(1.25**0.5 / 3)
-    assert summary["theorem1"]["w"]["mean"] == 1 and summary["theorem1"]["sign(w)"]["mean"] == 0
+    found = {way: share["mean"] for way, share in summary["theorem1"].items()}
+    assert found == {"w": 1, "sign(w)": 0, "step": 1}
 
 
 def test_the_theorem_needs_every_model():
@@ -170,10 +174,34 @@ def test_w_is_the_steps_own():
         np.testing.assert_allclose(found[0], np.einsum("bhwc,bjhwc->bj", way, g), rtol=1e-3)
 
 
+def test_the_step_is_the_clipped_one(models):
+    """With the whole of epsilon as the step, a second one can only stay or turn back."""
+    clean, config = photos(2), Config(steps=2, step_size=0.05, start="uniform")
+    batch = toy_batch(clean, models)
+    start = quick_start(config, models, batch, jax.random.key(5))
+    after = quick_run(dataclasses.replace(config, steps=1), models, batch, jax.random.key(5)).images
+    conditions = [conditions_of(model, None, 2) for model in models]
+    trace = trace_gradients(config, models, clean, conditions, seed=5)
+
+    def gradient(model, given):
+        def loss(x):
+            each = [(model(x, given[:, k]) - model(clean, given[:, k])) ** 2 for k in range(3)]
+            return jnp.stack(each).mean((0, 2, 3, 4)).sum()
+
+        return jax.grad(loss)(start)
+
+    g = np.stack([gradient(m, c) for m, c in zip(models, conditions, strict=True)], 1)
+    g /= np.abs(g).max((1, 2, 3, 4), keepdims=True)
+    step = np.asarray(after) - np.asarray(start)
+    assert (np.abs(step) < 0.0499).any()  # some was clipped
+    step /= np.abs(step).max((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(trace.along_step[0], np.einsum("bhwc,bjhwc->bj", step, g), rtol=1e-3)
+
+
 def test_figures_by_step_are_means_over_photos():
     def at(*pairs):  # two steps of one photo
         one = made_up([1.0], [1.0])
-        return Trace(np.repeat(one.gram, 2, 0), np.array(pairs)[:, None], np.array(pairs)[:, None])
+        return Trace(np.repeat(one.gram, 2, 0), *[np.array(pairs)[:, None]] * 3)
 
     trace = join([at((1.0, 1.0), (1.0, -1.0)), at((1.0, 1.0), (1.0, 1.0))])
     found = summarize_trace(trace, {"a": ("x",), "b": ("y",)}, seed=0)["theorem1"]["w"]

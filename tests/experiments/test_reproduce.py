@@ -776,6 +776,10 @@ def test_the_related_methods_attack_what_they_should(ensemble):
     assert (joint.across_domains, joint.across_models, joint.regularization) == (
         "uniform", "uniform", "none",
     )  # fmt: skip
+    for name in ("iterative", "universal"):  # models take turns, as domains do in CMUA
+        one = table.columns[name].config
+        assert (one.across_models, one.regularization) == ("iterative", "none")
+    assert table.columns["universal-cdmaa"].config == Config(perturbation="universal")
     encoderless = [dataclasses.replace(model, encode=None) for model in models]
     assert "latent" not in related_table(encoderless).columns
 
@@ -791,7 +795,7 @@ def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_
         expected = np.clip(np.rint(saved * 127.5), -limit, limit)
         inside = (before > limit) & (before < 255 - limit)
         assert (after.astype(int) - before == expected)[inside].all()
-    assert measured.facts["photos"] == 3
+    assert [measured.facts[fact] for fact in ("photos", "steps", "batch")] == [3, 2, few.batch]
     assert column_folder(column, few) != column_folder(column, study)
     one_by_one = dataclasses.replace(few, batch_size=1)  # the number of photos in a step
     assert column_folder(column, few) != column_folder(column, one_by_one)
@@ -886,12 +890,12 @@ def test_figure_2_is_of_every_photo_once_with_its_labels(study, monkeypatch):
     def trace_gradients(config, models, images, conditions, seed):
         asked.append(conditions[0])
         shape = (config.steps, len(images))
-        return Trace(np.zeros((*shape, 3, 3)), np.zeros((*shape, 2)), np.zeros((*shape, 2)))
+        return Trace(np.zeros((*shape, 3, 3)), *[np.zeros((*shape, 2))] * 3)
 
     monkeypatch.setattr(figures, "trace_gradients", trace_gradients)
     column = figures.gradient_column(Column(Config(steps=2)))
     trace, *_ = figures._trace(column, labelled, lambda count: None)
-    assert trace.gram.shape[1] == trace.along.shape[1] == trace.along_sign.shape[1] == 5
+    assert trace.gram.shape[1] == trace.along.shape[1] == trace.along_step.shape[1] == 5
     given = {"Male": np.array([0, 1, 0, 1, 0]), "Young": np.ones(5, int)}
     (stargan, _) = study.ensemble.generators
     np.testing.assert_array_equal(np.concatenate(asked)[:5], stargan.conditions(given))
