@@ -27,7 +27,8 @@ ALLOWED = {
         "types", "disk", "tracing", "kept", "generators", "attack", "images", "protection",
     },
     "photos": {
-        "types", "disk", "processor", "generators", "attack", "images", "protection", "evaluation",
+        "types", "disk", "processor", "allocator", "generators", "attack", "images", "protection",
+        "evaluation",
     },
     "search": {"types", "attack", "images", "protection"},
     "universal": {"types", "tracing", "attack", "images", "protection"},

@@ -9,8 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from cdmaa_jax.images import files
 from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.labels import LabelTable, composed
 from cdmaa_jax.images.squares import look, see, to_levels
+from cdmaa_jax.photos.workers import Workers
 
 INDEX = "crops.json"
 _FORMAT = 1
@@ -71,8 +76,9 @@ def make_crops(
 ) -> list[Crop]:
     """The crops of the first ``count`` usable photos; crops made before are reused.
 
-    Of photos with the same content only the first is taken: counted twice, they would make
-    intervals narrower than the photos allow.
+    Several are made at once, in threads, but no more than are still wanted. Of photos with the same
+    content only the first is taken: counted twice, they would make intervals narrower than the
+    photos allow.
 
     Args:
       photos: in the order in which they are wanted.
@@ -91,23 +97,26 @@ def make_crops(
     disk.make_folder(folder)
     known = _read_index(folder, size, aligned)
     crops: list[Crop] = []
-    passed = set(without)
-    for photo in photos:
-        if len(crops) == count:
-            break
-        try:
-            row = _labels_of(photo, labels)
-            crop = _crop(photo, folder, size, aligned, known, max_pixels)
-        except FileError as error:
-            if error.path == folder or error.path.parent == folder:
-                raise
-            made(error)
-            continue
-        if crop.sha256 in passed:
-            continue
-        passed.add(crop.sha256)
-        crops.append(dataclasses.replace(crop, labels=row))
-        made(None)
+    passed, remaining = set(without), iter(photos)
+    under_way: deque[Future[Crop]] = deque()
+    with Workers() as workers:
+        while len(crops) < count:
+            for photo in islice(remaining, count - len(crops) - len(under_way)):
+                work = partial(_crop, photo, folder, size, aligned, known, labels, max_pixels)
+                under_way.append(workers.start(work, photo))
+            if not under_way:
+                break
+            try:
+                crop = under_way.popleft().result()
+            except FileError as error:
+                if error.path == folder or error.path.parent == folder:
+                    raise
+                made(error)
+                continue
+            if crop.sha256 not in passed:
+                passed.add(crop.sha256)
+                crops.append(crop)
+                made(None)
     _write_index(folder, size, aligned, known, crops)
     return crops
 
@@ -130,20 +139,26 @@ def _labels_of(photo: Path, labels: LabelTable | None) -> tuple[int, ...] | None
 
 
 def _crop(
-    photo: Path, folder: Path, size: int, aligned: bool, known: Mapping[str, Crop], max_pixels: int
+    photo: Path,
+    folder: Path,
+    size: int,
+    aligned: bool,
+    known: Mapping[str, Crop],
+    labels: LabelTable | None,
+    max_pixels: int,
 ) -> Crop:
     """The crop of a photo, named after the photo's name and content."""
-    sha256 = disk.sha256_of(photo)
+    row, sha256 = _labels_of(photo, labels), disk.sha256_of(photo)
     name = disk.file_name(photo.stem, f"-{sha256[:12]}.png")
     before = known.get(name)
     if before is not None and before.sha256 == sha256 and _is_whole(before):
-        return dataclasses.replace(before, file=photo.name)
+        return dataclasses.replace(before, file=photo.name, labels=row)
     pixels = files.read_photo(photo, max_pixels).pixels
     where = look(pixels, aligned)
     data = files.encode_png(Photo(to_levels(see(pixels, where.square, size))))
     disk.write_whole(folder / name, data)
     face = None if aligned else where.face is not None
-    return Crop(photo.name, sha256, folder / name, hashlib.sha256(data).hexdigest(), face)
+    return Crop(photo.name, sha256, folder / name, hashlib.sha256(data).hexdigest(), face, row)
 
 
 def _is_whole(crop: Crop) -> bool:

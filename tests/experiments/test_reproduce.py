@@ -3,7 +3,9 @@
 import dataclasses
 import errno
 import json
+import threading
 from collections import Counter
+from functools import partial
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from cdmaa_jax.attack import apart, compilation
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
+from cdmaa_jax.experiments import crops as cropping
 from cdmaa_jax.experiments import figures, methods, paper
 from cdmaa_jax.experiments.claims import Claim, caveat
 from cdmaa_jax.experiments.columns import SEARCHED, Column, options, paper_tables
@@ -53,6 +56,7 @@ from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import LabelTable, read_labels
 from cdmaa_jax.photos import protecting
+from cdmaa_jax.photos.workers import Workers
 from cdmaa_jax.search import Trial, WeightSearch
 from cdmaa_jax.universal import Universal
 from tests.tiny import SIZE, save_ensemble, save_photo
@@ -510,6 +514,26 @@ def test_crops_are_made_once(folder, tmp_path, monkeypatch):
     with Image.open(first[0].path) as crop:
         assert crop.size == (SIZE, SIZE)
     assert make_crops(paths, 3, tmp_path / "crops", SIZE + 1) != first
+
+
+def test_crops_are_made_at_once_in_order_and_no_more_than_wanted(folder, tmp_path, monkeypatch):
+    """Of five photos, one of them bad, three are wanted; two are cropped at a time."""
+    (folder / "1.png").write_bytes(b"no picture")
+    two, crop, told, cropped = threading.Barrier(2, timeout=60), cropping._crop, [], []
+
+    def crop_together(photo, *rest):
+        cropped.append(photo.name)
+        if len(cropped) <= 2:
+            two.wait()
+        return crop(photo, *rest)
+
+    monkeypatch.setattr(cropping, "_crop", crop_together)
+    monkeypatch.setattr(cropping, "Workers", partial(Workers, threads=2))
+    found = make_crops(sorted(folder.iterdir()), 3, tmp_path / "crops", SIZE, made=told.append)
+    assert [crop.file for crop in found] == ["0.png", "2.png", "3.png"]
+    assert [error and error.path.name for error in told] == [None, "1.png", None, None]
+    assert sorted(cropped) == ["0.png", "1.png", "2.png", "3.png"]
+    assert len(list((tmp_path / "crops").glob("*.png"))) == 3
 
 
 def test_crops_have_their_labels_whatever_the_form_of_their_accents(tmp_path):
