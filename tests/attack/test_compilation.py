@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import sys
 import threading
 
 import jax
@@ -141,6 +142,15 @@ def test_on_a_cpu_programs_are_compiled_without_names():
     assert "a_name" in plain.lower(x).compile().as_text()
     kept = "a_name" in prepared.lower(x).compile().as_text()
     assert kept == (jax.default_backend() != "cpu")
+
+
+def test_names_that_cannot_be_removed_are_kept(monkeypatch, caplog):
+    monkeypatch.setattr(compilation, "get_default_device", lambda: jax.devices("cpu")[0])
+    monkeypatch.setitem(sys.modules, "jax.extend.mlir.passmanager", None)  # its import fails
+    caplog.set_level(logging.INFO, compilation.__name__)
+    x = jnp.ones(())
+    assert float(compilation.call(jax.jit(lambda x: jnp.tan(x)), x)) == pytest.approx(math.tan(1))
+    assert "keeps its debug information" in caplog.text
 
 
 @pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
