@@ -51,6 +51,8 @@ _programs: dict[tuple[str, Any], Callable[..., Any]] = {}
 def programs_in(folder: Path | None) -> Iterator[None]:
     """Keeps programs in a folder while in this context, in all threads; None keeps none."""
     global _folder
+    if folder is not None:
+        _sources()  # before the source can change, as it may while photos are read
     before, _folder = _folder, folder
     try:
         yield
@@ -131,6 +133,9 @@ def _trace(
 
     exported = export.export(jax.jit(of_leaves))(*leaves)
     data = bytes(exported.serialize())
+    if _read_sources() != _sources():
+        _LOG.warning("a traced program is not kept: the package was changed while it ran")
+        return exported
     try:
         disk.make_folder(path.parent, PRIVATE)
         disk.write_whole(path, hashlib.sha256(data).digest() + data)
@@ -169,6 +174,11 @@ def _surroundings() -> list[str]:
 
 @functools.cache
 def _sources() -> tuple[str, ...]:
+    """``_read_sources`` as this process first found them."""
+    return _read_sources()
+
+
+def _read_sources() -> tuple[str, ...]:
     """The versions of the libraries that trace, and this package's source, as a digest."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):

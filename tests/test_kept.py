@@ -51,6 +51,18 @@ def assert_equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def test_what_a_package_that_was_changed_meanwhile_traced_is_not_kept(
+    model, folder, monkeypatch, caplog
+):
+    """The source that is read then is not that of the modules, which were imported before."""
+    monkeypatch.setattr(kept, "_read_sources", lambda: ("another source",))
+    expected = metrics.edits(model, np.zeros((1, 16, 16, 3), np.float32), model.conditions(None))
+    assert not list(folder.iterdir()) and "changed while it ran" in caplog.text
+    monkeypatch.undo()
+    found = metrics.edits(model, np.zeros((1, 16, 16, 3), np.float32), model.conditions(None))
+    assert_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"update": "apgd"}, {"perturbation": "universal"}], ids=str
 )

@@ -123,6 +123,14 @@ def test_what_is_missing_is_made_again(job, tmp_path):
     assert statuses(run([source], job)) == ["done"]
 
 
+def test_an_ensemble_by_another_name_is_the_same(job, tmp_path):
+    """It is called like its folder."""
+    source = save_photo(tmp_path / "a.png")
+    assert statuses(run([source], job)) == ["done"]
+    renamed = dataclasses.replace(job, ensemble=dataclasses.replace(job.ensemble, name="another"))
+    assert statuses(run([source], renamed)) == ["skipped"]
+
+
 def test_what_was_changed_is_not_overwritten_without_force(job, tmp_path):
     source = save_photo(tmp_path / "a.png")
     run([source], job)

@@ -35,10 +35,25 @@ def keep_programs() -> AbstractContextManager[None]:
         why = f"{error.path}: {error.what}"
     if why is not None:
         say(f"compiled programs are not kept: {why}")
-        return kept.programs_in(None)
+        return keep_none()
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     return _kept_in(folder)
+
+
+def keep_none() -> AbstractContextManager[None]:
+    """Neither uses kept programs nor keeps any, and lets JAX, which reads its variable, not either.
+
+    A folder that JAX was given in another way is left to it.
+    """
+    import jax
+
+    from cdmaa_jax import kept
+
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder is not None and folder == os.environ.get(JAX_VARIABLE):
+        jax.config.update("jax_compilation_cache_dir", None)
+    return kept.programs_in(None)
 
 
 def folder_for_people() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from cdmaa_jax.cli import commands
-from cdmaa_jax.cli.cache import keep_programs
+from cdmaa_jax.cli.cache import keep_none, keep_programs
 from cdmaa_jax.cli.interrupts import interruptible
 from cdmaa_jax.cli.output import (
     OutputError,
@@ -83,11 +83,7 @@ def _say_what_is_unused(record: logging.LogRecord) -> bool:
 
 def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Keeps compiled programs between runs, if the command compiles any and is allowed to."""
-    from cdmaa_jax import kept
-
-    if args.run is commands.info or args.no_cache:
-        return kept.programs_in(None)
-    return keep_programs()
+    return keep_none() if args.run is commands.info or args.no_cache else keep_programs()
 
 
 def _check_devices() -> None:

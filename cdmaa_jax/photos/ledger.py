@@ -82,7 +82,9 @@ def open_ledger(job: Job) -> Ledger:
     if job.config.update != "apgd":  # the only one whose copies depend on it
         found["config"]["threshold"] = job.config.threshold
     expected = json.loads(json.dumps(_settings(job)))
-    if different := [key for key, value in expected.items() if found.get(key) != value]:
+    if different := [
+        k for k, v in expected.items() if _compared(k, found.get(k)) != _compared(k, v)
+    ]:
         if job.force:
             everything = [*found[report.EARLIER], *found["photos"]]
             return Ledger(earlier=_entries_with_copies(job, everything))
@@ -166,6 +168,11 @@ def _settings(job: Job) -> dict[str, Any]:
 def _entries_with_copies(job: Job, entries: Iterable[Entry]) -> dict[str, Entry]:
     """The entries whose copies still exist, by the copies' names."""
     return {e["protected"]: e for e in entries if (job.out / e["protected"]).is_file()}
+
+
+def _compared(key: str, setting: Any) -> Any:
+    """What of a setting counts: of an ensemble its generators, not what its folder is called."""
+    return setting.get("generators") if key == "ensemble" and isinstance(setting, dict) else setting
 
 
 def _difference(found: Mapping[str, Any], job: Job, key: str) -> str:

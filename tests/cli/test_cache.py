@@ -48,6 +48,21 @@ def test_the_cache_is_kept_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
     assert "not kept" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_jaxs_own_cache_is_left_alone_too(tmp_path, monkeypatch, capsys, unsafe):
+    """JAX reads its variable when it is imported."""
+    settings, theirs = {}, tmp_path / "jax"
+    theirs.mkdir()
+    theirs.chmod(0o777 if unsafe else 0o700)
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", os.fspath(theirs))
+    monkeypatch.delenv(cache.CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv(cache.JAX_VARIABLE, os.fspath(theirs))
+    process._use_cache(argparse.Namespace(no_cache=not unsafe, run=commands.demo))
+    assert settings == {"jax_compilation_cache_dir": None}
+    assert ("not kept" in capsys.readouterr().err) == unsafe
+
+
 def test_the_cache_is_also_where_jax_is_told_to_keep_it(call, tmp_path, monkeypatch):
     monkeypatch.delenv(cache.CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.fspath(tmp_path / "jax"))
