@@ -194,13 +194,9 @@ def _trace(
     Read from its file if there is one.
     """
     path = _saved(column, study)
-    if path.is_file():
-        saved = np.load(io.BytesIO(disk.read_bytes(path)))
+    if path.is_file() and (saved := _read_trace(path)) is not None:
         progress(len(_batches(study)))
-        trace = Trace(*(saved[field.name] for field in dataclasses.fields(Trace)))
-        unknown = json.dumps(dict.fromkeys(report.made_with()))
-        made_with = json.loads(str(saved.get("made_with", unknown)))
-        return trace, float(saved["seconds"]), made_with
+        return saved
     start, traces = time.monotonic(), []
     for rows in _batches(study):
         traces.append(_trace_batch(column, study, rows))
@@ -212,6 +208,17 @@ def _trace(
     disk.make_folder(path.parent)
     disk.write_whole(path, file.getvalue())
     return trace, seconds, made_with
+
+
+def _read_trace(path: Path) -> tuple[Trace, float, dict[str, Any]] | None:
+    """What ``_trace`` saved; None if it is damaged."""
+    data = disk.read_bytes(path)
+    try:
+        saved = np.load(io.BytesIO(data))
+        trace = Trace(*(saved[field.name] for field in dataclasses.fields(Trace)))
+        return trace, float(saved["seconds"]), json.loads(str(saved["made_with"]))
+    except Exception:  # damage can raise any exception
+        return None
 
 
 def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:

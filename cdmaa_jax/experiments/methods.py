@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,7 +266,15 @@ def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
 
 def _is_fitted(column: Column, study: Study) -> bool:
     folder, file = runner.column_folder(column, study), FITTINGS[column.method].file
-    return bool(runner.read_facts(folder)) and (file is None or (folder / file).is_file())
+    return bool(runner.read_facts(folder)) and (file is None or _read(folder / file) is not None)
+
+
+def _read(path: Path) -> np.ndarray | None:
+    """The array in a file; None if it is missing or damaged."""
+    try:
+        return np.load(io.BytesIO(disk.read_bytes(path)))
+    except Exception:  # damage can raise any exception
+        return None
 
 
 # Weights by line search (Fang et al.)
@@ -337,8 +346,7 @@ def _universal(column: Column, study: Study) -> tuple[tuple[Any, ...], dict[str,
 
 
 def _with_perturbation(column: Column, study: Study, facts: Mapping[str, Any]) -> ProtectImages:
-    saved = disk.read_bytes(runner.column_folder(column, study) / PERTURBATION)
-    perturbation = np.load(io.BytesIO(saved))
+    perturbation = _read(runner.column_folder(column, study) / PERTURBATION)
 
     def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
         return np.asarray(apply_universal(images, perturbation, job.config.epsilon))

@@ -825,6 +825,38 @@ def test_a_universal_perturbation_is_the_same_for_all_photos(study, folder, tmp_
     assert column_folder(column, few) != column_folder(column, one_by_one)
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: b""])
+def test_what_was_saved_is_made_again_if_it_is_damaged(study, monkeypatch, damage):
+    few = dataclasses.replace(study, crops=study.crops[:2], tuning=study.crops[2:])
+    universal = related_table(study.ensemble.generators, steps=2).columns["universal"]
+    traced = figures.gradient_column(Column(Config(steps=2)))
+    shape, fits = (2, 2), []
+
+    def fit_universal(*_, **__):
+        fits.append("universal")
+        return Universal(np.ones((16, 16, 3), np.float32), np.zeros((2, 2)), np.zeros((2, 2)))
+
+    def trace_gradients(*_):
+        fits.append("trace")
+        return Trace(np.zeros((*shape, 3, 3)), *[np.zeros((*shape, 2))] * 3)
+
+    monkeypatch.setattr(methods, "fit_universal", fit_universal)
+    monkeypatch.setattr(figures, "trace_gradients", trace_gradients)
+
+    def do():
+        methods._fit(universal, few, lambda count: None)
+        return figures._trace(traced, few, lambda count: None)
+
+    do()
+    files = column_folder(universal, few) / PERTURBATION, figures._saved(traced, few)
+    for file in files:
+        file.write_bytes(damage(file.read_bytes()))
+    do()
+    again = do()
+    assert fits == ["universal", "trace"] * 2
+    assert again[0].gram.shape == (2, 2, 3, 3)
+
+
 def test_what_is_fitted_sees_the_tuning_photos_alone(study, monkeypatch):
     few = dataclasses.replace(study, crops=study.crops[:2], tuning=study.crops[2:], seed=3)
     columns = related_table(study.ensemble.generators, steps=2).columns
