@@ -77,6 +77,20 @@ def brighter(job, images, labels, size):
     return images + np.float32(0.03)
 
 
+def brighter_once(diary, error):
+    """An attack that fails the second time, when the copies of the first batch are made."""
+    calls = []
+
+    def attack(job, images, labels, size):
+        calls.append(size)
+        if len(calls) == 1:
+            return brighter(job, images, labels, size)
+        assert diary.wait_for(("copied", "0"), ("copied", "1"))
+        raise error
+
+    return attack
+
+
 def on_accelerator(monkeypatch):
     monkeypatch.setattr(protecting, "_host_is_device", lambda: False)
 
@@ -129,15 +143,7 @@ def test_the_files_are_the_same_either_way(job, sources, tmp_path, monkeypatch):
 
 def test_a_batch_is_kept_if_the_next_attack_fails(job, sources, diary, monkeypatch):
     on_accelerator(monkeypatch)
-    calls = []
-
-    def attack(job, images, labels, size):
-        calls.append(size)
-        if len(calls) == 1:
-            return brighter(job, images, labels, size)
-        assert diary.wait_for(("copied", "0"), ("copied", "1"))
-        raise ValueError("the attack does not fit")
-
+    attack = brighter_once(diary, ValueError("the attack does not fit"))
     seen = []
     with pytest.raises(ValueError, match="does not fit"):
         for outcome in photos.protect_photos(sources, dataclasses.replace(job, attack=attack)):
@@ -175,15 +181,7 @@ def test_whoever_stops_at_a_bad_photo_keeps_the_batch_before(job, sources, monke
 
 def test_an_interrupt_during_an_attack_is_raised_at_once(job, sources, diary, monkeypatch):
     on_accelerator(monkeypatch)
-    calls = []
-
-    def attack(job, images, labels, size):
-        calls.append(size)
-        if len(calls) == 1:
-            return brighter(job, images, labels, size)
-        assert diary.wait_for(("copied", "0"), ("copied", "1"))
-        raise KeyboardInterrupt
-
+    attack = brighter_once(diary, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         next(photos.protect_photos(sources, dataclasses.replace(job, attack=attack)))
     assert os.listdir(job.out) == []
