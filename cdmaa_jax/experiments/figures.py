@@ -29,6 +29,7 @@ from cdmaa_jax.experiments.gradients import (
     trace_gradients,
 )
 from cdmaa_jax.experiments.methods import crop_images, labels_of, see_crop
+from cdmaa_jax.experiments.records import read_arrays
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 from cdmaa_jax.experiments.statistics import UNANIMOUS, digits_of, rounded
@@ -194,9 +195,10 @@ def _trace(
     Read from its file if there is one.
     """
     path = _saved(column, study)
-    if path.is_file() and (saved := _read_trace(path)) is not None:
+    if (saved := read_arrays(path)) is not None:
         progress(len(_batches(study)))
-        return saved
+        trace = Trace(*(saved[field.name] for field in dataclasses.fields(Trace)))
+        return trace, float(saved["seconds"]), json.loads(str(saved["made_with"]))
     start, traces = time.monotonic(), []
     for rows in _batches(study):
         traces.append(_trace_batch(column, study, rows))
@@ -208,17 +210,6 @@ def _trace(
     disk.make_folder(path.parent)
     disk.write_whole(path, file.getvalue())
     return trace, seconds, made_with
-
-
-def _read_trace(path: Path) -> tuple[Trace, float, dict[str, Any]] | None:
-    """What ``_trace`` saved; None if it is damaged."""
-    data = disk.read_bytes(path)
-    try:
-        saved = np.load(io.BytesIO(data))
-        trace = Trace(*(saved[field.name] for field in dataclasses.fields(Trace)))
-        return trace, float(saved["seconds"]), json.loads(str(saved["made_with"]))
-    except Exception:  # damage can raise any exception
-        return None
 
 
 def _trace_batch(column: Column, study: Study, rows: np.ndarray) -> Trace:

@@ -7,7 +7,6 @@ import io
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from cdmaa_jax.experiments import runner
 from cdmaa_jax.experiments.columns import SEARCHED, STEPS, UNIVERSAL, Column, Table
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.forecast import Work, cost
+from cdmaa_jax.experiments.records import read_arrays
 from cdmaa_jax.experiments.runner import Measured, Study, measure_column
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.squares import look, see
@@ -266,15 +266,8 @@ def _fit(column: Column, study: Study, progress: Progress) -> dict[str, Any]:
 
 def _is_fitted(column: Column, study: Study) -> bool:
     folder, file = runner.column_folder(column, study), FITTINGS[column.method].file
-    return bool(runner.read_facts(folder)) and (file is None or _read(folder / file) is not None)
-
-
-def _read(path: Path) -> np.ndarray | None:
-    """The array in a file; None if it is missing or damaged."""
-    try:
-        return np.load(io.BytesIO(disk.read_bytes(path)))
-    except Exception:  # damage can raise any exception
-        return None
+    fitted = bool(runner.read_facts(folder))
+    return fitted and (file is None or read_arrays(folder / file) is not None)
 
 
 # Weights by line search (Fang et al.)
@@ -346,7 +339,7 @@ def _universal(column: Column, study: Study) -> tuple[tuple[Any, ...], dict[str,
 
 
 def _with_perturbation(column: Column, study: Study, facts: Mapping[str, Any]) -> ProtectImages:
-    perturbation = _read(runner.column_folder(column, study) / PERTURBATION)
+    perturbation = read_arrays(runner.column_folder(column, study) / PERTURBATION)
 
     def attack(job: Job, images: np.ndarray, labels: Labels | None, size: int) -> np.ndarray:
         return np.asarray(apply_universal(images, perturbation, job.config.epsilon))

@@ -1,10 +1,15 @@
-"""JSON files left by an earlier run."""
+"""Files left by an earlier run: JSON, and arrays."""
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cdmaa_jax import disk
 from cdmaa_jax.disk import FileError
@@ -20,3 +25,12 @@ def read_record(path: Path) -> dict[str, Any]:
     except (FileError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_arrays(path: Path) -> Any:
+    """The array, or the arrays by name, that an earlier run saved; None if absent or damaged."""
+    try:
+        found = np.load(io.BytesIO(disk.read_bytes(path)))
+        return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
+    except (FileError, ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
+        return None

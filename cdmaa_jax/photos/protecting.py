@@ -137,7 +137,7 @@ def evaluate_photos(
             comparing: _Futures[_Made] = []
             for a, b in pairs[first : first + size]:
                 work = partial(_compare, a, b, ensemble, labels, max_pixels, aligned)
-                comparing.append((a, workers.start(work, *((a,) if b is None else (a, b)))))
+                comparing.append((a, workers.start(work, *filter(None, (a, b)))))
             made, failures = _results(comparing)
             yield from failures
             entries = _measured(made, ensemble, labels, size)
