@@ -35,7 +35,6 @@ from cdmaa_jax.tracing import is_once
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer channels the transforms cost more than they save
 _FEW_CHANNELS = 16
-_FEW_PIXELS = 64  # with fewer the kernel goes first, so that XLA packs the pixels, not the kernel
 _FEW_INPUTS = 32  # input channels up to which planes are faster, for few output channels
 _LARGE_TILES = 80  # 4×4 output tiles from which they are faster than 2×2 tiles
 _LARGE_TILES_ON_BLOCKS = 160  # 4×4 tiles from which they beat 2×2, for large kernels on blocks
@@ -322,7 +321,8 @@ def _to_columns(y: Any, kernel: Any) -> jax.Array:
     for few pixels, and for Eigen, which takes twice as long to pack it as to multiply.
     """
     kernel = kernel.reshape(-1, kernel.shape[3])
-    if math.prod(y.shape[:3]) >= _FEW_PIXELS and not processor.is_x86_without_avx512():
+    are_few = math.prod(y.shape[:3]) <= winograd.FEW_ROWS
+    if not are_few and not processor.is_x86_without_avx512():
         return lax.dot_general(y, kernel, (((3,), (1,)), ((), ())))
     columns = lax.dot_general(kernel, y, (((1,), (3,)), ((), ())))
     return jnp.moveaxis(lax.optimization_barrier(columns), 0, 3)

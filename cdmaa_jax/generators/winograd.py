@@ -38,6 +38,7 @@ MANY_VALUES = 5 * 2**20  # transformed values above which they no longer fit a C
 _CACHED_VALUES = 3 * 2**20  # transformed values that do fit
 _LONG_SUM = 512  # contraction length from which a kernel-first product is worth its transpose
 _LARGE_KERNEL = 1000  # kernel values per tile from which a kernel counts as large
+FEW_ROWS = 64  # up to which YNNPACK packs the rows in less time than the kernel's transpose
 
 
 class Transforms(NamedTuple):
@@ -234,13 +235,17 @@ def _by_points(
 def _multiply(images: jax.Array, kernel: jax.Array, contracted: int) -> jax.Array:
     """images [n,T,C] times a kernel [n,I,O] at each point, summed over I or O: [n,T,O] or [n,T,I].
 
-    Eigen is slow to pack a large kernel's transpose: there the kernel comes first, and the product
-    is transposed.
+    Both libraries are slow to pack a kernel's transpose, Eigen if it is large, YNNPACK if it meets
+    few rows: there the kernel comes first, and the product is transposed.
     """
     alike = ((0,), (0,))
     _, tiles, length = images.shape
-    is_large = length >= _LONG_SUM and math.prod(kernel.shape[1:]) >= _LARGE_KERNEL * tiles
-    if contracted == 2 and is_large and processor.is_x86_without_avx512():
+    if processor.is_x86_without_avx512():
+        is_large = math.prod(kernel.shape[1:]) >= _LARGE_KERNEL * tiles
+        is_slow = is_large and length >= _LONG_SUM
+    else:
+        is_slow = tiles <= FEW_ROWS
+    if contracted == 2 and is_slow:
         product = lax.dot_general(kernel, images, (((2,), (2,)), alike))
         return jnp.swapaxes(lax.optimization_barrier(product), 1, 2)
     return lax.dot_general(images, kernel, (((2,), (contracted,)), alike))

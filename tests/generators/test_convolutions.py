@@ -180,13 +180,15 @@ def test_kernels_may_come_first_in_products(shape, monkeypatch):
     with jax.enable_x64(True):
         y, kernel = normal(11, (2, height // 2, width // 2, small), (4, 4, large, small))
         found, turned = [], []
-        for first in (False, True):
-            monkeypatch.setattr(processor, "is_x86_without_avx512", lambda first=first: first)
+        for by_eigen, few in ((False, 0), (True, 0), (False, 1000)):
+            monkeypatch.setattr(processor, "is_x86_without_avx512", lambda eigen=by_eigen: eigen)
+            monkeypatch.setattr(winograd, "FEW_ROWS", few)
             program = jax.jit(lambda y: convolutions.scatter(y, kernel, 2, 1, (height, width)))
             found.append(program(y))
             turned.append(program.lower(y).as_text().count("stablehlo.transpose"))
-        np.testing.assert_allclose(*found, rtol=0, atol=1e-10)
-        assert turned[1] > turned[0]
+        np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-10)
+        np.testing.assert_allclose(found[2], found[0], rtol=0, atol=1e-10)
+        assert turned[2] == turned[1] > turned[0]
 
 
 def test_a_row_of_points_by_itself_is_computed_once(monkeypatch):
