@@ -235,17 +235,15 @@ def _by_points(
 def _multiply(images: jax.Array, kernel: jax.Array, contracted: int) -> jax.Array:
     """images [n,T,C] times a kernel [n,I,O] at each point, summed over I or O: [n,T,O] or [n,T,I].
 
-    Both libraries are slow to pack a kernel's transpose, Eigen if it is large, YNNPACK if it meets
-    few rows: there the kernel comes first, and the product is transposed.
+    A large kernel's transpose is slow to pack, for YNNPACK only beside few rows: there the kernel
+    comes first, and the product is transposed.
     """
     alike = ((0,), (0,))
     _, tiles, length = images.shape
-    if processor.is_x86_without_avx512():
-        is_large = math.prod(kernel.shape[1:]) >= _LARGE_KERNEL * tiles
-        is_slow = is_large and length >= _LONG_SUM
-    else:
-        is_slow = tiles <= FEW_ROWS
-    if contracted == 2 and is_slow:
+    is_large = math.prod(kernel.shape[1:]) >= _LARGE_KERNEL * tiles
+    by_eigen = processor.is_x86_without_avx512()
+    pays = length >= _LONG_SUM if by_eigen else tiles <= FEW_ROWS
+    if contracted == 2 and is_large and pays:
         product = lax.dot_general(kernel, images, (((2,), (2,)), alike))
         return jnp.swapaxes(lax.optimization_barrier(product), 1, 2)
     return lax.dot_general(images, kernel, (((2,), (contracted,)), alike))
