@@ -28,19 +28,25 @@ EXPECTED: dict[str, Callable[[float], float]] = {
 
 
 def draw_comparisons(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Bars of every comparison: ours, the best eager and the best compiled variant of PyTorch."""
+    """Bars of every comparison: ours, the best eager and the best compiled variant of PyTorch.
+
+    Comparisons of the same size, batch, precision and machine share a panel.
+    """
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for report in reports:
+        panels.setdefault(title(report), []).extend(report["cases"])
     figure, axes = plt.subplots(
-        1, len(reports), figsize=(1.5 + 5.5 * len(reports), 3.6), squeeze=False
+        1, len(panels), figsize=(1.5 + 5.5 * len(panels), 3.6), squeeze=False
     )
-    for axis, report in zip(axes[0], reports, strict=True):
-        draw_comparison(axis, report)
+    for axis, (heading, cases) in zip(axes[0], panels.items(), strict=True):
+        draw_comparison(axis, heading, cases)
     axes[0][0].legend(frameon=False, fontsize=8)
     save(figure, path)
 
 
-def draw_comparison(axis: Any, report: Mapping[str, Any]) -> None:
-    """The bars of one comparison, a group for each case."""
-    cases, width = report["cases"], 0.26
+def draw_comparison(axis: Any, heading: str, cases: Sequence[Mapping[str, Any]]) -> None:
+    """The bars of one panel, a group for each case."""
+    width = 0.26
     for i, kind in enumerate(LABELS):
         rows = [fastest(case, kind) for case in cases]
         places = [place + (i - 1) * width for place in range(len(cases))]
@@ -64,7 +70,7 @@ def draw_comparison(axis: Any, report: Mapping[str, Any]) -> None:
         axis.bar_label(bars, [digits(height) for height in heights], fontsize=7, padding=2)
     axis.set_xticks(range(len(cases)), [name_of(case) for case in cases], fontsize=8)
     axis.set_ylabel(STEP, fontsize=8)
-    axis.set_title(title(report), fontsize=9)
+    axis.set_title(heading, fontsize=9)
     tidy(axis)
 
 

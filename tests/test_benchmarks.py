@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks import __main__ as command
@@ -337,10 +338,17 @@ def test_times_are_kept_if_memory_cannot_be_measured(here, monkeypatch, tmp_path
 
 
 def draw(file, folder):
-    """The picture of a comparison, if matplotlib is installed."""
+    """The picture of comparisons, if matplotlib is installed: those of one size share a panel."""
     pytest.importorskip("matplotlib")
-    assert command.main(["plot", str(file), str(file), "--out", str(folder / "bars.png")]) == 0
-    assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
+    found, other, picture = json.loads(file.read_text()), folder / "other.json", folder / "bars.png"
+    found["settings"]["size"] *= 2
+    other.write_text(json.dumps(found))
+    widths = []
+    for files in ([file], [file, file], [file, other]):
+        assert command.main(["plot", *map(str, files), "--out", str(picture)]) == 0
+        with Image.open(picture) as image:
+            widths.append(image.width)
+    assert widths[0] == widths[1] < widths[2]
 
 
 def test_a_wrong_weight_stops_the_comparison(here, monkeypatch, capsys):
