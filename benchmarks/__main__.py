@@ -83,6 +83,9 @@ def add_compare(commands: Any) -> None:
         "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
     )
     command.add_argument("--rounds", type=positive, help="how often each is timed (quick: 5)")
+    command.add_argument(
+        "--steps", type=positive, help="of a timed run (8, quick: 3; on a GPU at least 80)"
+    )
 
 
 def add_compile(commands: Any) -> None:
@@ -347,7 +350,7 @@ def compare_options(options: argparse.Namespace) -> Options:
     check_changes(options)
     given = vars(options)
     quick = QUICK if given.get("quick") else {}
-    chosen = {"rounds": given["rounds"]} if given.get("rounds") else {}
+    chosen = {"rounds": given.get("rounds"), "long": given.get("steps")}
     return Options(
         size=options.size or (None if options.ensemble else 128),
         batch=options.batch,
@@ -358,7 +361,7 @@ def compare_options(options: argparse.Namespace) -> Options:
         precision=options.precision,
         threads=options.threads,
         compile=not given.get("no_compile"),
-        **({"rounds": 7, "long": 8} | quick | chosen),
+        **({"rounds": 7, "long": 8} | quick | {k: v for k, v in chosen.items() if v}),
     )
 
 
