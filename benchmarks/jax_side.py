@@ -132,9 +132,9 @@ class Side:
         found = h100.compile_attack([self._generator(place) for place in places], batch)
         return {**found, "bytes_per_second": h100.BYTES_PER_SECOND}
 
-    def matmul(self, sizes: Sequence[int] | None = None) -> float:
-        """The best FLOP per second of large matrix products, or of products of these sizes."""
-        return peak.jax_rate(self._precision, sizes)
+    def matmul(self) -> float:
+        """The best FLOP per second of a large matrix product."""
+        return peak.jax_rate(self._precision)
 
     def memory(self) -> dict[str, Any]:
         """Peak bytes of this process, and of the device if it reports them."""

@@ -42,11 +42,8 @@ def _least_seconds(
     return min(seconds)
 
 
-def jax_rate(precision: str, sizes: Sequence[int] | None = None) -> float:
-    """JAX's rate on its first device, at the current matmul precision.
-
-    ``sizes`` are the widths of the matrices; if None, those that reach the device's peak.
-    """
+def jax_rate(precision: str) -> float:
+    """JAX's rate on its first device, at the current matmul precision."""
     import jax
     import jax.numpy as jnp
 
@@ -57,7 +54,7 @@ def jax_rate(precision: str, sizes: Sequence[int] | None = None) -> float:
         a = jax.random.normal(jax.random.key(0), (size, size), dtype)
         return lambda: product(a)
 
-    sizes = sizes or SIZES.get(jax.devices()[0].platform, LARGE)
+    sizes = SIZES.get(jax.devices()[0].platform, LARGE)
     return best_rate(sizes, square, jax.block_until_ready)
 
 

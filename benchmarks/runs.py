@@ -14,7 +14,6 @@ from benchmarks.workers import BenchmarkError
 CHECKED_STEPS = 2
 """How many first steps must agree; after that, signs decided by rounding have taken effect."""
 TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1}
-SOME_WORK = (2048,)  # seconds of products of matrices of this size
 DROPPED = 1.2
 """A variant this many times slower than the best of its kind in the first round is dropped."""
 
@@ -128,18 +127,18 @@ class Runs:
         return tried and left < 2 * self._compiling + min(rounds, 0.4 * options.seconds)
 
     def _sample(self, name: str) -> None:
-        """One timed run of a variant, after untimed work: a process that has waited is slower."""
+        """One timed run of a variant, after an untimed one: a process that has waited is slower.
+
+        PyTorch's untimed run is shorter; ours is the same program, which has one length.
+        """
         options, samples = self._session.options, self.samples[name]
-        if name != "ours":
-            if by_steps(self._session):
-                self._session.torch("start", models=self._names, variant=name)
-            else:
-                self._torch(name, options.short)
-            reply = self._torch(name)
-            samples.add_direct(reply["init"], reply["steps"], options.long)
+        if name == "ours":
+            self._ours(options.long)
+            samples.add_turns(self._ours(options.long)["seconds"], options.long)
             return
-        self._session.ours("matmul", sizes=SOME_WORK)
-        samples.add_turns(self._ours(options.long)["seconds"], options.long)
+        self._torch(name, options.short)
+        reply = self._torch(name)
+        samples.add_direct(reply["init"], reply["steps"], options.long)
 
     def _keep_best(self, names: list[str]) -> list[str]:
         kept = []
