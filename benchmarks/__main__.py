@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks import cold, compare, footprint, kernels, photos, program, report, scale, work
+from benchmarks.runs import CHECKED_STEPS
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError
 from cdmaa_jax import disk
@@ -84,7 +85,7 @@ def add_compare(commands: Any) -> None:
     )
     command.add_argument("--rounds", type=positive, help="how often each is timed (quick: 5)")
     command.add_argument(
-        "--steps", type=positive, help="of a timed run (8, quick: 3; on a GPU at least 80)"
+        "--steps", type=checkable, help="of a timed run (8, quick: 3; on a GPU at least 80)"
     )
 
 
@@ -410,6 +411,15 @@ def positive(text: str) -> int:
     """A positive integer."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def checkable(text: str) -> int:
+    """A number of steps that includes those in which both sides must agree."""
+    if not text.isdecimal() or int(text) < CHECKED_STEPS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of at least {CHECKED_STEPS}: so many are checked"
+        )
     return int(text)
 
 

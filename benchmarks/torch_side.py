@@ -53,7 +53,7 @@ class Side:
 
     def run(self, models: Sequence[str], steps: int, variant: str) -> dict[str, Any]:
         """Times one attack; the first call with given arguments compiles, if the variant does."""
-        init, attack = self.start(models, variant), self._attack(tuple(models), variant)
+        init, attack = self._start(models, variant), self._attack(tuple(models), variant)
         start = self._images("start")
         self._wait()
         begin = time.perf_counter()
@@ -66,15 +66,6 @@ class Side:
             "losses": losses.tolist(),
             "weights": weights.tolist(),
         }
-
-    def start(self, models: Sequence[str], variant: str) -> float:
-        """Seconds of the clean outputs, which come before the first step."""
-        attack = self._attack(tuple(models), variant)
-        self._wait()
-        begin = time.perf_counter()
-        attack.init()
-        self._wait()
-        return time.perf_counter() - begin
 
     def forget(self, variant: str) -> None:
         """Frees what a variant that is no longer run holds, except its compiled code."""
@@ -103,6 +94,15 @@ class Side:
         gpu = self._device.type == "cuda"
         device = torch.cuda.max_memory_allocated() if gpu else None
         return {"process": memory.peak_bytes(), "device": device}
+
+    def _start(self, models: Sequence[str], variant: str) -> float:
+        """Seconds of the clean outputs, which come before the first step."""
+        attack = self._attack(tuple(models), variant)
+        self._wait()
+        begin = time.perf_counter()
+        attack.init()
+        self._wait()
+        return time.perf_counter() - begin
 
     def _attack(self, models: tuple[str, ...], name: str) -> Attack:
         if (name, *models) not in self._attacks:

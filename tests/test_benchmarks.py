@@ -385,6 +385,15 @@ def test_a_step_is_timed_by_the_difference_of_two_lengths():
     assert images_per_second(direct, batch=2, steps=80) == pytest.approx(2 / (3 + 160))
 
 
+def test_timed_runs_can_be_longer_but_not_shorter_than_what_is_checked(capsys):
+    parser = command.parser()
+    found = command.compare_options(parser.parse_args(["compare", "--quick", "--steps", "24"]))
+    assert (found.long, found.rounds) == (24, command.QUICK["rounds"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["compare", "--steps", "1"])
+    assert "'1' is not a whole number of at least 2" in capsys.readouterr().err
+
+
 def test_our_step_is_a_turn_of_the_loop():
     asked = []
 
