@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -47,12 +48,6 @@ _GREY = ("1", "L", "LA")
 _TO_SRGB = ("CMYK", "LAB")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _VERSION_OF_DNG = 258, 262, 50706  # tags of a TIFF file
 _WHITE_IS_ZERO = 0
-_WITH_LARGEST, _COMMENT, _LONGEST_HEADER = (
-    (b"P2", b"P3", b"P5", b"P6"),
-    re.compile(b"#[^\n]*"),
-    4096,
-)
-"""PPM signatures whose header ends in the largest level, its comments and greatest length."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,6 +65,8 @@ _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 """Markers in a JPEG that a length follows, and the end's."""
 _MOST_SCANS = 100
 """Most scans of a JPEG, each of which takes a pass over all pixels; progressive ones have ten."""
+_PLAIN, _MOST_COMMENTS = (b"P1", b"P2", b"P3"), 1000
+"""Signatures of PPMs in digits, and most comments, each of which takes a copy of a megabyte."""
 _COMPRESSION = 4
 """Of PNGs. Pillow's default, 6, takes a third longer for a noisy photo of 12 megapixels, whose
 file is no smaller, and twice as long for a smooth one, whose file is 7 % smaller."""
@@ -146,7 +143,9 @@ def pictures_in(folder: Path) -> list[Path]:
     pictures = [
         path
         for path in inside
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and not os.path.isdir(path)
     ]
     if not pictures:
         what = "there is no picture in this folder (its subfolders are not searched)"
@@ -172,12 +171,13 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
         if image.format == "TIFF" and _VERSION_OF_DNG in _tags(image):
             raise _raw(path)
         _check_size(path, *image.size, max_pixels)
-        _check_scans(path, data)
+        _check_effort(path, data)
         with _damaged(path):
+            bits = _bits(image, data)
             image.load()
             if getattr(image, "is_animated", False) and (what := _SEVERAL.get(image.format or "")):
                 notes.append(what)
-            if (bits := _bits(image, data)) > 8:
+            if bits > 8:
                 notes.append(f"{bits} bits per channel were reduced to 8")
             _fit_key(image, bits)
             turn, rgb = _turn(image), _to_rgb(path, image, notes)
@@ -229,10 +229,16 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _check_scans(path: Path, data: bytes) -> None:
+def _check_effort(path: Path, data: bytes) -> None:
+    """Checks that a small file does not take minutes to decode."""
     if data.startswith(b"\xff\xd8") and _scans(data) > _MOST_SCANS:
-        what = f"it has more than {_MOST_SCANS} scans, which would take long to decode"
-        raise FileError(path, what, "save it again with another program")
+        what = f"more than {_MOST_SCANS} scans"
+    elif data.startswith(_PLAIN) and data.count(b"#") > _MOST_COMMENTS:
+        what = f"more than {_MOST_COMMENTS} comments"
+    else:
+        return
+    remedy = "save it again with another program"
+    raise FileError(path, f"it has {what}, which would take long to decode", remedy)
 
 
 def _scans(data: bytes) -> int:
@@ -247,14 +253,19 @@ def _scans(data: bytes) -> int:
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits per channel of the file; Pillow reduces RGB to 8."""
+    """Bits per channel of a file that is opened, not yet loaded; Pillow reduces RGB to 8."""
     if image.format == "TIFF":
         return max(_tags(image).get(_BITS_PER_SAMPLE, (1,)))
     if image.format == "PNG":
         return data[24]
-    if image.format == "PPM" and data[:2] in _WITH_LARGEST:
-        return int(_COMMENT.sub(b"", data[:_LONGEST_HEADER]).split(maxsplit=4)[3]).bit_length()
+    if image.format == "PPM" and isinstance(options := _tile(image).args, tuple):
+        return int(options[1]).bit_length()  # of the largest level
     return 16 if image.mode in _GREY_16 else 8
+
+
+def _tile(image: Image.Image) -> Any:
+    """What Pillow's decoder is told."""
+    return image.tile[0]  # type: ignore[attr-defined]
 
 
 def _tags(image: Image.Image) -> Any:

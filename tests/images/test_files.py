@@ -384,6 +384,29 @@ def test_what_a_ppm_file_loses_is_told_of(tmp_path, kind, largest, notes):
     assert (photo.pixels == 255).all() and photo.notes == notes
 
 
+@pytest.mark.parametrize("head", [
+    b"P6\n#" + 5000 * b"a" + b"\n20 20\n255\n", b"P6\r#c\r20 20\r255\r", b"P6\n#c\r20 20\n255\n",
+])  # fmt: skip
+def test_any_comment_in_a_ppm_file(tmp_path, head):
+    (tmp_path / "a.ppm").write_bytes(head + 1200 * b"\x07")
+    photo = read_photo(tmp_path / "a.ppm")
+    assert (photo.pixels == 7).all() and photo.notes == ()
+
+
+@pytest.mark.parametrize(("largest", "notes"), [
+    (65535, ("16 bits per channel were reduced to 8",)), (255, ()),
+])  # fmt: skip
+def test_a_ppm_file_in_digits(tmp_path, largest, notes):
+    comments, path = 1000 * b"# by hand\n", tmp_path / "a.ppm"
+    pixels = 1200 * (b"%d " % largest)
+    path.write_bytes(b"P3\n20 20\n%d\n" % largest + comments + pixels)
+    photo = read_photo(path)
+    assert (photo.pixels == 255).all() and photo.notes == notes
+    path.write_bytes(path.read_bytes() + b"#")
+    with pytest.raises(FileError, match="more than 1000 comments"):
+        read_photo(path)
+
+
 def test_a_preview_in_a_raw_file_is_not_taken_for_the_photo(tmp_path):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[50706] = b"\1\4\0\0"
