@@ -489,6 +489,11 @@ def test_one_path_that_leads_nowhere_does_not_stop_the_others(tmp_path, job, ens
     shutil.copy(good, longer)
     (outcome,) = run([longer], job)
     assert "too long" in str(outcome.error) and "shorten its name" in str(outcome.error)
+    unnamed = tmp_path / f"{'l' * 300}.png"
+    assert photos.find_photos([unnamed, good]) == [unnamed, good]
+    assert [one.status for one in run([unnamed, good], job)] == ["failed", "skipped"]
+    with pytest.raises(FileError, match="its name is too long"):
+        photos.match_photos(good, unnamed)
     pairs = photos.match_photos(tmp_path / "in", job.out)
     measured = {one.source: one.status for one in photos.evaluate_photos(pairs, ensemble)}
     assert measured == {good: "done", long: "done", gone: "failed", loop: "failed"}
@@ -525,6 +530,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, job):
     [
         lambda report: report.pop("photos"),
         lambda report: report["photos"].append(7),
+        lambda report: report.update(config="abc"),
         lambda report: report["photos"][0].pop("square"),
         lambda report: report["photos"][0].update(psnr="high"),
         lambda report: report["photos"][0].update(protected="../a.png"),
@@ -539,6 +545,7 @@ def test_a_damaged_report_is_told_of(tmp_path, job, damage):
     with pytest.raises(FileError, match="it is damaged"):
         run([source], job)
     assert photos.match_photos(source.parent, job.out)  # by names
+    assert statuses(run([source], dataclasses.replace(job, force=True))) == ["done"]
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": -1}, {"max_pixels": 0}])

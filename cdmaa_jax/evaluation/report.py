@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cdmaa_jax.disk import FileError, read_bytes
+from cdmaa_jax.disk import FileError, is_too_long, read_bytes
 from cdmaa_jax.evaluation.measure import Pair
 from cdmaa_jax.evaluation.metrics import attack_rate, avg_l
 from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
 
@@ -213,6 +214,7 @@ def read_report(path: Path) -> dict[str, Any] | None:
     earlier = report.setdefault(EARLIER, [])
     edits = _edits_of(report)
     whole = isinstance(photos, list) and all(_is_entry(photo, edits) for photo in photos)
+    whole &= isinstance(report.get("config"), dict | None)
     if not whole or not isinstance(earlier, list) or not all(map(_is_trace, earlier)):
         raise FileError(path, "it is damaged", _NOT_OURS)
     return report
@@ -232,9 +234,13 @@ def _is_entry(value: object, edits: Mapping[str, set[str]]) -> bool:
         return False
     if not all(isinstance(value[name], kind) for name, kind in _ENTRY.items()):
         return False
-    models = value["models"]
+    models, square = value["models"], value["square"]
     return (
         _is_trace(value)
+        and all(_is_number(value[name]) for name in ("linf", "ssim"))
+        and _is_number(value["psnr"] or 0)
+        and square.keys() == {field.name for field in dataclasses.fields(Box)}
+        and all(isinstance(number, int) for number in square.values())
         and models.keys() == edits.keys()
         and all(_is_losses(models[name], domains) for name, domains in edits.items())
     )
@@ -243,7 +249,11 @@ def _is_entry(value: object, edits: Mapping[str, set[str]]) -> bool:
 def _is_losses(value: object, domains: set[str]) -> bool:
     if not isinstance(value, dict) or value.keys() != domains:
         return False
-    return all(isinstance(loss, float | int) for loss in value.values())
+    return all(map(_is_number, value.values()))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and abs(value) <= float(np.finfo(float).max)
 
 
 def _is_trace(value: object) -> bool:
@@ -253,7 +263,11 @@ def _is_trace(value: object) -> bool:
     if not all(isinstance(value[name], str) for name in _TRACE):
         return False
     name = value["protected"]
-    return Path(name).name == name and name not in ("", "..") and "\0" not in name
+    try:
+        usable = "\0" not in name and not is_too_long(name)
+    except UnicodeEncodeError:
+        return False
+    return usable and Path(name).name == name and name not in ("", "..")
 
 
 def _summary_of(losses: Sequence[Mapping[str, float]], threshold: float) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cdmaa_jax import disk
-from cdmaa_jax.disk import FileError, real_path
+from cdmaa_jax.disk import TO_READ, FileError, real_path, translated
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.images import files
 from cdmaa_jax.images.labels import composed
@@ -28,7 +29,7 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
     made = {real_path(out / name) for name in _recorded_copies(out).values()} if out else set()
     found: dict[Path, Path] = {}
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # what cannot be looked at counts as a file; reading it tells why
             inside = [photo for photo in files.pictures_in(path) if real_path(photo) not in made]
         else:
             inside = [path]
@@ -48,8 +49,8 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
         the same original.
     """
     for path in (originals, protected):
-        if not path.exists():
-            raise FileError(path, "there is no such file or folder", "check the name")
+        with translated(path, TO_READ):
+            path.stat()
     if originals.is_file() and protected.is_file():
         return [(originals, protected)]
     known = _recorded_copies(protected) if protected.is_dir() else {}
@@ -96,7 +97,7 @@ def _copy_of(
 ) -> Path | None:
     """The copy of one original: the one that the report lists, or the one with the same name."""
     recorded = _recorded_copy(original, known)
-    if recorded is not None and (protected / recorded).exists():
+    if recorded is not None and os.path.exists(protected / recorded):
         return protected / recorded
     named = copies.get(composed(original.stem), [])
     candidates = [path for path in named if not _is_same(path, original)]

@@ -108,10 +108,14 @@ def test_foreign_reports_are_refused(tmp_path, text):
 
 @pytest.mark.parametrize("damage", [
     {"linf": math.nan}, {"linf": math.inf}, {"linf": "0"}, {"models": {}},
+    {"linf": 10**400}, {"psnr": -(10**400)}, {"square": {"top": 0}},
+    {"square": {"top": "0", "left": 0, "size": 40}},
+    {"models": {"stargan": {"Male": 0.1, "Young": 10**400}, "ugatit": {"A2B": 0.1}}},
     {"models": {"stargan": {"Male": 0.1, "Young": 0.1}}},
     {"models": {"stargan": {"Male": 0.1}, "ugatit": {"A2B": 0.1}}},
     {"models": {"stargan": {"Male": 0.1, "Young": "0.1"}, "ugatit": {"A2B": 0.1}}},
     {"protected": ""}, {"protected": ".."}, {"protected": "a\0.png"}, {"protected": "b/a.png"},
+    {"protected": 300 * "a"}, {"protected": "\ud800.png"},
 ])  # fmt: skip
 def test_damaged_entries_are_refused(ensemble, tmp_path, damage):
     one = entry(pair_of(ensemble), ensemble)
