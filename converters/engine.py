@@ -42,7 +42,7 @@ def check_tensors(tensors: Mapping[str, Any]) -> None:
     for key, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise ConversionError(f"key {key} holds {type(value).__name__}, not a tensor")
-        dense = value.layout is torch.strided and not value.is_quantized
+        dense = value.layout is torch.strided and not (value.is_quantized or value.is_nested)
         if not dense or value.device.type == "meta":
             raise ConversionError(f"tensor {key} is not a dense tensor")
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
@@ -108,7 +108,11 @@ def _torch_shape(row: Tensor | Ignored, expected: Params) -> tuple[int, ...]:
 def _to_flax(row: Tensor, tensor: torch.Tensor) -> np.ndarray:
     if not tensor.is_floating_point():
         raise ConversionError(f"tensor {row.key} holds {tensor.dtype}, not floats")
-    array = tensor.detach().to(torch.float32).numpy()
+    try:
+        array = tensor.detach().to(torch.float32).resolve_neg().numpy()
+    except NotImplementedError as error:  # such as pairs of 4 bits
+        what = "which PyTorch does not convert to float32"
+        raise ConversionError(f"tensor {row.key} holds {tensor.dtype}, {what}") from error
     if not np.isfinite(array).all():
         raise ConversionError(f"tensor {row.key} is not finite")
     if row.layout is Layout.CHANNELS:

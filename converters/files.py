@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ from converters.tables import ConversionError
 
 _REFUSALS = ("GLOBAL", "Unsupported class", "Can only build", "Can only create")
 """PyTorch's messages on files that would call something; "Unsupported operand" means damage."""
+_ZIP = b"PK\3\4"
+_ONLY_IN_PROGRAMS = "constants.pkl"
 
 
 def read_file(path: Path) -> Any:
@@ -29,9 +33,11 @@ def read_file(path: Path) -> Any:
     try:
         if path.is_dir():
             raise ConversionError(f"{path}: the file is a directory")
-        path.open("rb").close()
+        start = _start(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
+        if start == _ZIP:
+            _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exception that follows says the same
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -90,17 +96,38 @@ def write_file(path: Path, tensors: Mapping[str, torch.Tensor], part: str) -> No
             torch.save({part: dict(tensors)} if part else dict(tensors), temporary)
 
 
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP))
+
+
+def _check_archive(path: Path) -> None:
+    """Checks what a zip archive says it holds, before PyTorch unpacks any of it.
+
+    Raises:
+      ConversionError: it is a TorchScript program, or its entries are larger than the file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.filename.endswith(f"/{_ONLY_IN_PROGRAMS}") for entry in entries):
+        what = "holds a TorchScript program, not a state dict"
+        raise ConversionError(f"{path}: {what}; save its state_dict() with torch.save")
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        what = "is compressed, as PyTorch's files never are"
+        raise ConversionError(f"{path}: {what}; save it again with torch.save")
+
+
 def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # PyTorch's, on a damaged zip
         return f"cannot be read, {error.strerror or error}"
     text = str(error)
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return "does not fit into memory"
-    with path.open("rb") as file:
-        start = file.read(2)
+    start = _start(path)
     if path.suffix == ".safetensors":
         return "not a safetensors file, or a truncated one"
-    if start != b"PK" and start[:1] != b"\x80":  # a zip archive, or a pickle
+    if start[:2] != b"PK" and start[:1] != b"\x80":  # a zip archive, or a pickle
         return "not a PyTorch file (.pth, .pt, .ckpt) nor named .safetensors"
     if "Weights only load failed" in text and any(reason in text for reason in _REFUSALS):
         return "holds code or objects, not only tensors; nothing in it was run"

@@ -353,6 +353,7 @@ def _sha256(path: Path) -> str:
 def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
     import orbax.checkpoint as ocp
 
+    _check_text(directory)
     # Orbax would read damaged files too, but leaves tasks running that print warnings later.
     try:
         is_whole = files.items() <= _hashes(directory / ARRAYS_DIRECTORY).items()
@@ -379,9 +380,10 @@ def _unreadable(directory: Path, error: OSError) -> str:
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
+    _check_text(target)
     if not os.path.lexists(target):
         return
-    if target.resolve() == Path.cwd():
+    if os.path.realpath(target) == os.path.realpath("."):
         raise CheckpointError(
             f"{target}: is the folder that this runs in; choose another directory"
         )
@@ -396,6 +398,15 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not overwrite:
         what = "choose another directory, or replace it (overwrite=True; cdmaa-convert --force)"
         raise CheckpointError(f"{target}: exists; {what}")
+
+
+def _check_text(directory: Path) -> None:
+    """Checks that a path is UTF-8 text, the only one that Orbax takes."""
+    try:
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError as error:
+        what = "its path is not UTF-8 text; rename it, or choose another directory"
+        raise CheckpointError(f"{directory}: {what}") from error
 
 
 def _is_ours(directory: Path) -> bool:
@@ -424,7 +435,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     The old directory is removed last, once the new one is in place. If ``target`` is a link, the
     directory that it points to is replaced.
     """
-    target = target.resolve()
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")

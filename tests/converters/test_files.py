@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import warnings
+import zipfile
 
 import jax
 import numpy as np
@@ -134,7 +135,8 @@ def test_truncated_files(tmp_path):
         whole = path.read_bytes()
         for kept in (0, 1, 10, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:kept])
-            with pytest.raises(ConversionError, match=r"truncated|not a PyTorch file") as caught:
+            message = r"a damaged or truncated PyTorch file|not a PyTorch file|or a truncated one"
+            with pytest.raises(ConversionError, match=message) as caught:
                 conversion.read("stargan", path, GIVEN["stargan"])
             assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -158,6 +160,14 @@ def test_files_that_are_something_else(tmp_path):
     np.savez(archive, a=np.zeros(3))
     (tmp_path / "d.pth").write_bytes(archive.getvalue())
     refused(tmp_path / "d.pth", "a damaged or truncated PyTorch file")
+    with zipfile.ZipFile(tmp_path / "e.pth", "w") as program:
+        program.writestr("e/constants.pkl", pickle.dumps(()))
+    refused(tmp_path / "e.pth", "holds a TorchScript program, not a state dict")
+    written = zipfile.ZipFile(write(tmp_path / "f.pth", official("stargan")))
+    with written, zipfile.ZipFile(tmp_path / "g.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in written.namelist():
+            packed.writestr(name, written.read(name))
+    refused(tmp_path / "g.pth", "is compressed, as PyTorch's files never are")
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])

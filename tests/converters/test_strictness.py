@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +73,7 @@ def test_unexpected_tensors_are_named(arch):
     assert "tensors extra.0, extra.1" in message and "and 2 more, are unexpected" in message
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("arch", ARCHS)
 def test_values_that_are_no_finite_floats_are_named(arch):
     whole = official(arch)
@@ -85,8 +88,22 @@ def test_values_that_are_no_finite_floats_are_named(arch):
     assert f"key {key} holds str" in refusal(arch, {**whole, key: "text"})
     assert f"{key} is not a dense tensor" in refusal(arch, {**whole, key: whole[key].to_sparse()})
     assert f"{key} is not a dense tensor" in refusal(arch, {**whole, key: whole[key].to("meta")})
+    nested = torch.nested.nested_tensor([torch.zeros(2, 3), torch.zeros(3, 3)])
+    assert f"{key} is not a dense tensor" in refusal(arch, {**whole, key: nested})
+    pairs = torch.zeros(tensor.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    assert "PyTorch does not convert to float32" in refusal(arch, {**whole, key: pairs})
     one = torch.zeros(1).expand(tensor.shape)  # a few bytes in a file, however large the shape
     assert f"tensor {key} has fewer numbers in the file" in refusal(arch, {**whole, key: one})
+
+
+def test_a_view_that_negates_its_numbers():
+    whole, key = official("stargan"), "main.0.weight"
+    config = TINY["stargan"]
+    given = Given(image_size=config.image_size, attributes=config.attributes)
+    negated = {**whole, key: torch.complex(whole[key], -whole[key]).conj().imag}
+    assert negated[key].is_neg()
+    found, expected = (from_state_dict("stargan", one, given)[1] for one in (negated, whole))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, expected))
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -206,6 +206,22 @@ def test_what_a_link_leads_to_is_replaced(tmp_path):
     assert load_generator(tmp_path / "store" / "a").name == "new"
 
 
+def test_paths_that_lead_nowhere(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(CheckpointError, match="loop: exists and is not a generator"):
+        save(loop)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save(loop / "g")
+    with pytest.raises(CheckpointError, match="its path is not UTF-8 text"):
+        save(tmp_path / "\udcff")
+    save(tmp_path / "g")
+    (tmp_path / "g").rename(tmp_path / "\udcff")
+    with pytest.raises(CheckpointError, match="its path is not UTF-8 text"):
+        load_generator(tmp_path / "\udcff")
+    assert len(os.listdir(tmp_path)) == 2
+
+
 def test_arrays_that_cannot_be_read(tmp_path, monkeypatch):
     save(tmp_path / "g")
 
