@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import warnings
@@ -21,7 +20,8 @@ from converters.tables import ConversionError
 _REFUSALS = ("GLOBAL", "Unsupported class", "Can only build", "Can only create")
 """PyTorch's messages on files that would call something; "Unsupported operand" means damage."""
 _ZIP = b"PK\3\4"
-_ONLY_IN_PROGRAMS = "constants.pkl"
+_OF_PROGRAMS = "/constants.pkl"
+"""The end of an entry's name that only TorchScript archives have."""
 
 
 def read_file(path: Path) -> Any:
@@ -102,14 +102,15 @@ def _start(path: Path) -> bytes:
 
 
 def _check_archive(path: Path) -> None:
-    """Checks what a zip archive says it holds, before PyTorch unpacks any of it.
+    """Checks a zip archive's list of entries, before PyTorch unpacks them.
 
     Raises:
-      ConversionError: it is a TorchScript program, or its entries are larger than the file.
+      ConversionError: it is a TorchScript program, or its entries are larger unpacked.
+      BadZipFile: it is damaged.
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    if any(entry.filename.endswith(f"/{_ONLY_IN_PROGRAMS}") for entry in entries):
+    if any(entry.filename.endswith(_OF_PROGRAMS) for entry in entries):
         what = "holds a TorchScript program, not a state dict"
         raise ConversionError(f"{path}: {what}; save its state_dict() with torch.save")
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -119,7 +120,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # PyTorch's, on a damaged zip
+    if isinstance(error, OSError):
         return f"cannot be read, {error.strerror or error}"
     text = str(error)
     if isinstance(error, MemoryError) or "allocate memory" in text:

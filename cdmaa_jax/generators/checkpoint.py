@@ -131,7 +131,7 @@ def check_target(directory: str | os.PathLike[str], overwrite: bool) -> None:
     """Checks that ``save_generator`` would write to ``directory``, before long work.
 
     Raises:
-      CheckpointError: the directory is taken.
+      CheckpointError: the directory is taken, or its path is not UTF-8.
     """
     target = Path(directory)
     with _refusals(target):
@@ -353,7 +353,7 @@ def _sha256(path: Path) -> str:
 def _read_arrays(directory: Path, files: Mapping[str, str]) -> Params:
     import orbax.checkpoint as ocp
 
-    _check_text(directory)
+    _check_text(directory, directory.absolute())
     # Orbax would read damaged files too, but leaves tasks running that print warnings later.
     try:
         is_whole = files.items() <= _hashes(directory / ARRAYS_DIRECTORY).items()
@@ -380,10 +380,10 @@ def _unreadable(directory: Path, error: OSError) -> str:
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    _check_text(target)
+    _check_text(target, _real(target))
     if not os.path.lexists(target):
         return
-    if os.path.realpath(target) == os.path.realpath("."):
+    if _real(target) == Path.cwd():
         raise CheckpointError(
             f"{target}: is the folder that this runs in; choose another directory"
         )
@@ -400,13 +400,18 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{target}: exists; {what}")
 
 
-def _check_text(directory: Path) -> None:
-    """Checks that a path is UTF-8 text, the only one that Orbax takes."""
+def _check_text(directory: Path, path: Path) -> None:
+    """Checks that Orbax, which takes UTF-8 alone, would take the path of a directory."""
     try:
-        str(directory.absolute()).encode()
+        os.fspath(path).encode()
     except UnicodeEncodeError as error:
         what = "its path is not UTF-8 text; rename it, or choose another directory"
         raise CheckpointError(f"{directory}: {what}") from error
+
+
+def _real(path: Path) -> Path:
+    """The path with all links resolved, as far as they do not lead back to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def _is_ours(directory: Path) -> bool:
@@ -424,7 +429,7 @@ def _refusals(target: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or _one_line(error)
         if isinstance(error, FileExistsError):
-            reason = "its folder is a file"
+            reason = "its folder is a file, or a link that leads nowhere"
         raise CheckpointError(f"{target}: cannot be written, {reason}") from error
 
 
@@ -435,7 +440,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     The old directory is removed last, once the new one is in place. If ``target`` is a link, the
     directory that it points to is replaced.
     """
-    target = Path(os.path.realpath(target))
+    target = _real(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
