@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cdmaa_jax.disk import FileError, is_too_long, read_bytes
+from cdmaa_jax.disk import TO_READ, FileError, is_too_long, read_bytes, translated
 from cdmaa_jax.evaluation.measure import Pair
 from cdmaa_jax.evaluation.metrics import attack_rate, avg_l
 from cdmaa_jax.generators.ensembles import Ensemble
@@ -197,10 +197,11 @@ def read_report(path: Path) -> dict[str, Any] | None:
     """A previously written report; None if there is no file.
 
     Raises:
-      FileError: the file is something else.
+      FileError: the file is something else, or cannot be looked at.
     """
-    if not path.exists():
-        return None
+    with translated(path, TO_READ):
+        if not path.exists():
+            return None
     try:
         report = json.loads(read_bytes(path))
         to_json(report)  # which takes no NaN nor infinity
@@ -237,8 +238,7 @@ def _is_entry(value: object, edits: Mapping[str, set[str]]) -> bool:
     models, square = value["models"], value["square"]
     return (
         _is_trace(value)
-        and all(_is_number(value[name]) for name in ("linf", "ssim"))
-        and _is_number(value["psnr"] or 0)
+        and all(_is_number(value[name] or 0) for name in ("linf", "psnr", "ssim"))
         and square.keys() == {field.name for field in dataclasses.fields(Box)}
         and all(isinstance(number, int) for number in square.values())
         and models.keys() == edits.keys()

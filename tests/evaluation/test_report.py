@@ -131,6 +131,8 @@ def test_damaged_entries_are_refused(ensemble, tmp_path, damage):
 def test_reports_of_another_version_and_none(tmp_path):
     path = tmp_path / "report.json"
     assert report.read_report(path) is None
+    with pytest.raises(FileError, match="its name is too long"):
+        report.read_report(tmp_path / (300 * "a") / "report.json")
     path.write_text(report.to_json({"format": report.FORMAT, "format_version": 99}))
     with pytest.raises(FileError, match="another version"):
         report.read_report(path)
