@@ -139,6 +139,8 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
     with translated(path, _TO_WRITE):
         if path.exists() and not path.is_dir():
             raise FileError(path, "it is a file, not a folder", _TO_WRITE)
+        if path.is_symlink() and not path.exists():
+            raise FileError(path, "it is a link that leads nowhere", _TO_WRITE)
         path.mkdir(mode, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass

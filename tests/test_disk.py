@@ -161,6 +161,13 @@ def test_folders(tmp_path):
         disk.make_folder(tmp_path / "file" / "b")
 
 
+@pytest.mark.parametrize("target", ["loop", "nothing"])
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path, target):
+    (tmp_path / "loop").symlink_to(target)
+    with pytest.raises(FileError, match="loop: it is a link that leads nowhere; choose another"):
+        disk.make_folder(tmp_path / "loop")
+
+
 def test_a_folder_that_cannot_be_written_into(tmp_path, monkeypatch):
     def refuse(**_):
         raise PermissionError(errno.EACCES, "no")

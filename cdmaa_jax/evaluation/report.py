@@ -163,17 +163,25 @@ def build(
 
 
 def made_with() -> dict[str, Any]:
-    """The versions and the device that figures of this process depend on."""
-    return {"versions": versions(), "device": jax.devices()[0].device_kind}
+    """The versions, the device and the precision of products that this process's figures have.
+
+    The precision is that of JAX's option; None, the backend's default.
+    """
+    return {
+        "versions": versions(),
+        "device": jax.devices()[0].device_kind,
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+    }
 
 
 def dated(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The photos of a report, marked with its versions and device if this process's differ.
+    """The photos of a report, marked with what it was made with if this process differs.
 
-    They can then be part of this process's report, whose versions and device apply to all others.
+    They can then be part of this process's report, whose own marks apply to all others.
     """
-    then = {name: found.get(name) for name in ("versions", "device")}
-    note = {} if then == made_with() else {MADE_WITH: then}
+    now = made_with()
+    then = {name: found.get(name) for name in now}
+    note = {} if then == now else {MADE_WITH: then}
     return [{**note, **entry} for entry in found["photos"]]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cdmaa_jax.experiments.statistics import MEAN, digits_of, interval, per_image, resampling
+from cdmaa_jax.experiments.tables import markdown_table
 
 HOLDS, FAILS, OPEN, NOT_JUDGED = "holds", "does not hold", "undecided", "not judged"
 POINTS = 100
@@ -59,16 +60,14 @@ def judge(records: Mapping[str, Record]) -> list[Claim]:
 
 def to_markdown(claims: Sequence[Claim]) -> str:
     """The claims as a table."""
-    lines = ["| the paper | claim | measured | 95 % interval | verdict |", "|---|---|---|---|---|"]
+    rows = [["the paper", "claim", "measured", "95 % interval", "verdict"]]
     for claim in claims:
         measured, interval = claim.quantity, ""
         if claim.value is not None and claim.interval is not None:
             measured += f": {_signed(claim.value)}"
             interval = " to ".join(map(_signed, claim.interval))
-        lines.append(
-            f"| {claim.source} | {claim.text} | {measured} | {interval} | **{claim.verdict}** |"
-        )
-    return "\n".join(lines) + "\n"
+        rows.append([claim.source, claim.text, measured, interval, f"**{claim.verdict}**"])
+    return "\n".join(markdown_table(rows)) + "\n"
 
 
 def caveat(claims: Sequence[Claim]) -> str:

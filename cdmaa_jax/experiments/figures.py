@@ -33,13 +33,13 @@ from cdmaa_jax.experiments.records import read_arrays
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 from cdmaa_jax.experiments.statistics import UNANIMOUS, digits_of, rounded
-from cdmaa_jax.experiments.tables import about, as_cell, stated_purposes
+from cdmaa_jax.experiments.tables import about, markdown_table, stated_purposes
 from cdmaa_jax.images import files
 from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
 FORMAT = "cdmaa-jax figure"
 TRACE = "gradients.npz"
-ELSEWHERE = "Measured with other versions or on another device."
+ELSEWHERE = "Measured with other versions, in another precision or on another device."
 MOST_TRACED = 20
 """Limit of images in Figure 2: a trace costs several times as much as an attack."""
 MOST_SHOWN = 4
@@ -169,16 +169,16 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
         shown("figure2", title, caption_of_gradients(record)),
         f"{protocol} {ELSEWHERE}" if record["made_with"] else protocol,
         "",
-        "| gradients of | cosine | norm ratio |",
-        "|---|---|---|",
     ]
+    rows = [["gradients of", "cosine", "norm ratio"]]
     groups = {f"the domains of {name}": one for name, one in record["between_domains"].items()}
     if record["between_models"]:
         groups["the models"] = record["between_models"]
     for title, one in groups.items():
-        lines.append(f"| {as_cell(title)} | {_mean(one[COSINE])} | {_mean(one[RATIO])} |")
+        rows.append([title, _mean(one[COSINE]), _mean(one[RATIO])])
     theorem = record["theorem1"]
     lines += [
+        *markdown_table(rows),
         "",
         f"w · grad_j > 0 for every model j (Theorem 1) in {_percent(theorem['w'])} of the steps; "
         f"sign(w) · grad_j, by the step before it is clipped, in {_percent(theorem['sign(w)'])}; "
@@ -190,7 +190,7 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
 def _trace(
     column: Column, study: Study, progress: Callable[[int], None]
 ) -> tuple[Trace, float, dict[str, Any]]:
-    """The trace of a study's images, its seconds, and the versions and device it was made with.
+    """The trace of a study's images, its seconds, and what it was made with.
 
     Read from its file if there is one.
     """

@@ -297,7 +297,10 @@ class _Lab:
             parts += [f"Of fewer than {claims.FEWEST} photos no claim can hold.", ""]
         if elsewhere:
             names = ", ".join(elsewhere)
-            parts += [f"Results of other versions or another device: {names}.", ""]
+            parts += [
+                f"Results of other versions, another precision or another device: {names}.",
+                "",
+            ]
         if found:
             parts += [claims.caveat(found), ""]
         text = "\n".join([*parts, claims.to_markdown(found)])
@@ -385,7 +388,7 @@ class _Lab:
 
 
 def _made_elsewhere(records: Mapping[str, Any]) -> dict[str, Any]:
-    """The versions and devices of results made, wholly or partly, with others than this process's.
+    """The versions and so on of results made, wholly or partly, with others than this process's.
 
     By name; a result that was measured partly elsewhere says which part.
     """

@@ -106,7 +106,7 @@ class Measured:
       folder: of the protected files.
       files: names of the protected files, in the order of the crops.
       facts: what the method found out on its way, to be told with the figures.
-      made_with: other versions and devices than this process's, with which some of it was measured.
+      made_with: other versions, devices and precisions than this process's, that some of it is of.
     """
 
     column: Column

@@ -114,11 +114,11 @@ def stated_purposes(record: Mapping[str, Any]) -> str:
 def to_markdown(record: Mapping[str, Any]) -> str:
     """A table for people: measured figures with intervals, and the paper's in separate columns."""
     lines = [f"## {record['title']}", "", _protocol(record), ""]
-    lines += _markdown_table(_figure_rows(record))
+    lines += markdown_table(_figure_rows(record))
     default = record["headings"][record["default"]]
     paired = f"Less the default ({default}), paired: attack_rate in points with the 95 % interval"
     lines += ["", f"{paired} of the difference, and avg_L in round brackets:", ""]
-    lines += _markdown_table(_difference_rows(record))
+    lines += markdown_table(_difference_rows(record))
     return "\n".join(lines) + "\n"
 
 
@@ -167,7 +167,10 @@ def _protocol(record: Mapping[str, Any]) -> str:
         text += f" Tuned on the tested photos, for want of others: {names}."
     if record["made_with"]:
         names = ", ".join(record["headings"][name] for name in record["made_with"])
-        text += f" Measured in part with other versions or on another device: {names}."
+        text += (
+            " Measured in part with other versions, in another precision or on another device: "
+            f"{names}."
+        )
     if record["paper"]:
         text += f" Columns marked “paper” are of {record['paper']['source']}"
         text += "." if record["steps"] == STEPS else f", of T = {STEPS}."
@@ -218,11 +221,12 @@ def _printed_cell(figures: Mapping[str, float] | None) -> str:
     return f"{100 * figures['attack_rate']:.1f} % ({figures['avg_l']:.3f})"
 
 
-def as_cell(text: str) -> str:
+def _as_cell(text: str) -> str:
     """Text for a cell of a Markdown table, which a bar would end."""
     return text.replace("|", r"\|")
 
 
-def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(map(as_cell, row)) + " |" for row in rows]
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, of which the first row is the heading."""
+    lines = ["| " + " | ".join(map(_as_cell, row)) + " |" for row in rows]
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]

@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -166,12 +167,19 @@ def test_pair_keeps_what_generators_see(ensemble):
     assert isinstance(pair, Pair) and pair.clean[16].shape == (16, 16, 3)
 
 
-def test_photos_of_another_device_say_so():
+@pytest.mark.parametrize("other", [{"device": "another"}, {"matmul_precision": "highest"}])
+def test_photos_that_were_made_otherwise_say_so(other):
     ours = report.made_with()
-    there = {**ours, "device": "another", "photos": [{"file": "a"}]}
+    there = {**ours, **other, "photos": [{"file": "a"}]}
     (entry,) = report.dated(there)
-    assert entry[report.MADE_WITH] == {**ours, "device": "another"}
+    assert entry[report.MADE_WITH] == {**ours, **other}
     assert report.dated({**ours, "photos": [{"file": "a"}]}) == [{"file": "a"}]
+
+
+def test_a_report_tells_of_the_precision_of_products():
+    assert report.made_with()["matmul_precision"] is None
+    with jax.default_matmul_precision("highest"):
+        assert report.made_with()["matmul_precision"] == "highest"
 
 
 def test_a_domains_rate_is_by_the_threshold_of_the_report():

@@ -205,6 +205,11 @@ def test_a_share_below_1_is_not_printed_as_1():
     )
 
 
+def test_a_bar_in_a_models_name_ends_no_cell():
+    claim = Claim("Table 1", "on a|b, more", "share on a|b", 0.5, (0.4, 0.6), HOLDS)
+    assert r"| on a\|b, more | share on a\|b: +0.5 |" in to_markdown([claim])
+
+
 def test_robust_and_fragile_models_are_found_whatever_their_order():
     found = {"attgan": 0.0, "stgan": 0.0, "stargan": 0.9, "ugatit": 0.9}
     given = table3(mgda=everywhere(0.2), uniform=found, single={"attgan": 0.9})

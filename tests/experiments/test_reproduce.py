@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from functools import partial
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,7 +49,7 @@ from cdmaa_jax.experiments.runner import (
     measure_column,
 )
 from cdmaa_jax.experiments.sources import find_source
-from cdmaa_jax.experiments.tables import _markdown_table, _tuning, about, stated_purposes
+from cdmaa_jax.experiments.tables import _tuning, about, markdown_table, stated_purposes
 from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import celeba
 from cdmaa_jax.images.files import read_photo
@@ -249,9 +248,12 @@ def test_columns_of_other_versions_are_told_of(ensemble, folder, tmp_path, monke
     record = read(request.out, "table4")
     (column,) = record["made_with"]
     (told,) = record["made_with"][column]
-    assert told == {"versions": {"jax": "0.1"}, "device": record["device"]}
+    assert told == {**report.made_with(), "versions": {"jax": "0.1"}}
     heading = record["headings"][column]
-    line = f"Measured in part with other versions or on another device: {heading}."
+    line = (
+        "Measured in part with other versions, in another precision or on another device: "
+        f"{heading}."
+    )
     assert line in (request.out / "table4.md").read_text()
 
 
@@ -261,13 +263,14 @@ def test_a_trace_of_other_versions_is_told_of_and_results_that_are_of_them(
     request, versions = request_of(folder, ensemble, tmp_path, "figure2", images=2), report.versions
     monkeypatch.setattr(report, "versions", lambda: {"jax": "0.1"})
     run(request)
-    then = {"versions": {"jax": "0.1"}, "device": jax.devices()[0].device_kind}
+    then = {**report.made_with(), "versions": {"jax": "0.1"}}
     assert read(tmp_path, "figure2")["made_with"] is None
     monkeypatch.setattr(report, "versions", versions)
     run(dataclasses.replace(request, what=("table4",)))
     told = read(tmp_path, "results")["made_with"]
     assert told == {"figure2": {**then, "made_with": None}}
-    assert "of other versions or another device: figure2." in (tmp_path / "results.md").read_text()
+    line = "Results of other versions, another precision or another device: figure2."
+    assert line in (tmp_path / "results.md").read_text()
     run(request)  # from the trace
     assert read(tmp_path, "figure2")["made_with"] == then
     assert figures.ELSEWHERE in (tmp_path / "figure2.md").read_text()
@@ -455,7 +458,7 @@ def test_a_generator_of_any_name_has_its_folder_among_the_columns(study, name):
 
 
 def test_a_bar_in_a_name_ends_no_cell():
-    assert _markdown_table([["model"], ["a|b"]]) == ["| model |", "|---|", r"| a\|b |"]
+    assert markdown_table([["model"], ["a|b"]]) == ["| model |", "|---|", r"| a\|b |"]
 
 
 def test_a_photo_that_changed_is_noticed(ensemble, folder, tmp_path):
