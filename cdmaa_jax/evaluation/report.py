@@ -170,7 +170,7 @@ def made_with() -> dict[str, Any]:
     return {
         "versions": versions(),
         "device": jax.devices()[0].device_kind,
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
     }
 
 
