@@ -174,14 +174,18 @@ def made_with() -> dict[str, Any]:
     }
 
 
+def made_with_in(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report or a record was made with; None for what it does not tell of."""
+    return {name: found.get(name) for name in made_with()}
+
+
 def dated(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The photos of a report, marked with what it was made with if this process differs.
 
     They can then be part of this process's report, whose own marks apply to all others.
     """
-    now = made_with()
-    then = {name: found.get(name) for name in now}
-    note = {} if then == now else {MADE_WITH: then}
+    then = made_with_in(found)
+    note = {} if then == made_with() else {MADE_WITH: then}
     return [{**note, **entry} for entry in found["photos"]]
 
 

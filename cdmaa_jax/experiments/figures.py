@@ -198,7 +198,8 @@ def _trace(
     if (saved := read_arrays(path)) is not None:
         progress(len(_batches(study)))
         trace = Trace(*(saved[field.name] for field in dataclasses.fields(Trace)))
-        return trace, float(saved["seconds"]), json.loads(str(saved["made_with"]))
+        made_with = report.made_with_in(json.loads(str(saved["made_with"])))
+        return trace, float(saved["seconds"]), made_with
     start, traces = time.monotonic(), []
     for rows in _batches(study):
         traces.append(_trace_batch(column, study, rows))

@@ -395,7 +395,7 @@ def _made_elsewhere(records: Mapping[str, Any]) -> dict[str, Any]:
     now = report.made_with()
     found = {}
     for name, record in records.items():
-        written = {key: record.get(key) for key in now}
+        written = report.made_with_in(record)
         if written != now or record.get("made_with"):
             found[name] = {**written, "made_with": record.get("made_with")}
     return found

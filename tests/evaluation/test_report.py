@@ -176,6 +176,12 @@ def test_photos_that_were_made_otherwise_say_so(other):
     assert report.dated({**ours, "photos": [{"file": "a"}]}) == [{"file": "a"}]
 
 
+def test_a_report_that_does_not_tell_of_the_precision_is_of_the_default():
+    ours = {key: value for key, value in report.made_with().items() if key != "matmul_precision"}
+    assert report.made_with_in(ours) == report.made_with()
+    assert report.dated({**ours, "photos": [{"file": "a"}]}) == [{"file": "a"}]
+
+
 def test_a_report_tells_of_the_precision_of_products():
     assert report.made_with()["matmul_precision"] is None
     with jax.default_matmul_precision("highest"):
