@@ -20,6 +20,7 @@ from benchmarks.runs import CHECKED_STEPS
 from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.workers import BenchmarkError
 from cdmaa_jax import disk
+from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.processor import cores
 
 QUICK = {"quick": True, "rounds": 5, "long": 3, "seconds": 460.0}
@@ -50,7 +51,7 @@ def end(number: int, frame: Any) -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(
+    top = OneLineParser(
         prog="python -m benchmarks",
         description="How fast this package is, beside PyTorch and by itself.",
         epilog="benchmarks/README.md says what is measured and how. The same commands are for "
@@ -83,7 +84,7 @@ def add_compare(commands: Any) -> None:
     command.add_argument(
         "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
     )
-    command.add_argument("--rounds", type=positive, help="how often each is timed (quick: 5)")
+    command.add_argument("--rounds", type=positive, help="how often each is timed (7, quick: 5)")
     command.add_argument(
         "--steps", type=checkable, help="of a timed run (8, quick: 3; on a GPU at least 80)"
     )
@@ -205,7 +206,11 @@ def add_plot(commands: Any) -> None:
 
 def add_work(command: argparse.ArgumentParser, precision: bool = True) -> None:
     """The generators, the photos and the precision."""
-    command.add_argument("--size", type=positive, help="of the photos in pixels (128)")
+    command.add_argument(
+        "--size",
+        type=positive,
+        help="of the photos in pixels (128; with --ensemble, what suits it)",
+    )
     command.add_argument("--batch", type=positive, default=1, help="photos (%(default)s)")
     which = command.add_mutually_exclusive_group()
     which.add_argument(
@@ -263,7 +268,9 @@ def run_scale(options: argparse.Namespace, say: Say) -> None:
     """Measures, prints the explanation, draws the curves and writes the file."""
     check_threads(options.threads)
     if options.batch != 1:
-        raise BenchmarkError("scale varies the batch itself; leave --batch out")
+        raise BenchmarkError(
+            "scale takes no --batch: it varies the batch itself, and the rest is of one photo"
+        )
     draw = plots().draw_growth if options.png else None
     found = scale.measure(compare_options(options), say, options.axes)
     print(scale.text(found))

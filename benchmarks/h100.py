@@ -48,6 +48,12 @@ runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 """The properties of an H100, in the form that XLA expects."""
+
+
+class PluginError(ValueError):
+    """JAX lacks what compiles for a GPU."""
+
+
 _OPTIONS = {"xla_gpu_autotune_level": "0"}
 """No autotuning, which finds the fastest kernels by trying them."""
 
@@ -60,7 +66,7 @@ def compile_attack(models: Sequence[Generator], batch: Batch) -> dict[str, Any]:
       ``planned``, this package's own estimate, without what cuDNN takes for itself.
 
     Raises:
-      ValueError: JAX's CUDA plugin is missing.
+      PluginError: JAX's CUDA plugin is missing.
     """
     device = SingleDeviceSharding(_device())
     config = Config(steps=STEPS, start=work.START)
@@ -89,7 +95,7 @@ def _device() -> Any:
             "h100", "cuda", target_config=_TARGET, topology="1x1x1"
         )
     except NotImplementedError:
-        raise ValueError(
+        raise PluginError(
             "JAX's CUDA plugin is missing, which compiles without a GPU, too: "
             f"pip install 'jax[cuda13]=={jax.__version__}'"
         ) from None

@@ -21,7 +21,7 @@ import re
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def program(
     if folder is None or jax.default_backend() != "cpu":
         return None
     try:
-        text = _describe([function, static, arguments])
+        text = _describe([function, static]) + _describe(arguments, arrays=True)
     except _HasNoName:
         return None
     name = hashlib.sha256("\n".join([*_surroundings(), text]).encode()).hexdigest()
@@ -191,29 +191,32 @@ class _HasNoName(Exception):
     """A value has no description that is valid in other processes."""
 
 
-def _describe(value: Any) -> str:
+def _describe(value: Any, arrays: bool = False) -> str:
     """A value as text that is the same in every process.
 
-    An array is described by its shape, dtype and weak type, since its values are arguments; a
-    function of this package by its name; anything else by its contents.
+    With ``arrays``, an array is described by its shape, dtype and weak type, since its values are
+    arguments; a function of this package by its name; anything else by its contents.
 
     Raises:
       _HasNoName: there is none.
     """
+
+    def described(values: Iterable[Any]) -> str:
+        return ",".join(_describe(value, arrays) for value in values)
+
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if value is None or isinstance(value, bool | int | float | str):
         return f"{kind} {value!r}"
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
+    if arrays and isinstance(value, jax.Array | np.ndarray | np.generic):
         weak = getattr(value, "weak_type", False)
         return f"array {value.shape} {value.dtype} {weak}"
     if isinstance(value, list | tuple):
-        return f"{kind}({','.join(map(_describe, value))})"
+        return f"{kind}({described(value)})"
     if isinstance(value, dict):
-        items = (f"{_describe(key)}:{_describe(part)}" for key, part in value.items())
-        return f"{kind}{{{','.join(items)}}}"
+        return f"{kind}{{{described(value.items())}}}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and _is_ours(type(value)):
         fields = (getattr(value, field.name) for field in dataclasses.fields(value))
-        return f"{kind}({','.join(map(_describe, fields))})"
+        return f"{kind}({described(fields)})"
     if isinstance(value, types.FunctionType) and _is_ours(value):
         return f"{value.__module__}.{value.__qualname__}"
     raise _HasNoName(kind)

@@ -326,8 +326,8 @@ def _warn_of_constant(models: Sequence[Generator], losses: Any) -> None:
     if len(losses) > 1 and constant.any():
         names = ", ".join(models[j].name for j in np.flatnonzero(constant).tolist())
         warnings.warn(
-            f"what {names} makes of an image did not change in any step; across_models mgda then "
-            "changes the image for no other generator either, and it is to be left out",
+            f"the edits of {names} changed in no step; with across_models mgda, the image then "
+            f"changes for no other generator either: leave out {names}",
             stacklevel=3,
         )
 

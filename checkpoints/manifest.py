@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cdmaa_jax import disk
+from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators.checkpoint import read_metadata
 from checkpoints import commands
@@ -97,13 +98,19 @@ def _names(directory: Path) -> list[str]:
     return [p.relative_to(directory).as_posix() for p in paths if not p.name.startswith(".")]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes or compares; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    parser = OneLineParser(
         prog="python -m checkpoints.manifest",
         description="Writes the manifest of the bundled ensemble, or compares it with the files.",
     )
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes or compares; returns the exit status."""
+    parser = make_parser()
     args = parser.parse_args(argv)
     return commands.run(parser.prog, functools.partial(_run, args.check))
 

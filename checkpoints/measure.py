@@ -35,6 +35,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from cdmaa_jax import cli, disk
+from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation.metrics import attack_rate
 from cdmaa_jax.evaluation.report import summary
@@ -411,9 +412,9 @@ def print_edits(result: dict[str, Any]) -> None:
             )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the arguments and measures; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    parser = OneLineParser(
         prog="python -m checkpoints.measure",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -430,8 +431,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything random; default: 0")
     parser.add_argument(
         "--only", nargs="+", choices=[*attacks(ENSEMBLE)], metavar="ATTACK", default=[],
-        help="these rows of the attacks' table (default: all)",
+        help=f"these rows of the attacks' table (default: all): {'; '.join(attacks(ENSEMBLE))}",
     )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and measures; returns the exit status."""
+    parser = make_parser()
     args = parser.parse_args(argv)
     if args.only and args.what != "attacks":
         parser.error(f"--only is of attacks, not of {args.what}")

@@ -30,6 +30,7 @@ from skimage.restoration import denoise_tv_chambolle
 from tqdm import tqdm
 
 from cdmaa_jax import disk
+from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.images.faces import face_square, find_face
 from cdmaa_jax.images.files import read_photo
@@ -629,9 +630,9 @@ def _link(path: Path, photo: Path) -> None:
         path.symlink_to(photo)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the data and counts it; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    parser = OneLineParser(
         prog="python -m checkpoints.portraits",
         description="Prepares the training data of the bundled generators and prints the counts of "
         "their labels.",
@@ -646,6 +647,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--split", type=Path, nargs=2, metavar=("TEST", "REST"),
         help="only link the test photos and the others into two folders",
     )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the data and counts it; returns the exit status."""
+    parser = make_parser()
     return commands.run(parser.prog, functools.partial(_run, parser.parse_args(argv)))
 
 

@@ -45,9 +45,11 @@ from flax import nnx
 from tqdm import tqdm
 
 from cdmaa_jax import disk
+from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators import attgan, registry, stargan, stgan, ugatit
 from cdmaa_jax.generators.checkpoint import METADATA_FILE, check_target, save_generator
+from cdmaa_jax.generators.ensembles import DEMONSTRATION
 from checkpoints import commands
 from checkpoints.discriminators import AttentionCritic, Critic
 from checkpoints.portraits import TABLE, Portraits, check_labels, load, read_table
@@ -555,7 +557,7 @@ def save(
 ) -> None:
     """Writes a generator, and beside it the figures of its training."""
     extra = {
-        "purpose": "demonstration weights",
+        "purpose": DEMONSTRATION,
         "seed": seed,
         "steps": history[-1]["step"],
         "portraits": portraits,
@@ -567,9 +569,9 @@ def save(
     disk.write_whole(history_file(out), json.dumps(history, indent=1).encode())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the arguments and trains; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    parser = OneLineParser(
         prog="python -m checkpoints.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -590,6 +592,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--minutes", type=commands.minutes, default=math.inf, help="stop after that long"
     )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and trains; returns the exit status."""
+    parser = make_parser()
     return commands.run(parser.prog, functools.partial(_run, parser.parse_args(argv)))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cdmaa_jax.cli import print_any_name, printable
+from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.generators.checkpoint import DTYPES, CheckpointError, Metadata, read_metadata
 from cdmaa_jax.generators.cyclegan import PADDINGS
 from cdmaa_jax.generators.norms import STATISTICS
@@ -65,7 +66,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="cdmaa-convert",
         description="Converts a generator's official PyTorch file to a checkpoint, and back.",
         epilog=EPILOG,
@@ -81,14 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="write a checkpoint to this folder")
     add("--to-torch", metavar="FILE", help="write the checkpoint's weights to this PyTorch file")
     add("--part", metavar="KEY", help="key of the state dict in the file, such as genA2B")
-    add("--image-size", type=int, metavar="PIXELS", help="size that the generator was trained at")
+    unclear = "only if the tensors do not show it"
+    add(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help=f"side of the pictures that it was trained on; {unclear}",
+    )
     add(
         "--attributes",
         type=_names,
         metavar="A,B,...",
-        help="names of its attributes, in its order; of cyclegan, pix2pix and ugatit, of the edit",
+        help="names of its attributes, in its order (default: the official ones); of cyclegan, "
+        "pix2pix and ugatit, one name for its edit",
     )
-    unclear = "only if the tensors do not show it"
     add("--shortcut-layers", type=int, metavar="N", help=f"of attgan, {unclear}")
     add("--inject-layers", type=int, metavar="N", help=f"of attgan, {unclear}")
     add("--padding", choices=PADDINGS, help="of cyclegan's convolutions (default: reflect)")
@@ -98,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         help="that batch norms of cyclegan and pix2pix use (default: instance, the image's own)",
     )
     add("--name", help="name of the generator in reports (default: ARCH)")
-    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of the stored arrays")
+    add(
+        "--dtype", choices=DTYPES, default=DTYPES[0], help="of the stored arrays (default: float32)"
+    )
     add("--force", action="store_true", help="replace what --out or --to-torch already has")
     add("--json", action="store_true", help="print JSON")
     return parser
@@ -146,14 +155,14 @@ def _human(summary: dict[str, Any]) -> str:
     lines = [
         f"{title} at {summary['image_size']} px; "
         + ", ".join(f"{k} {v}" for k, v in sizes.items()),
-        f"domains: {', '.join(summary['domains'])}",
+        f"edits: {', '.join(summary['domains'])}",
     ]
     if "ignored" not in summary:
         lines.append(f"wrote {summary['written']}{place}")
     else:
         lines += [
             f"read the state dict{place or ' (bare)'}; "
-            f"ignored {len(summary['ignored'])} tensors that no output depends on",
+            f"tensors ignored, since no output depends on them: {len(summary['ignored'])}",
             f"wrote {summary['written']}",
             f"next: cdmaa protect PHOTO --out protected --ensemble {summary['written']}",
         ]

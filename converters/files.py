@@ -32,7 +32,7 @@ def read_file(path: Path) -> Any:
     """
     try:
         if path.is_dir():
-            raise ConversionError(f"{path}: the file is a directory")
+            raise ConversionError(f"{path}: it is a folder; give a file")
         start = _start(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")

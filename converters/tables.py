@@ -221,7 +221,7 @@ def ask_domain(given: Given, default: str) -> str:
     """
     names = given.attributes or (default,)
     if len(names) != 1:
-        raise ConversionError("the network has one domain; give --attributes one name for it")
+        raise ConversionError("the network has one edit; give --attributes one name for it")
     return names[0]
 
 

@@ -8,6 +8,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -20,6 +21,8 @@ CHECKED = (  # functions inside the package; those on its surface have messages 
 install_import_hook([f"cdmaa_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 from cdmaa_jax.attack import compilation  # noqa: E402
+from cdmaa_jax.generators.ensembles import load_ensemble  # noqa: E402
+from tests.tiny import save_ensemble  # noqa: E402
 
 FLAGS = ["--xla_force_host_platform_device_count=2"]
 if os.environ["JAX_PLATFORMS"] == "cpu":  # XLA's GPU backend has no such level
@@ -30,6 +33,9 @@ os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")]).st
 
 compilation._ON_CPU["xla_backend_optimization_level"] = "0"
 
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -39,6 +45,12 @@ def x64():
     """Float64 arrays, for tests of behaviour that must not depend on rounding."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    """The tiny ensemble."""
+    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,25 +2,19 @@
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import __main__ as command
 from benchmarks import photos
 from cdmaa_jax.photos import protecting
-from cdmaa_jax.types import Result
-from tests.tiny import save_ensemble
+from tests.tiny import instant_protect, save_ensemble
 
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
     """Of a brief run, whose attack takes no time."""
-
-    def instant(images, *_, **__):
-        return Result(images + np.float32(0.05), np.zeros(0), np.zeros(0))
-
-    monkeypatch.setattr(protecting, "protect", instant)
+    monkeypatch.setattr(protecting, "protect", instant_protect)
     ensemble = save_ensemble(tmp_path / "ensemble")
     brief = ["--photos", "3", "--batch", "2", "--megapixels", "0.02", "--rounds", "2"]
     return ["photos", *brief, "--ensemble", str(ensemble)]

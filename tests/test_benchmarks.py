@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -46,11 +45,14 @@ from benchmarks.statistics import Samples, images_per_second, line
 from benchmarks.torch_layers import Conv, Flavour, InstanceNorm, narrow_convolutions
 from benchmarks.torch_models import make_network
 from benchmarks.workers import BenchmarkError, Worker
+from cdmaa_jax.attack import compilation
 from cdmaa_jax.attack.memory import SHARE
 from cdmaa_jax.generators import attgan
 from cdmaa_jax.generators.registry import architecture, init_params, make_generator
 from cdmaa_jax.types import Batch
 from tests.parity.torch_models import random_model
+from tests.tiny import SIZE as TINY_SIZE
+from tests.tiny import save_ensemble
 
 SIZE = 32
 CHANGES = {
@@ -292,13 +294,19 @@ class Here:
 
 @pytest.fixture
 def here(monkeypatch):
-    """Both sides in this process, with a quick matmul."""
+    """Both sides in this process, with a quick matmul; what they set is restored."""
     monkeypatch.setattr(session, "Worker", Here)
+    monkeypatch.setattr(compilation, "PATIENCE", compilation.PATIENCE)
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", lambda _: None)
+    cudnn, products = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    for name in ("benchmark", "allow_tf32"):
+        monkeypatch.setattr(cudnn, name, getattr(cudnn, name))
     for side in (jax_side.Side, torch_side.Side):
         monkeypatch.setattr(side, "matmul", lambda self: 1e11)
     before = jax.config.jax_default_matmul_precision
     yield
     jax.config.update("jax_default_matmul_precision", before)
+    torch.set_float32_matmul_precision(products)
 
 
 SMALL = ["--size", "16", "--models", "ugatit", "--set", "ugatit.width=4", "ugatit.blocks=1"]
@@ -325,6 +333,18 @@ def test_comparison_from_the_command_line(here, tmp_path, capsys):
     draw(file, tmp_path)
 
 
+def test_an_ensemble_together_and_each_of_its_generators_alone(here, tmp_path):
+    file, ensemble = tmp_path / "found.json", str(save_ensemble(tmp_path / "ensemble"))
+    brief = ["--no-compile", "--rounds", "1", "--alone", "--json", str(file)]
+    assert command.main(["compare", "--ensemble", ensemble, *brief]) == 0
+    found = json.loads(file.read_text())
+    assert [case["models"] for case in found["cases"]] == [
+        ["stargan", "ugatit"], ["stargan"], ["ugatit"],
+    ]  # fmt: skip
+    assert found["settings"]["size"] == TINY_SIZE
+    assert found["ratio_vs_eager"] == found["cases"][0]["ratio_vs_eager"]
+
+
 def test_times_are_kept_if_memory_cannot_be_measured(here, monkeypatch, tmp_path, capsys):
     def fail(*_):
         raise BenchmarkError("no memory")
@@ -338,8 +358,7 @@ def test_times_are_kept_if_memory_cannot_be_measured(here, monkeypatch, tmp_path
 
 
 def draw(file, folder):
-    """The picture of comparisons, if matplotlib is installed: those of one size share a panel."""
-    pytest.importorskip("matplotlib")
+    """The picture of comparisons: those of one size share a panel."""
     found, other, picture = json.loads(file.read_text()), folder / "other.json", folder / "bars.png"
     found["settings"]["size"] *= 2
     other.write_text(json.dumps(found))
@@ -499,8 +518,7 @@ def clock(monkeypatch):
 def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
     file, picture = tmp_path / "growth.json", tmp_path / "growth.png"
     arguments = ["scale", "--size", "64", "--json", str(file)]
-    drawn = importlib.util.find_spec("matplotlib") is not None
-    assert command.main([*arguments, *(["--png", str(picture)] if drawn else [])]) == 0
+    assert command.main([*arguments, "--png", str(picture)]) == 0
     axes = json.loads(file.read_text())["axes"]
     points = {name: [(p["x"], p["seconds"]) for p in one["points"]] for name, one in axes.items()}
     assert points["steps"] == [(t, 4 + 4 * t) for t in (1, 4, 8, 16)]
@@ -511,7 +529,7 @@ def test_growth_is_measured_explained_and_drawn(clock, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "4 s for the clean outputs and 4 s for each step" in said
     assert " s whatever the size and 9.77 s for each 10,000 pixels" in said
-    assert picture.exists() == drawn
+    assert picture.exists()
 
 
 def test_axes_of_growth_can_be_measured_apart(clock, tmp_path, capsys):
@@ -524,11 +542,10 @@ def test_axes_of_growth_can_be_measured_apart(clock, tmp_path, capsys):
     joined = scale.join(found)
     assert list(joined["axes"]) == ["batch", "models", "size"]
     assert joined["settings"] == found[1]["settings"]
-    if importlib.util.find_spec("matplotlib"):
-        picture = tmp_path / "growth.png"
-        assert command.main(["plot", *map(str, files), "--out", str(picture)]) == 0
-        assert picture.exists()
-        assert command.main(["plot", str(files[1]), "--out", str(picture)]) == 0
+    picture = tmp_path / "growth.png"
+    assert command.main(["plot", *map(str, files), "--out", str(picture)]) == 0
+    assert picture.exists()
+    assert command.main(["plot", str(files[1]), "--out", str(picture)]) == 0
     found[1]["settings"]["size"] = 32
     with pytest.raises(BenchmarkError, match="differ in settings"):
         scale.join(found)
@@ -684,6 +701,46 @@ KERNELS = [
 ]
 
 
+def test_kernels_are_counted_and_added_up():
+    """In every stream of every GPU; the host's events and those without a stream do not count."""
+
+    def line(name, *events):
+        made = [types.SimpleNamespace(name=n, duration_ns=t) for n, t in events]
+        return types.SimpleNamespace(name=name, events=made)
+
+    def plane(name, *lines):
+        return types.SimpleNamespace(name=name, lines=lines)
+
+    data = types.SimpleNamespace(
+        planes=[
+            plane("/device:GPU:0", line("Stream #1", ("a", 5), ("b", 7)), line("Steps", ("a", 99))),
+            plane("/device:GPU:1", line("Stream #2", ("a", 3))),
+            plane("/host:CPU", line("Stream #3", ("a", 99))),
+        ]
+    )
+    assert jax_side.kernels_of(data) == [("a", 2, pytest.approx(8e-9)), ("b", 1, 7e-9)]
+
+
+@pytest.mark.parametrize("profiled", [KERNELS, []], ids=["profiled", "not profiled"])
+def test_whole_attacks_are_timed_and_one_is_profiled(profiled):
+    asked = []
+
+    def worker(name, models, steps):
+        asked.append(name)
+        assert (models, steps) == (["a"], kernels.STEPS)
+        run = {"seconds": float(len(asked)), "attacks": 2, "graph": True}
+        return profiled if name == "profile" else run
+
+    if not profiled:
+        with pytest.raises(BenchmarkError, match="the profile holds no GPU kernels"):
+            kernels.measure_one(worker, ["a"])
+        return
+    found = kernels.measure_one(worker, ["a"])
+    assert asked == ["run"] * (1 + kernels.REPEATS) + ["profile"]
+    assert found["first"] == 1 and found["runs"] == [2 + i for i in range(kernels.REPEATS)]
+    assert found["kernels"] == KERNELS and found["graph"]
+
+
 def test_kernels_are_told_apart_by_their_names():
     kinds = [kernels.kind_of(name) for name, _, _ in KERNELS]
     assert kinds == ["convolutions"] * 2 + ["products"] * 2 + ["other"] * 2
@@ -791,7 +848,7 @@ def test_weights_are_not_cut_in_the_loop_of_a_gpu():
     batch = Batch(jnp.zeros((1, 128, 128, 3)), (conditions,), jnp.ones(1, bool))
     try:
         found = h100.compile_attack([generator], batch)
-    except ValueError as error:
+    except h100.PluginError as error:
         pytest.skip(str(error))
     largest = max(leaf.size for leaf in jax.tree.leaves(generator.params))
     others = [one for one in hlo.loop_kernels(found["text"]) if one.kind == "other"]

@@ -10,6 +10,7 @@ import pytest
 import cdmaa_jax.protection
 from benchmarks import __main__ as benchmark
 from cdmaa_jax.cli.parser import make_parser
+from checkpoints import manifest, measure, portraits, train
 from converters import command as convert
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +19,14 @@ DOCUMENTS = [
     ROOT / name
     for name in ("README.md", "benchmarks/README.md", "checkpoints/README.md", "docs/results.md")
 ]
+PARSERS = {
+    "benchmarks": benchmark.parser,
+    "checkpoints.manifest": manifest.make_parser,
+    "checkpoints.measure": measure.make_parser,
+    "checkpoints.portraits": portraits.make_parser,
+    "checkpoints.train": train.make_parser,
+}
+"""Of the modules that are run with ``python -m``."""
 
 
 def python_blocks(text):
@@ -44,7 +53,7 @@ def commands_of(text):
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines += [code for code in re.findall(r"`([^`\n]+)`", text) if " --" in code]
     for line in lines:
-        for part in re.split("&&|;", line):
+        for part in re.split("&&|;", line.replace("$arch", "stargan")):
             words = shlex.split(part, comments=True)
             if "--help" not in words:
                 yield words
@@ -58,8 +67,9 @@ def parsed(words):
         return make_parser().parse_args(words[1:])
     if words[0] == "cdmaa-convert":
         return convert._parser().parse_args(words[1:])
-    if words[:3] == ["python", "-m", "benchmarks"]:
-        return benchmark.parser().parse_args(words[3:])
+    if words[:2] == ["python", "-m"]:
+        return PARSERS[words[2]]().parse_args(words[3:])
+    assert not words[0].startswith("cdmaa"), f"there is no command {words[0]}"
     return None
 
 

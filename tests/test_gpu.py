@@ -1,4 +1,4 @@
-"""GPU results against a CPU's float32 and float64; run with ``-m gpu``."""
+"""GPU results against a CPU's float32 and float64; ``JAX_PLATFORMS=cuda,cpu pytest -m gpu``."""
 
 import dataclasses
 import os

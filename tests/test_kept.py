@@ -189,9 +189,14 @@ def test_someones_own_functions_are_not_kept(folder):
 
 
 @pytest.mark.parametrize(
-    "value", [lambda: 0, object(), test_someones_own_functions_are_not_kept, run.__call__, {1, 2}]
-)
+    "value",
+    [
+        lambda: 0, object(), test_someones_own_functions_are_not_kept, run.__call__, {1, 2},
+        np.zeros(1), np.float32(0.05),
+    ],
+)  # fmt: skip
 def test_what_has_no_name(value):
+    """An array has one only as an argument, where its values do not matter."""
     with pytest.raises(kept._HasNoName):
         kept._describe(("all of", [value]))
 
@@ -231,7 +236,7 @@ from cdmaa_jax.generators import registry
 from tests.tiny import CONFIGS
 config = CONFIGS["stargan"]
 model = registry.make_generator("stargan", config, registry.init_params("stargan", config))
-print(kept._describe([Config(), model]))
+print(kept._describe([Config(), model], arrays=True))
 """
 
 
@@ -239,4 +244,4 @@ def test_descriptions_are_the_same_in_another_process(model):
     process = subprocess.run(
         [sys.executable, "-c", PROCESS], check=True, capture_output=True, text=True
     )
-    assert process.stdout.strip() == kept._describe([Config(), model])
+    assert process.stdout.strip() == kept._describe([Config(), model], arrays=True)

@@ -11,19 +11,13 @@ from PIL import Image
 from cdmaa_jax import photos
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError
-from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.photos import protecting
 from cdmaa_jax.photos.workers import Workers
-from tests.tiny import save_ensemble, save_photo
+from tests.tiny import save_photo
 
 PIXELS = 40 * 48  # of a test photo
 PATIENCE = 60  # seconds until a test that waits for another thread fails
-
-
-@pytest.fixture(scope="module")
-def ensemble(tmp_path_factory):
-    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
 
 
 @pytest.fixture

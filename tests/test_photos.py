@@ -16,21 +16,14 @@ from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
 from cdmaa_jax.evaluation.measure import see_pair
-from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import read_labels
 from cdmaa_jax.images.squares import Look, look, write_back
 from cdmaa_jax.photos import protecting
-from cdmaa_jax.types import Result
-from tests.tiny import astronaut, save_ensemble, save_photo
+from tests.tiny import astronaut, instant_protect, save_photo
 
 CONFIG = Config(steps=2)
-
-
-@pytest.fixture(scope="module")
-def ensemble(tmp_path_factory):
-    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
 
 
 @pytest.fixture
@@ -40,11 +33,6 @@ def job(ensemble, tmp_path):
 
 def run(paths, job):
     return list(photos.protect_photos(paths, job))
-
-
-def instant_protect(images, *_, **__):
-    """A dummy attack, for tests where only files matter."""
-    return Result(images + np.float32(0.05), np.zeros(0), np.zeros(0))
 
 
 def statuses(outcomes):
@@ -427,6 +415,15 @@ def test_copies_in_the_same_folder_are_not_protected_again(tmp_path, job):
     assert statuses(run(photos.find_photos([folder], folder), here)) == ["skipped"]
 
 
+def test_a_folder_of_copies_alone_has_nothing_to_protect(tmp_path, job, monkeypatch):
+    monkeypatch.setattr(protecting, "protect", instant_protect)
+    source = save_photo(tmp_path / "a.jpg")
+    run([source], job)
+    with pytest.raises(FileError, match=r"nothing but protected copies.*; give the original"):
+        photos.find_photos([job.out], job.out)
+    assert photos.find_photos([job.out, source], job.out) == [source]
+
+
 def test_match_photos(tmp_path, job):
     x, y = tmp_path / "x", tmp_path / "y"
     a, b = save_photo(x / "a.jpg"), save_photo(x / "b.png")
@@ -434,12 +431,14 @@ def test_match_photos(tmp_path, job):
     assert photos.match_photos(a, copy) == [(a, copy)]
     assert photos.match_photos(x, y) == [(a, copy), (b, None)]
     shutil.copy(copy, y / "a.webp")
-    with pytest.raises(FileError, match="all match it"):
+    with pytest.raises(
+        FileError, match=r"several files could be its copy, a[.]png, a[.]webp; name"
+    ):
         photos.match_photos(x, y)
     with pytest.raises(FileError, match="no such file"):
         photos.match_photos(x, tmp_path / "z")
     save_photo(tmp_path / "w" / "other.png")
-    with pytest.raises(FileError, match="no name in it matches"):
+    with pytest.raises(FileError, match="it has no copy of a photo in"):
         photos.match_photos(x, tmp_path / "w")
 
 
@@ -635,12 +634,23 @@ def test_changed_labels_are_noticed(job, tmp_path):
     assert again.status == "failed"
 
 
-@pytest.mark.parametrize("change", [{"aligned": True}, {"precision": "float32"}])
-def test_settings_that_change_the_copy_need_another_folder(job, tmp_path, change, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"aligned": True}, "without --aligned"),
+        ({"aligned": True, "canonical_size": 16}, "without --aligned"),
+        ({"canonical_size": 16}, "with another canonical size"),
+        ({"precision": "float32"}, "with another precision"),
+        ({"config": Config(steps=3)}, "with steps 2, not 3"),
+    ],
+)
+def test_settings_that_change_the_copy_need_another_folder(
+    job, tmp_path, change, told, monkeypatch
+):
     monkeypatch.setattr(protecting, "protect", instant_protect)
     source = save_photo(tmp_path / "a.png")
     run([source], job)
-    with pytest.raises(FileError, match="another"):
+    with pytest.raises(FileError, match=f"it tells of photos made {told}; choose another --out"):
         run([source], dataclasses.replace(job, **change))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -233,7 +233,6 @@ def test_the_deck_is_dealt_evenly(count, size, steps, seed):
 # Applying
 
 
-@settings(deadline=None)
 @given(
     hnp.arrays(np.float32, (2, 2, 2, 3), elements=st.floats(-1, 1, width=32)),
     hnp.arrays(np.float32, (2, 2, 3), elements=st.floats(-3, 3, width=32)),
@@ -246,7 +245,6 @@ def test_applying_never_leaves_epsilon_or_the_range(images, perturbation, epsilo
     assert np.abs(moved).max() <= 1
 
 
-@settings(deadline=None)
 @given(st.floats(1e-6, 2), st.sampled_from([np.float32, np.float64]))
 def test_a_perturbation_reaches_epsilon_and_no_further(epsilon, dtype):
     """Also beyond 1, which takes a black pixel to white; in float64 too."""

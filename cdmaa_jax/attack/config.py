@@ -132,7 +132,7 @@ def _checked_weights(given: object, across_models: str) -> tuple[float, ...] | N
     if given is None:
         return None
     if across_models != "weighted":
-        raise ValueError(f"model_weights need across_models weighted, not {across_models}")
+        raise ValueError(f"model_weights needs across_models weighted, not {across_models}")
     weights = _as_floats(given)
     if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:  # also false for NaN
         raise ValueError(

@@ -82,8 +82,8 @@ def latent(generator: Generator, seen: Seen, conditions: Conditions) -> Float[Ar
     del conditions
     if generator.encode is None:
         raise ValueError(
-            f"{generator.name} has no encoder (Generator.encode), which the loss latent needs: "
-            "leave it out, or choose another loss"
+            f"{generator.name} has no encoder, which the loss latent needs: leave {generator.name} "
+            "out, or choose another loss"
         )
     return generator.encode(generator.params, seen)[:, None]
 

@@ -173,8 +173,9 @@ def _check_fit(
     remedy = f"choose a chunk of {fit_chunk(min(needed.largest_chunks(memory)), count)}"
     if needed.of([1] * len(chunks)) > memory:
         remedy = _smaller_batch(needed.largest_batch(memory))
+    at_once = "1 image" if max(chunks) == 1 else f"{max(chunks)} images"
     raise ValueError(
-        f"a batch of {count}, {max(chunks)} images at a time, takes about "
+        f"a batch of {count}, {at_once} at a time, takes about "
         f"{needed.of(chunks) / _GIB:.1f} GiB; {device} has {memory / _GIB:.1f} GiB free: {remedy}"
     )
 
@@ -182,7 +183,7 @@ def _check_fit(
 def _smaller_batch(most: int) -> str:
     if most == 0:
         return "not even one image fits; choose fewer or smaller generators"
-    return f"choose a batch of at most {most} for each device"
+    return f"choose a batch_size of at most {most} for each device"
 
 
 def in_chunks(function: Callable[[Any], T], chunk: int | None, batch: Any) -> T:

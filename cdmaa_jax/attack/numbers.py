@@ -113,5 +113,7 @@ def _place(config: Config, option: str) -> np.ndarray:
 def _shares(weights: tuple[float, ...] | None, dtype: Any, models: int) -> np.ndarray:
     weights = weights or (1.0,) * models
     if len(weights) != models:
-        raise ValueError(f"there are {len(weights)} model_weights, but {models} generators")
+        raise ValueError(
+            f"model_weights must have one number for each generator: {models}, not {len(weights)}"
+        )
     return np.asarray(np.divide(weights, np.sum(weights)), dtype)

@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdmaa_jax.cli.demo import PICTURE, make_job, write_original, write_picture
@@ -47,9 +48,12 @@ def demo(args: argparse.Namespace) -> int:
 def protect(args: argparse.Namespace) -> int:
     """Protects photos."""
     from cdmaa_jax import photos
+    from cdmaa_jax.generators.ensembles import is_for_demonstration
 
     found = photos.find_photos(args.photos, args.out)
     ensemble = _load(args.ensemble)
+    if is_for_demonstration(ensemble):
+        say("these generators are for demonstration; name those that you fear with --ensemble")
     canonical, aligned = args.canonical_size, args.aligned
     default = photos.default_canonical_size(ensemble, aligned)
     job = photos.Job(
@@ -59,7 +63,7 @@ def protect(args: argparse.Namespace) -> int:
         canonical_size=default if canonical is None else canonical,
         seed=args.seed,
         aligned=aligned,
-        labels=_labels(args, ensemble),
+        labels=_labels(args, ensemble, found),
         batch_size=args.batch_size,
         chunk=args.chunk,
         precision=args.precision,
@@ -68,8 +72,10 @@ def protect(args: argparse.Namespace) -> int:
     )
     outcomes = watched(photos.protect_photos(found, job, _starting), len(found), "protecting")
     if earlier := (photos.read_job_report(job) or {}).get("earlier"):
-        what = "were made with other settings; the report lists them without figures"
-        say(f"{len(earlier)} copies in {args.out} {what}")
+        say(
+            f"copies in {args.out} made with other settings: {len(earlier)}; the report lists "
+            "them without figures"
+        )
     return _print_result(job, outcomes, args)
 
 
@@ -82,7 +88,7 @@ def evaluate(args: argparse.Namespace) -> int:
     threshold = Config(threshold=args.threshold).threshold
     pairs = photos.match_photos(args.originals, args.protected)
     ensemble = _load(args.ensemble)
-    labels = _labels(args, ensemble)
+    labels = _labels(args, ensemble, [original for original, _ in pairs])
     steps = photos.evaluate_photos(
         pairs, ensemble, labels, args.batch_size, args.max_pixels, args.aligned
     )
@@ -135,14 +141,20 @@ def _load(names: Sequence[str]) -> Ensemble:
     return ensemble
 
 
-def _labels(args: argparse.Namespace, ensemble: Ensemble) -> LabelTable | None:
+def _labels(
+    args: argparse.Namespace, ensemble: Ensemble, found: Sequence[Path]
+) -> LabelTable | None:
     from cdmaa_jax import photos
+    from cdmaa_jax.disk import FileError
     from cdmaa_jax.images.labels import read_labels
 
     if args.labels is None:
         return None
     table = read_labels(args.labels)
     photos.check_labels(table, ensemble)
+    if not any(table.has(photo) for photo in found):
+        what = "it has no line for any of the photos"
+        raise FileError(args.labels, what, "check the names in it, or leave out --labels")
     return table
 
 

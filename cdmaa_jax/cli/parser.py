@@ -19,7 +19,7 @@ _OVERVIEW = """\
 Protects photos from face-editing generators: adds a change too small to notice
 that spoils what the generators make of the photo.
 
-  cdmaa demo                           protects the included sample photo and shows the result
+  cdmaa demo                           tries it on the included sample photo
   cdmaa protect photo.jpg --out safe   protects your own photo
 """
 _EXIT_STATUS = """\
@@ -236,7 +236,7 @@ def _add_ensemble(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ensemble", nargs="+", default=["demo"], metavar="NAME_OR_DIR",
         help="a named ensemble (see cdmaa info), or folders that cdmaa-convert wrote; default: "
-        "demo; give this option last",
+        "demo, small generators for demonstration; give this option last",
     )  # fmt: skip
 
 
@@ -277,7 +277,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     photos.
     """
     group = parser.add_argument_group(
-        "attack", "defaults are those of the CDMAA paper; lengths are in units of [-1, 1]"
+        "attack",
+        "defaults are those of the CDMAA paper; colours are in [-1, 1]; epsilon may be 0.00785 to "
+        "2, step size up to 2, zeta and threshold up to 4",
     )
 
     def choice(option: str, values: str, text: str, note: str = "") -> None:
@@ -302,29 +304,40 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     choice(
         "--across-domains",
         "uniform single iterative mgda",
-        "how the gradients of a model's edits are combined",
+        "how the gradients of a generator's edits, the paper's domains, are combined",
     )
     choice(
         "--across-models", "mgda single iterative uniform weighted",
-        "how the models' gradients are combined",
+        "how the gradients of the generators, the paper's models, are combined",
     )  # fmt: skip
     group.add_argument(
         "--model-weights", type=float, nargs="+", metavar="N",
         help="for weighted: each generator's weight, in the order of --ensemble; they need not sum "
         "to 1",
     )  # fmt: skip
-    choice("--regularization", "penalty none l2 log", "how the models' gradients are scaled")
+    choice("--regularization", "penalty none l2 log", "how the generators' gradients are scaled")
     number("--zeta", float, 1e-8, "lower bound of the loss in the regularization")
     choice(
         "--start", "jitter uniform", "random start",
         "; within 0.001 of the photo (jitter), or anywhere within --epsilon (uniform)",
     )  # fmt: skip
-    choice("--loss", "mse face-weighted latent", "what is maximized")
+    choice(
+        "--loss", "mse face-weighted latent", "what is maximized",
+        "; latent needs generators with an encoder, which StarGAN lacks",
+    )  # fmt: skip
     _add_threshold(group, "; apgd also caps the loss at it")
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports errors in a command line on one line."""
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that reports an error in a command line on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the error and ends the process."""
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+class _Parser(OneLineParser):
+    """The parser of ``cdmaa`` and its commands, whose errors all begin alike."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required") and "--ensemble" in sys.argv:

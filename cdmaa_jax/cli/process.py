@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,8 @@ from cdmaa_jax.cli.parser import make_parser
 
 _UNUSED_DEVICE = ("CUDA backend failed to initialize", "GPU may be present", "TPU may be present")
 """Words of JAX's warnings of a device that it does without; a CPU takes many times as long."""
+_OF_MEMORY = ("chunk", "batch_size")
+"""Options that memory depends on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,22 +57,47 @@ def _run(args: argparse.Namespace) -> int:
             _check_devices()
             return args.run(args)
     except (FileError, ValueError, OSError) as error:  # options and checkpoints raise ValueError
-        return fail(error)
+        return fail(_with_options(error, args) if type(error) is ValueError else error)
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        return fail("the device's memory is full; give a smaller --chunk or --batch-size")
+        smaller = [f"--{name.replace('_', '-')}" for name in _OF_MEMORY if hasattr(args, name)]
+        remedy = f"give a smaller {' or '.join(smaller)}" if smaller else "close other programs"
+        return fail(f"the device's memory is full; {remedy}")
+
+
+def _with_options(error: ValueError, args: argparse.Namespace) -> str:
+    """An error's message, with options as they are typed in place of the library's names."""
+    text = str(error)
+    for name in vars(args):
+        if "_" in name:
+            text = re.sub(rf"\b{name}\b", f"--{name.replace('_', '-')}", text)
+    return text
 
 
 def _quiet() -> None:
-    """Keeps the libraries' own notices from a user's terminal, but for those of unused devices."""
+    """Keeps the libraries' own notices from a user's terminal, but for those of unused devices.
+
+    The package's notices are told of as the command's own.
+    """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # advice to programmers
+    warnings.showwarning = lambda message, *_: say(message)
+    ours = logging.getLogger("cdmaa_jax")
+    if not any(isinstance(handler, _Said) for handler in ours.handlers):
+        ours.addHandler(_Said())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)
     of_devices = logging.getLogger("jax._src.xla_bridge")
     of_devices.setLevel(logging.WARNING)
     of_devices.addFilter(_say_what_is_unused)
+
+
+class _Said(logging.Handler):
+    """Prints what is logged as the command's notices."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def _say_what_is_unused(record: logging.LogRecord) -> bool:

@@ -40,12 +40,14 @@ def watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome]
     """Iterates over outcomes with a progress bar, reports failures, and returns all outcomes."""
     from tqdm import tqdm
 
+    from cdmaa_jax.disk import is_of_no_room
+
     start, seen, worked, lines = time.monotonic(), [], 0, _Lines()
     with tqdm(total=total, desc=verb, unit="photo", file=sys.stderr, disable=None) as bar:
         for outcome in outcomes:
             seen.append(outcome)
             bar.update()
-            if outcome.error is not None:
+            if outcome.error is not None and not is_of_no_room(outcome.error):  # it ends the run
                 fail(outcome.error)
             for note in (outcome.entry or {}).get("notes", ()):
                 say(f"{outcome.source}: {note}")
@@ -97,8 +99,8 @@ class Watch:
         )  # fmt: skip
         if left := sum(work.done < work.total for work in works):
             say(
-                f"{left} columns to measure or tune; each kind is first compiled for this machine, "
-                "which takes a while"
+                f"columns to measure or tune: {left}; each kind is first compiled for this "
+                "machine, which takes a while"
             )
         self._start = time.monotonic()
 

@@ -113,7 +113,7 @@ def _input_column(panel: Panel) -> Image.Image:
 def _domain_column(panel: Panel, k: int, threshold: float) -> Image.Image:
     tiles = _two_tiles(panel.before[k], panel.after[k])
     spoiled = panel.losses[k] > threshold
-    verdict = f"L {panel.losses[k]:.3f} {'spoiled' if spoiled else 'holds'}"
+    verdict = f"L {panel.losses[k]:.3f} {'spoiled' if spoiled else 'not spoiled'}"
     name = _centred(readable(panel.domains[k]), 15, INK)
     colour = SPOILED if spoiled else HELD
     return _stacked([tiles, name, _centred(verdict, 15, colour)], gap=4)

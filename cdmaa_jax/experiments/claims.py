@@ -74,8 +74,8 @@ def caveat(claims: Sequence[Claim]) -> str:
     """What to keep in mind of the verdicts on so many claims."""
     count = sum(claim.interval is not None for claim in claims)
     return (
-        f"Each interval is of one claim; they are not corrected for there being {count}, so a few "
-        "verdicts may be chance."
+        f"Each interval is for one claim alone, not corrected for there being {count} of them: a "
+        "few verdicts may be chance."
     )
 
 

@@ -33,7 +33,7 @@ from cdmaa_jax.experiments.records import read_arrays
 from cdmaa_jax.experiments.runner import Measured, Study
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 from cdmaa_jax.experiments.statistics import UNANIMOUS, digits_of, rounded
-from cdmaa_jax.experiments.tables import about, markdown_table, stated_purposes
+from cdmaa_jax.experiments.tables import about, markdown_table, photos_of, stated_purposes
 from cdmaa_jax.images import files
 from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
@@ -60,7 +60,7 @@ def caption_of_bars(record: Mapping[str, Any]) -> str:
     return (
         f"Above: attack_rate, the share of edits with L > {record['threshold']:g}. Below: avg_L, "
         f"the mean of L; dotted: the threshold of L. {_L}. Whiskers: 95 % intervals over "
-        f"{_photos(record)}. “mean” is the mean over the generators.{stated_purposes(record)}"
+        f"{photos_of(record)}. “mean” is the mean over the generators.{stated_purposes(record)}"
     )
 
 
@@ -92,11 +92,6 @@ def caption_of_edits(record: Mapping[str, Any]) -> str:
         "Left: the photo; right of it: what each generator makes of it, a column for each edit. "
         f"{_L}; {_red(record)}.{stated_purposes(record)}"
     )
-
-
-def _photos(record: Mapping[str, Any]) -> str:
-    count = len(record["images"])
-    return "1 photo" if count == 1 else f"{count} photos"
 
 
 def _red(record: Mapping[str, Any]) -> str:
@@ -159,7 +154,7 @@ def figure2_markdown(record: Mapping[str, Any]) -> str:
     """Figure 2 in numbers."""
     protocol = (
         f"Means over {record['steps']} steps and pairs of gradients, with 95 % intervals over "
-        f"{len(record['images'])} photos ({UNANIMOUS}); the norm ratio is the smaller norm over "
+        f"{photos_of(record)} ({UNANIMOUS}); the norm ratio is the smaller norm over "
         "the larger."
     )
     title = record["title"]

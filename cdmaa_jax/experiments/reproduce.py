@@ -179,7 +179,9 @@ def _study(request: Request, source: Source, listener: Listener) -> tuple[Study,
     if not crops:
         raise FileError(request.photos, "none of its photos can be used", "give another folder")
     if len(crops) < request.images:
-        listener.say(f"there are {len(crops)} photos, not {request.images}")
+        listener.say(
+            f"--photos has {len(crops)} that can be used, not the {request.images} of --images"
+        )
     others = [photo for photo in source.photos if photo not in unusable]
     tuning = _tuning_crops(request, dataclasses.replace(source, photos=others), crops, listener)
     study = Study(

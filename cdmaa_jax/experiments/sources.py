@@ -77,11 +77,14 @@ def _test_photos(
     chosen, missing = celeba.choose_test_split(found, splits)
     if not chosen:
         what = f"none of its photos is in the test split of {partition}"
-        raise FileError(folder, what, "give the folder that the list is of")
-    notices.append(f"{len(chosen)} photos are of the test split of {partition}")
+        raise FileError(
+            folder, what, "give the folder of the photos that it lists, or another --partition"
+        )
+    notices.append(f"photos of the test split of {partition}: {len(chosen)}")
     if missing:
         notices.append(
-            f"{len(missing)} photos of that split are not in {folder}, {missing[0]} for example"
+            f"photos of that split that are not in {folder}: {len(missing)}, {missing[0]} for "
+            "example"
         )
     return chosen
 
@@ -98,7 +101,12 @@ def _labels(
     if path is None:
         return None
     table = read_labels(path)
-    if attributes is None and not any(table.has(photo) for photo in found):
+    if not any(table.has(photo) for photo in found):
+        if attributes is not None:
+            what = f"it has no line for any photo in {folder}"
+            raise FileError(
+                path, what, "give the labels of these photos, or leave out --attributes"
+            )
         notices.append(_of_others(path))
         return None
     try:

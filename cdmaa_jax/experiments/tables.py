@@ -150,14 +150,20 @@ def _printed(name: str) -> dict[str, Any] | None:
     return {"source": paper.SOURCE, "columns": columns}
 
 
+def photos_of(record: Mapping[str, Any]) -> str:
+    """How many photos were measured, in words."""
+    count = len(record["images"])
+    return "1 photo" if count == 1 else f"{count} photos"
+
+
 def _protocol(record: Mapping[str, Any]) -> str:
     images = record["images"]
     lost = sum(image["face"] is False for image in images)
     faces = f" ({lost} without a face found: centre square)" if lost else ""
     text = (
         f"attack_rate, the share of image and edit pairs with L > {record['threshold']:g}, with "
-        f"its 95 % interval over images ({UNANIMOUS}), and avg_L in brackets; T = "
-        f"{record['steps']}; {len(images)} photos{faces} as crops of {record['image_size']} px, "
+        f"its 95 % interval over images ({UNANIMOUS}), and avg_L in round brackets; T = "
+        f"{record['steps']}; {photos_of(record)}{faces} as crops of {record['image_size']} px, "
         f"saved as 8-bit files and read back, seed {record['seed']}.{stated_purposes(record)} "
         "Pairs in which the edit changes little count. The row “mean” is the mean over the models."
     )

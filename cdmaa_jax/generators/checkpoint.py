@@ -267,7 +267,7 @@ def _config_from_json(entry: Architecture, fields: Mapping[str, Any]) -> Any:
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         if not path.exists():
-            raise CheckpointError(f"{path}: there is no such directory")
+            raise CheckpointError(f"{path}: there is no such folder")
         if not (path / METADATA_FILE).is_file():
             raise CheckpointError(_foreign(path))
         content = (path / METADATA_FILE).read_bytes()
@@ -285,7 +285,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _foreign(path: Path) -> str:
     return (
-        f"{path}: not a generator's directory; give one that cdmaa-convert wrote "
+        f"{path}: not a generator's folder; give one that cdmaa-convert wrote "
         f"(it has {METADATA_FILE} and {ARRAYS_DIRECTORY}/)"
     )
 
@@ -384,19 +384,17 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if _real(target) == Path.cwd():
-        raise CheckpointError(
-            f"{target}: is the folder that this runs in; choose another directory"
-        )
+        raise CheckpointError(f"{target}: is the folder that this runs in; choose another folder")
     if target.is_dir() and not any(target.iterdir()):
         return
     if not _is_ours(target):
-        raise CheckpointError(f"{target}: exists and is not a generator; choose another directory")
+        raise CheckpointError(f"{target}: exists and is not a generator; choose another folder")
     ours = {METADATA_FILE, ARRAYS_DIRECTORY}
     if others := sorted(path.name for path in target.iterdir() if path.name not in ours):
         what = f"holds {others[0]} beside a generator"
-        raise CheckpointError(f"{target}: {what}; move that elsewhere or choose another directory")
+        raise CheckpointError(f"{target}: {what}; move that elsewhere or choose another folder")
     if not overwrite:
-        what = "choose another directory, or replace it (overwrite=True; cdmaa-convert --force)"
+        what = "choose another folder, or replace it (overwrite=True; cdmaa-convert --force)"
         raise CheckpointError(f"{target}: exists; {what}")
 
 
@@ -405,7 +403,7 @@ def _check_text(directory: Path, path: Path) -> None:
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError as error:
-        what = "its path is not UTF-8 text; rename it, or choose another directory"
+        what = "its path is not UTF-8 text; rename it, or choose another folder"
         raise CheckpointError(f"{directory}: {what}") from error
 
 

@@ -17,6 +17,8 @@ from cdmaa_jax.generators.registry import ARCHITECTURES
 from cdmaa_jax.types import Generator
 
 DEFAULT = "demo"
+DEMONSTRATION = "demonstration weights"
+"""What the metadata of the bundled generators state as their purpose."""
 _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = (_PACKAGE / "bundled", _PACKAGE.parent / "checkpoints")  # in a wheel, in a checkout
 
@@ -38,6 +40,11 @@ class Ensemble:
     name: str
     generators: tuple[Generator, ...]
     metadata: tuple[Metadata, ...]
+
+
+def is_for_demonstration(ensemble: Ensemble) -> bool:
+    """Whether all generators of an ensemble are said to be for demonstration."""
+    return all(one.extra.get("purpose") == DEMONSTRATION for one in ensemble.metadata)
 
 
 def named_ensembles() -> dict[str, Path]:
@@ -104,11 +111,12 @@ def _directories(name: str) -> tuple[Path, ...]:
     if path.is_dir() and (inside := _checkpoints_in(path)):
         return inside
     if path.is_dir():
-        raise EnsembleError(
-            f"{name}: holds no generator; give a directory that cdmaa-convert wrote"
-        )
+        raise EnsembleError(f"{name}: holds no generator; give a folder that cdmaa-convert wrote")
+    if path.is_file():
+        what = "it is a file, not a generator's folder"
+        raise EnsembleError(f"{name}: {what}; what follows --ensemble belongs to it: give it last")
     known = ", ".join(named_ensembles()) or "none in this installation"
-    raise EnsembleError(f"there is no ensemble and no directory {name!r}; named ensembles: {known}")
+    raise EnsembleError(f"there is no ensemble and no folder {name!r}; named ensembles: {known}")
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -58,6 +58,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transposition to upright, by Exif orientation."""
+_EXPORT = "export it as JPEG or PNG"
 _LARGEST_TEXT = 64 * 2**20
 """Most bytes of a PNG's unpacked colour profile or text; printers' profiles take a few million."""
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
@@ -202,16 +203,15 @@ def _formats() -> list[str]:
 
 
 def _raw(path: Path) -> FileError:
-    return FileError(path, "a camera's raw files are not supported", "export it as JPEG or PNG")
+    return FileError(path, "it is a camera raw file, which is not supported", _EXPORT)
 
 
 def _unidentified(path: Path, data: bytes) -> FileError:
     if data.startswith(_SIGNATURES):
         return FileError(path, "its beginning is damaged", "copy it again")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
-        return FileError(path, "HEIC is not supported", "export it as JPEG or PNG")
-    known = "JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF"
-    return FileError(path, "it is no picture, whatever its name says", f"give a file of {known}")
+        return FileError(path, "HEIC is not supported", _EXPORT)
+    return FileError(path, "it is no picture of a kind that is read", _EXPORT)
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:

@@ -50,7 +50,9 @@ def _read_celeba(path: Path, lines: Sequence[str]) -> LabelTable:
     attributes = lines[1].split() if len(lines) > 1 else []
     rows = [(number, line.split()) for number, line in enumerate(lines[2:], 3) if line.strip()]
     if len(rows) != int(lines[0]):
-        raise FileError(path, f"line 1 says {int(lines[0])} images, {len(rows)} follow", _REMEDY)
+        raise FileError(
+            path, f"line 1 gives the number of images as {int(lines[0])}, not {len(rows)}", _REMEDY
+        )
     return _table(path, attributes, rows)
 
 
@@ -82,7 +84,7 @@ def _table(
     for number, (file, *labels) in rows:
         name = composed(file.strip().replace("\\", "/").rsplit("/", 1)[-1])
         if len(labels) != len(attributes):
-            what = f"line {number} has {len(labels)} labels for {len(attributes)} attributes"
+            what = f"line {number}: labels: {len(labels)}, attributes: {len(attributes)}"
             raise FileError(path, what, _REMEDY)
         if name in values:
             raise FileError(path, f"line {number} gives {name} a second time", _REMEDY)

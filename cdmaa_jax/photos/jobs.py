@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,8 +124,8 @@ def check_job(job: Job) -> None:
         check_choice("precision", job.precision, tuple(PRECISIONS))
     if job.config.epsilon < GREY_LEVEL:
         raise ValueError(
-            f"epsilon {job.config.epsilon:g} is below one grey level, {GREY_LEVEL:.4f}: "
-            "the protected file would be the original"
+            f"epsilon {job.config.epsilon:g} is below one grey level, so the protected file would "
+            f"be the original; give at least {math.ceil(GREY_LEVEL * 1e5) / 1e5:g}"
         )
     if job.labels is not None:
         check_labels(job.labels, job.ensemble)
@@ -134,7 +135,7 @@ def check_positive(**numbers: int) -> None:
     """Raises a ValueError that names the number if a number is below 1."""
     for name, number in numbers.items():
         if number < 1:
-            raise ValueError(f"{name.replace('_', ' ')} must be at least 1, not {number}")
+            raise ValueError(f"{name} must be at least 1, not {number}")
 
 
 def check_labels(table: LabelTable, ensemble: Ensemble) -> None:

@@ -88,7 +88,7 @@ def open_ledger(job: Job) -> Ledger:
         if job.force:
             everything = [*found[report.EARLIER], *found["photos"]]
             return Ledger(earlier=_entries_with_copies(job, everything))
-        what = f"it tells of photos made with {_difference(found, job, different[0])}"
+        what = f"it tells of photos made {_difference(found, job, different)}"
         raise FileError(job.out / REPORT, what, "choose another --out, or overwrite with --force")
     return Ledger(
         _entries_with_copies(job, report.dated(found)),
@@ -175,16 +175,18 @@ def _compared(key: str, setting: Any) -> Any:
     return setting.get("generators") if key == "ensemble" and isinstance(setting, dict) else setting
 
 
-def _difference(found: Mapping[str, Any], job: Job, key: str) -> str:
-    """Describes the setting that differs, in words for an error message."""
-    if key != "config":
-        return f"another {key.replace('_', ' ')}"
-    ours, theirs = dataclasses.asdict(job.config), found.get(key) or {}
+def _difference(found: Mapping[str, Any], job: Job, different: Sequence[str]) -> str:
+    """Describes a setting that differs, in words for an error message."""
+    if "aligned" in different:  # the canonical size depends on it
+        return "without --aligned" if job.aligned else "with --aligned"
+    if different[0] != "config":
+        return f"with another {different[0].replace('_', ' ')}"
+    ours, theirs = dataclasses.asdict(job.config), found.get("config") or {}
     names = [name for name in ours if theirs.get(name) != ours[name]]
     if not names:
-        return "other options"
+        return "with other options"
     name = names[0]
-    return f"{name.replace('_', ' ')} {theirs.get(name)}, not {ours[name]}"
+    return f"with {name.replace('_', ' ')} {theirs.get(name)}, not {ours[name]}"
 
 
 def _claims(photos: Sequence[Path], job: Job, ledger: Ledger) -> dict[Path, Entry]:
@@ -227,10 +229,10 @@ def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> Non
         raise FileError(target, "it is a folder", "choose another --out")
     if target.exists() and not job.force:
         what = (
-            f"it exists, and it is a copy of another {photo.name}, was made with other settings, "
-            "or was changed since"
+            f"it exists, and is not known as the copy of {photo.name} with these settings: it may "
+            "be another picture, or a copy made otherwise or changed since"
         )
-        remedy = "rename the photo, choose another --out, or overwrite with --force"
+        remedy = "rename the photo or choose another --out; --force overwrites it"
         raise FileError(target, what, remedy)
 
 

@@ -24,17 +24,22 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
       out: the folder to write into; copies that its report lists are left out of folders.
 
     Raises:
-      FileError: a folder holds no picture or cannot be read.
+      FileError: a folder holds no picture or cannot be read, or there are only copies.
     """
     made = {real_path(out / name) for name in _recorded_copies(out).values()} if out else set()
     found: dict[Path, Path] = {}
+    copies_alone = None
     for path in paths:
         if os.path.isdir(path):  # what cannot be looked at counts as a file; reading it tells why
             inside = [photo for photo in files.pictures_in(path) if real_path(photo) not in made]
+            copies_alone = path if not inside else copies_alone
         else:
             inside = [path]
         for photo in inside:
             found.setdefault(real_path(photo), photo)
+    if copies_alone is not None and not found:
+        what = f"it holds nothing but protected copies, which {REPORT} lists"
+        raise FileError(copies_alone, what, "give the original photos")
     return list(found.values())
 
 
@@ -60,7 +65,9 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
         for original in find_photos([originals], protected if protected.is_dir() else None)
     ]
     if all(copy is None for _, copy in pairs):
-        raise FileError(protected, f"no name in it matches one in {originals}", "check the names")
+        of = originals if originals.is_file() else f"a photo in {originals}"
+        remedy = f"copies are known by {REPORT}, or by names that are equal but for the suffix"
+        raise FileError(protected, f"it has no copy of {of}", remedy)
     return pairs
 
 
@@ -103,7 +110,8 @@ def _copy_of(
     candidates = [path for path in named if not _is_same(path, original)]
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
-        raise FileError(original, f"{names} all match it", "evaluate the two files alone")
+        remedy = "name the photo and one of them: cdmaa evaluate PHOTO COPY"
+        raise FileError(original, f"several files could be its copy, {names}", remedy)
     return candidates[0] if candidates else None
 
 

@@ -23,6 +23,11 @@ OPTIONS["across_models"] = tuple(n for n in OPTIONS["across_models"] if n != "we
 EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
 
 
+def is_distinct(options):
+    """Whether no other combination resolves to the same attack."""
+    return options["update"] not in ("fgsm", "pgd")
+
+
 def is_sampled(options):
     """One of sixteen combinations that together pair all values of any two options.
 
@@ -31,10 +36,8 @@ def is_sampled(options):
     updates = ("i-fgsm", "mi-fgsm", "apgd", "i-fgsm")
     domain, model = (OPTIONS[n].index(options[n]) for n in ("across_domains", "across_models"))
     regularization = OPTIONS["regularization"].index(options["regularization"])
-    update = updates[
-        domain ^ (2 * model & 3 ^ model >> 1)
-    ]  # a Latin square, orthogonal to the next
-    return regularization == domain ^ model and options["update"] == update
+    doubled = (0, 2, 3, 1)[model]  # in the field of four, whose sum is ^
+    return regularization == domain ^ model and options["update"] == updates[domain ^ doubled]
 
 
 def check_options(options, start):
@@ -58,6 +61,14 @@ def assert_within(config, clean, images):
 
 def describe(options):
     return "-".join(options.values())
+
+
+def test_the_sample_pairs_all_values():
+    sampled = [options for options in EVERY if is_sampled(options)]
+    assert len(sampled) == 16
+    for one, other in itertools.combinations(OPTIONS, 2):
+        pairs = {(options[one], options[other]) for options in EVERY if is_distinct(options)}
+        assert {(options[one], options[other]) for options in sampled} == pairs
 
 
 @pytest.mark.parametrize("options", [o for o in EVERY if is_sampled(o)], ids=describe)
@@ -88,9 +99,16 @@ def test_every_combination_traces():
         assert result.losses.shape == (config.resolve().steps, 1, 2)
 
 
+DISTINCT = {
+    Config(start=start, **options).resolve(): (options, start)
+    for options in EVERY
+    for start in choices()["start"]
+}
+"""Combinations by the attack that they resolve to."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("start", choices()["start"])
-@pytest.mark.parametrize("options", EVERY, ids=describe)
+@pytest.mark.parametrize(("options", "start"), DISTINCT.values())
 def test_every_combination_runs(options, start):
     check_options(options, start)
 

@@ -64,6 +64,8 @@ def test_a_call_waits_for_the_thread_that_compiles():
     again = compilation.prepare(program, jnp.zeros(3), steps=2)  # has begun, so it does not wait
     assert not again.done()
     caller = in_thread(results, compilation.call, program, jnp.zeros(3), steps=2)
+    caller.join(0.2)
+    assert caller.is_alive() and not results
     program.may_end.set()
     ahead.join()
     caller.join()

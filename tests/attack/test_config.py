@@ -85,7 +85,7 @@ def test_model_weights_belong_to_weighted_models():
     assert hash(config) == hash(Config(across_models="weighted", model_weights=[1, 3]))
     with pytest.raises(ValueError, match="weighted needs model_weights"):
         Config(across_models="weighted")
-    with pytest.raises(ValueError, match="need across_models weighted, not mgda"):
+    with pytest.raises(ValueError, match="needs across_models weighted, not mgda"):
         Config(model_weights=(1, 1))
 
 

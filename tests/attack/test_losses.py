@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdmaa_jax import protect
@@ -35,7 +35,6 @@ def with_weights(batch, weights):
 # Pixel weights
 
 
-@settings(deadline=None)
 @given(st.floats(0.125, 1e3), st.integers(0, 2**32 - 1))
 def test_equal_weights_are_the_mean_squared_error(constant, seed):
     rng = np.random.default_rng(seed)

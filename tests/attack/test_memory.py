@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_told_with_the_number_that_does(monkeypatch):
     needed = memory.footprint("mse", ensemble, batch)
     with pytest.raises(ValueError, match=r"a batch of 4, 4 images at a time, .* a chunk of 2$"):
         plan(needed.of((2, 2)), 4, monkeypatch=monkeypatch)
-    with pytest.raises(ValueError, match=r"choose a batch of at most 3 for each device$"):
+    with pytest.raises(ValueError, match=r"choose a batch_size of at most 3 for each device$"):
         plan(needed.of((1, 1)) - 1, monkeypatch=monkeypatch)
     assert plan(needed.of((1, 1)) - 1, count=3, monkeypatch=monkeypatch) == (1, 1)
     with pytest.raises(ValueError, match="not even one image fits; choose fewer or smaller gene"):
@@ -138,7 +138,7 @@ def test_what_a_large_batch_of_small_images_takes_is_compared_with_the_free_memo
     free = 3 * memory._GENEROUS * 3 * 8 * 8  # ample for the gradient of one image of three domains
     needed = memory.footprint("mse", *problem())
     most = needed.largest_batch(free)
-    told = f"a batch of {2 * most}, 1 images at a time, .* a batch of at most {most} for each"
+    told = f"a batch of {2 * most}, 1 image at a time, .* a batch_size of at most {most} for each"
     with pytest.raises(ValueError, match=told):
         plan(free, count=2 * most, monkeypatch=monkeypatch)
     assert plan(free, count=most, monkeypatch=monkeypatch) == (1, 1)

@@ -161,7 +161,7 @@ def test_agrees_with_enumeration_in_three_dimensions(count, seed, x64):
     np.testing.assert_allclose(np.linalg.norm(ours @ vectors), shortest, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(COUNTS),
     st.sampled_from(KINDS),

@@ -140,5 +140,7 @@ def test_model_weights_are_arguments_of_one_program():
 
 def test_weights_are_one_for_each_generator():
     config = Config(across_models="weighted", model_weights=(1, 1, 1))
-    with pytest.raises(ValueError, match="3 model_weights, but 2 generators"):
+    with pytest.raises(
+        ValueError, match="model_weights must have one number for each generator: 2, not 3"
+    ):
         run(config, [toy(0), toy(1)], toy_batch(photos(1), [toy(0)] * 2), jax.random.key(0))

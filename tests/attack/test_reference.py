@@ -3,14 +3,15 @@
 import jax
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import reference
 from cdmaa_jax.attack import Config
 from cdmaa_jax.generators import attgan, stargan, stgan, ugatit
 from cdmaa_jax.generators.registry import make_generator
+from converters import conversion, tables
 from tests.attack.toys import photos, quick_run, quick_start, toy, toy_batch
-
-torch = pytest.importorskip("torch")
+from tests.parity.torch_models import random_model
 
 STEPS = 10
 VARIANTS = (  # together they cover every option of the reference
@@ -81,12 +82,9 @@ def test_trajectory_of_toys(options, x64):
 
 
 def test_trajectory_of_the_four_architectures(x64):
-    conversion = pytest.importorskip("converters.conversion")
-    parity = pytest.importorskip("tests.parity.torch_models")
-    tables = pytest.importorskip("converters.tables")
     ensemble, networks = [], []
     for arch, config in SMALL.items():
-        network = parity.random_model(arch, config)
+        network = random_model(arch, config)
         given = tables.Given(32, getattr(config, "attributes", None))
         _, params, _ = conversion.from_state_dict(arch, network.state_dict(), given)
         params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)

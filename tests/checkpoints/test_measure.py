@@ -14,7 +14,7 @@ from PIL import Image
 from cdmaa_jax.cli.parser import make_parser
 from cdmaa_jax.disk import FileError
 from checkpoints import measure
-from tests.checkpoints.test_portraits import folder_of
+from tests.checkpoints.test_portraits import HEAD, folder_of
 from tests.checkpoints.test_train import made_up_portraits
 from tests.tiny import save_ensemble, save_photo
 
@@ -245,13 +245,10 @@ def test_options_that_would_be_ignored_are_refused(tmp_path, capsys, options, me
     assert message in capsys.readouterr().err
 
 
-HEAD = "file,gender,birth_year"
-
-
 @pytest.mark.parametrize("what, lines, message", [
     ("edits", [], "portraits.csv: there is no such file or folder"),
     ("edits", [HEAD, "a.png,M,1940"], "it lists no portrait to test on"),
-    ("attacks", [HEAD, "A000055.jpg,M,1940"], "ensemble/stargan: there is no such directory"),
+    ("attacks", [HEAD, "A000055.jpg,M,1940"], "ensemble/stargan: there is no such folder"),
     ("edits", [HEAD, "A000055.jpg,M,1940"], "it lists no portrait to train on"),
     ("edits", [HEAD, "A000055.jpg,M,1940", "a.png,M,1940"], "is known not to be Male"),
 ])  # fmt: skip

@@ -327,7 +327,7 @@ def test_a_taken_out_is_told_of_first(tmp_path, capsys):
     (tmp_path / "file").touch()
     cases = {
         save_small(tmp_path / "g"): "a generator is there already; choose another --out, or",
-        tmp_path / "file": "exists and is not a generator; choose another directory",
+        tmp_path / "file": "exists and is not a generator; choose another folder",
         tmp_path / "file" / "g": "it is a file, not a folder; choose another --out",
     }
     for out, message in cases.items():

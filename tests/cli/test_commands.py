@@ -4,11 +4,13 @@ import dataclasses
 import errno
 import functools
 import json
+import logging
 import os
+import warnings
 
 import pytest
 
-from cdmaa_jax import disk
+from cdmaa_jax import disk, photos
 from cdmaa_jax.attack import config as attack_config
 from cdmaa_jax.generators import ensembles
 from tests.cli.processes import errors
@@ -72,7 +74,7 @@ def test_crops_are_taken_as_they_are(protect, call, ensemble, tmp_path):
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        (("--batch-size", "-1"), "batch size must be at least 1"),
+        (("--batch-size", "-1"), "--batch-size must be at least 1"),
         (("--threshold", "nan"), "threshold must be above 0"),
         (("--threshold", "inf"), "threshold must be above 0"),
         (("--threshold", "-1"), "threshold must be above 0"),
@@ -124,10 +126,10 @@ def test_photos_that_cannot_be_protected(protect, tmp_path, make, what):
     [
         (("--steps", "0"), "steps must be a whole number"),
         (("--epsilon", "-1"), "epsilon must be above 0"),
-        (("--epsilon", "0.001"), "below one grey level"),
-        (("--batch-size", "0"), "must be at least 1"),
+        (("--epsilon", "0.001"), "the original; give at least 0.00785"),
+        (("--batch-size", "0"), "--batch-size must be at least 1"),
         (("--seed", 2**64), "seed must be a whole number"),
-        (("--canonical-size", "0"), "must be at least 1"),
+        (("--canonical-size", "0"), "--canonical-size must be at least 1"),
         (("--max-pixels", "10"), "more than the limit of 10"),
         (("--labels", "missing.csv"), "no such file"),
     ],
@@ -140,8 +142,9 @@ def test_bad_values_are_one_line(protect, tmp_path, options, what):
 def test_unknown_ensembles(call, tmp_path):
     arguments = ("protect", save_photo(tmp_path / "a.png"), "--out", tmp_path / "out", "--ensemble")
     for name, what in (
-        ("nothing", "no ensemble and no directory"),
+        ("nothing", "no ensemble and no folder"),
         (tmp_path, "holds no generator"),
+        (tmp_path / "a.png", "what follows --ensemble belongs to it: give it last"),
     ):
         status, _, err = call(*arguments, name)
         assert status == 1 and what in err and len(errors(err)) == 1
@@ -174,9 +177,93 @@ def test_a_full_disk(protect, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(disk.os, "fsync", full)
-    status, _, err = protect(save_photo(tmp_path / "a.png"))
-    assert status == 1 and "the disk is full" in errors(err)[0]
+    status, _, err = protect(*(save_photo(tmp_path / f"{name}.png") for name in "ab"))
+    assert status == 1 and "the disk is full" in errors(err)[0] and len(errors(err)) == 1
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_labels_of_other_photos_are_one_line(protect, call, ensemble, tmp_path):
+    a, b = save_photo(tmp_path / "in" / "a.png"), save_photo(tmp_path / "in" / "b.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,Male,Young\nc.png,1,0\n")
+    for status, out, err in (
+        protect(a, b, "--labels", labels),
+        call("evaluate", a, b, "--ensemble", ensemble, "--labels", labels),
+    ):
+        assert status == 1 and out == "" and len(errors(err)) == 1
+        assert "labels.csv: it has no line for any of the photos" in err
+
+
+def test_generators_for_demonstration_are_told_of(protect, tmp_path, monkeypatch):
+    told = "these generators are for demonstration; name those that you fear with --ensemble"
+    photo = save_photo(tmp_path / "a.png")
+    assert told not in protect(photo)[2]
+    monkeypatch.setattr(ensembles, "is_for_demonstration", lambda ensemble: True)
+    assert told in protect(photo)[2]
+    assert ensembles.is_for_demonstration(ensembles.load_ensemble([ensembles.DEFAULT]))
+
+
+def test_options_reach_the_job(protect, ensemble, tmp_path, monkeypatch):
+    jobs = []
+
+    def spy(found, job, starting):
+        jobs.append(job)
+        return iter(())
+
+    monkeypatch.setattr(photos, "protect_photos", spy)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,Male,Young\na.png,1,0\n")
+    given = {
+        "seed": 5, "canonical_size": 20, "batch_size": 3, "chunk": 2, "precision": "bfloat16",
+        "max_pixels": 5000, "force": True, "aligned": True, "labels": labels,
+    }  # fmt: skip
+    attack = {
+        "update": "mi-fgsm", "across_domains": "iterative", "across_models": "weighted",
+        "model_weights": (1.0, 3.0), "regularization": "none", "zeta": 0.1, "threshold": 0.2,
+        "start": "uniform", "loss": "face-weighted", "epsilon": 0.1, "step_size": 0.02,
+    }  # fmt: skip
+    words = []
+    for name, value in (given | attack).items():
+        values = () if value is True else value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *values]
+    assert protect(save_photo(tmp_path / "a.png"), *words)[0] == 0
+    (job,) = jobs
+    assert job.config == attack_config.Config(steps=2, **attack)
+    assert job.labels.path == labels and job.labels.attributes == ("Male", "Young")
+    assert {name: getattr(job, name) for name in given if name != "labels"} == {
+        name: value for name, value in given.items() if name != "labels"
+    }
+
+
+def test_notices_of_the_library_are_the_command_s_own(protect, tmp_path, monkeypatch):
+    def warn(found, job, starting):
+        warnings.warn("something is odd", stacklevel=1)
+        logging.getLogger("cdmaa_jax.kept").warning("something is not kept")
+        return iter(())
+
+    monkeypatch.setattr(photos, "protect_photos", warn)
+    with warnings.catch_warnings(action="default"):
+        err = protect(save_photo(tmp_path / "a.png"))[2].splitlines()
+    assert {"cdmaa: something is odd", "cdmaa: something is not kept"} <= set(err)
+    assert not any("UserWarning" in line or "stacklevel" in line for line in err)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--step-size", "3"), "--step-size must be above 0 and at most 2, not 3.0"),
+        (("--model-weights", "1"), "--model-weights needs --across-models weighted, not mgda"),
+        (("--across-models", "weighted"), "--across-models weighted needs --model-weights, a num"),
+        (
+            ("--across-models", "weighted", "--model-weights", "1"),
+            "--model-weights must have one number for each generator: 2, not 1",
+        ),
+        (("--loss", "latent"), "stargan has no encoder, which the loss latent needs: leave star"),
+    ],
+)
+def test_messages_name_options_as_they_are_typed(protect, tmp_path, options, what):
+    status, _, err = protect(save_photo(tmp_path / "a.png"), *options)
+    assert status == 1 and len(errors(err)) == 1 and what in errors(err)[0]
 
 
 def test_info(call, monkeypatch, tmp_path):

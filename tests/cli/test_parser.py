@@ -63,7 +63,7 @@ def test_defaults_are_those_of_the_library():
 def test_help_fits_a_terminal(call, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = call(*command, "--help", options=())
-    assert status == 0 and max(map(len, out.splitlines())) <= 100
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
 
 
 def test_help_does_not_import_jax():

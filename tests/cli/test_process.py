@@ -6,6 +6,7 @@ import os
 import pytest
 
 from cdmaa_jax.cli import commands, facts
+from cdmaa_jax.cli.cache import CACHE_VARIABLE
 from cdmaa_jax.photos import protecting
 from tests.cli.processes import errors, start
 from tests.tiny import save_photo
@@ -58,7 +59,7 @@ def test_a_device_that_jax_does_without_is_told_of_on_one_line(call, warning, mo
 
 
 def test_a_device_that_is_not_there_is_one_line(ensemble, tmp_path):
-    env = {**os.environ, "JAX_PLATFORMS": "abacus"}
+    env = {**os.environ, "JAX_PLATFORMS": "abacus", CACHE_VARIABLE: str(tmp_path / "cache")}
     photo = save_photo(tmp_path / "a.png")
     for command in (("info",), ("protect", photo, "--out", tmp_path / "out")):
         process = start(*command, env=env)

@@ -55,7 +55,7 @@ def test_lines_about_columns_that_an_earlier_run_began(clock, capsys, tmp_path):
     watch.close()
     lines = said(capsys)
     assert lines[:4] == [f"cropping: {i} of 4 photos" for i in (1, 2, 3, 4)]
-    assert lines[4].startswith("2 columns to measure")
+    assert lines[4].startswith("columns to measure or tune: 2;")
     assert lines[5:] == [
         "single: 4 of 8 photos, about 6 min left",
         "mgda: 8 of 8 photos, about 0 s left",

@@ -171,7 +171,7 @@ def test_files_that_are_something_else(tmp_path):
             conversion.read("stargan", path, GIVEN["stargan"])
 
     refused(tmp_path / "none.pth", "the file is missing")
-    refused(tmp_path, "the file is a directory")
+    refused(tmp_path, "it is a folder; give a file")
     for name, content in {
         "a.pth": b"<html>not found</html>",
         "b.pth": b"\x00\x01\x02" * 50,
@@ -292,9 +292,7 @@ def test_existing_output(tmp_path, capsys):
     command = ["stargan", str(path), "--out", str(tmp_path / "out"), *options("stargan")]
     assert main(command) == 0
     assert main(command) == 1
-    assert "out: exists; choose another directory, or replace it (" in (
-        err := capsys.readouterr().err
-    )
+    assert "out: exists; choose another folder, or replace it (" in (err := capsys.readouterr().err)
     assert "cdmaa-convert --force" in err
     assert main([*command, "--force", "--name", "other", "--dtype", "float16"]) == 0
     assert load_generator(tmp_path / "out").name == "other"

@@ -11,6 +11,7 @@ import torch
 
 from converters.conversion import from_state_dict, to_state_dict
 from converters.tables import ConversionError, Given
+from tests.converters.test_files import official
 from tests.generators.test_registry import TINY
 from tests.parity.torch_models import random_model
 
@@ -21,10 +22,6 @@ NORM = {
     "stgan": "decoder.0.1.num_batches_tracked",
     "pix2pix": "model.model.1.model.2.num_batches_tracked",
 }
-
-
-def official(arch):
-    return dict(random_model(arch, TINY[arch]).state_dict())
 
 
 def refusal(arch, tensors, **given):
@@ -172,7 +169,7 @@ def test_options_of_the_official_networks():
     running = from_state_dict("pix2pix", batch, Given(16, statistics="running"))[0]
     assert running.statistics == "running"
     assert "does not apply" in refusal("pix2pix", batch, padding="zero")
-    assert "one domain" in refusal("pix2pix", batch, attributes=("a", "b"))
+    assert "one edit" in refusal("pix2pix", batch, attributes=("a", "b"))
 
 
 def test_biases_beside_a_batch_norm_are_unexpected():
@@ -211,7 +208,7 @@ def test_answers_that_contradict_the_tensors():
     assert message == "--shortcut-layers is 0, but the tensors say 1"
     message = refusal("stargan", official("stargan"), inject_layers=1)
     assert message == "--inject-layers does not apply to this architecture"
-    assert "one domain" in refusal("ugatit", official("ugatit"), attributes=("a", "b"))
+    assert "one edit" in refusal("ugatit", official("ugatit"), attributes=("a", "b"))
     assert "multiple of 4" in refusal("stargan", official("stargan"), image_size=30)
 
 

@@ -13,7 +13,7 @@ from converters.conversion import TABLES, from_state_dict, to_state_dict
 from converters.tables import ConversionError, Given
 from tests.parity.torch_models import MODELS, random_model
 
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=10)
 
 
 def names(n):

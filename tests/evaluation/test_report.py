@@ -10,18 +10,12 @@ import pytest
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import drawing, metrics, picture, report
 from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
-from cdmaa_jax.generators.ensembles import load_ensemble
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
-from tests.tiny import astronaut, save_ensemble
+from tests.tiny import astronaut
 
 LOOK = Look(None, Box(0, 0, 40))
-
-
-@pytest.fixture(scope="module")
-def ensemble(tmp_path_factory):
-    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
 
 
 def pair_of(ensemble, seed=0, change=6):
@@ -111,10 +105,10 @@ def test_foreign_reports_are_refused(tmp_path, text):
     {"linf": math.nan}, {"linf": math.inf}, {"linf": "0"}, {"models": {}},
     {"linf": 10**400}, {"psnr": -(10**400)}, {"square": {"top": 0}},
     {"square": {"top": "0", "left": 0, "size": 40}},
-    {"models": {"stargan": {"Male": 0.1, "Young": 10**400}, "ugatit": {"A2B": 0.1}}},
+    {"models": {"stargan": {"Male": 0.1, "Young": 10**400}, "ugatit": {"comic": 0.1}}},
     {"models": {"stargan": {"Male": 0.1, "Young": 0.1}}},
-    {"models": {"stargan": {"Male": 0.1}, "ugatit": {"A2B": 0.1}}},
-    {"models": {"stargan": {"Male": 0.1, "Young": "0.1"}, "ugatit": {"A2B": 0.1}}},
+    {"models": {"stargan": {"Male": 0.1}, "ugatit": {"comic": 0.1}}},
+    {"models": {"stargan": {"Male": 0.1, "Young": "0.1"}, "ugatit": {"comic": 0.1}}},
     {"protected": ""}, {"protected": ".."}, {"protected": "a\0.png"}, {"protected": "b/a.png"},
     {"protected": 300 * "a"}, {"protected": "\ud800.png"},
 ])  # fmt: skip
@@ -125,7 +119,8 @@ def test_damaged_entries_are_refused(ensemble, tmp_path, damage):
     path.write_text(report.to_json(whole))
     assert report.read_report(path) == json.loads(report.to_json(whole))
     path.write_text(json.dumps({**whole, "photos": [{**one, **damage}]}))
-    with pytest.raises(FileError, match=r"it is damaged|no report of this program"):
+    is_json = isinstance(damage.get("linf", 0), str | int)
+    with pytest.raises(FileError, match="it is damaged" if is_json else "no report of this"):
         report.read_report(path)
 
 

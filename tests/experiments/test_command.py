@@ -9,6 +9,7 @@ from cdmaa_jax import cli
 from cdmaa_jax.cli import parser
 from cdmaa_jax.cli.text import duration
 from cdmaa_jax.experiments import reproduce
+from tests.cli.processes import errors
 from tests.tiny import save_ensemble, save_photo
 
 
@@ -36,10 +37,6 @@ def call(ensemble, tmp_path, capsys):
     return run
 
 
-def errors(text):
-    return [line for line in text.splitlines() if line.startswith("cdmaa: error: ")]
-
-
 def test_the_choices_are_the_results():
     assert parser._RESULTS == reproduce.WHAT
 
@@ -49,7 +46,10 @@ def test_a_table_goes_to_stdout_and_the_rest_to_stderr(call, tmp_path):
     status, out, err = call("table4", "--images", 3)
     assert status == 0
     assert out.startswith("# The paper's experiments") and "| stargan |" in out
-    assert "there are 2 photos, not 3" in err and "columns to measure" in err
+    assert (
+        "--photos has 2 that can be used, not the 3 of --images" in err
+        and "columns to measure" in err
+    )
     assert len(errors(err)) == 1 and "bad.jpg" in errors(err)[0]
     status, out, err = call("table4", "--images", 3, "--json")
     assert status == 0 and json.loads(out)["results"] == ["table4"]
@@ -62,7 +62,7 @@ def test_a_table_goes_to_stdout_and_the_rest_to_stderr(call, tmp_path):
         (("table5",), "invalid choice"),
         (("table1", "--images", "0"), "images must be at least 1"),
         (("table1", "--steps", "-1"), "steps must be at least 1"),
-        (("table1", "--max-pixels", "0"), "max pixels must be at least 1"),
+        (("table1", "--max-pixels", "0"), "--max-pixels must be at least 1"),
         (("table1", "--attributes", "missing.txt"), "no such file"),
         (("table1", "--partition", "missing.txt"), "no such file"),
         (("related", "--tune-photos", "missing"), "no such file"),

@@ -58,12 +58,7 @@ from cdmaa_jax.photos import protecting
 from cdmaa_jax.photos.workers import Workers
 from cdmaa_jax.search import Trial, WeightSearch
 from cdmaa_jax.universal import Universal
-from tests.tiny import SIZE, save_ensemble, save_photo
-
-
-@pytest.fixture(scope="module")
-def ensemble(tmp_path_factory):
-    return load_ensemble([str(save_ensemble(tmp_path_factory.mktemp("ensemble")))])
+from tests.tiny import SIZE, save_photo
 
 
 @pytest.fixture
@@ -120,12 +115,20 @@ def test_of_many_steps_whole_attacks_are_compiled(study):
 def test_only_brief_studies_prepare_programs_beside_their_work(
     ensemble, folder, tmp_path, monkeypatch
 ):
-    prepared = []
-    monkeypatch.setattr(methods, "prepare", lambda column, study: prepared.append(column))
-    run(request_of(folder, ensemble, tmp_path / "out", images=2))
+    prepared, first = [], threading.Event()
+
+    def prepare(column, study):
+        prepared.append(column)
+        first.set()
+
+    def wait(name):
+        assert first.wait(30)
+
+    monkeypatch.setattr(methods, "prepare", prepare)
+    run(request_of(folder, ensemble, tmp_path / "out", images=2), Listener(begin=wait))
     # In order, and possibly not all, if the work was done sooner.
     columns = list(paper_tables(2)["table3"].columns.values())
-    assert prepared == columns[: len(prepared)]
+    assert prepared == columns[: len(prepared)] != []
     prepared.clear()
     monkeypatch.setattr("cdmaa_jax.experiments.runner.FEW_STEPS", 1)
     with pytest.raises(KeyboardInterrupt):  # as the work begins, after the work beside it

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from cdmaa_jax.evaluation.drawing import HELD
+from cdmaa_jax.evaluation.drawing import HELD, PAPER
 from cdmaa_jax.experiments import charts
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 
@@ -35,12 +35,15 @@ def test_edits_that_hold_are_red():
 
 
 def test_long_titles_are_broken_and_long_names_made_smaller():
-    tile = Tile(grey(40), "a caption that is much too long for its tile")
-    title = "logarithmic gradient regularization of a long name"
-    picture = decode(
-        draw_sheet(["uniform"], ["a domain of a very long name"], [Row(title, [tile])])
-    )
-    assert picture.shape[1] == 150 + 96 + 6 + 40
+    title, column = "logarithmic gradient regularization of a long name", "a domain of a long name"
+    row = Row(title, [Tile(grey(40), "a long caption, L 0.1")])
+    written = (decode(draw_sheet(["uniform"], [column], [row])) != PAPER).any(-1)
+    left, right, top = 20 + 150, 20 + 150 + 96, 20 + 36  # edges of the tile
+    assert written.shape[1] == right + 6 + 20
+    lines = written[top:, : left - 6].any(1)
+    assert (lines[1:] & ~lines[:-1]).sum() >= 2  # the title has several lines
+    assert not written[:, left - 6 : left].any() and not written[:, right:].any()
+    assert written[20 + 15 : top, left:right].any() and written[top + 96 :, left:right].any()
 
 
 def test_lines_and_panels_without_any():

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-import cdmaa_jax
 from cdmaa_jax.generators import checkpoint
 from cdmaa_jax.generators.checkpoint import (
     CheckpointError,
@@ -118,7 +117,7 @@ def test_is_quiet(tmp_path, capfd, caplog):
 def test_does_not_overwrite_unless_asked(tmp_path):
     save(tmp_path / "g")
     before = files(tmp_path / "g")
-    with pytest.raises(CheckpointError, match="g: exists; choose another directory"):
+    with pytest.raises(CheckpointError, match="g: exists; choose another folder"):
         save(tmp_path / "g", name="new")
     assert files(tmp_path / "g") == before
     save(tmp_path / "g", name="new", overwrite=True)
@@ -275,7 +274,7 @@ def test_foreign_directories(tmp_path):
         "not a generator's directory; give one that cdmaa-convert wrote "
         "(it has metadata.json and arrays/)"
     )
-    cases = {"none": "there is no such directory", "empty": foreign, "file": foreign}
+    cases = {"none": "there is no such folder", "empty": foreign, "file": foreign}
     cases["json"] = foreign
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
@@ -362,8 +361,3 @@ def test_damaged_arrays(tmp_path, damage):
     shutil.rmtree(tmp_path / "g" / "arrays")
     with pytest.raises(CheckpointError, match="arrays/ is missing or damaged"):
         load_generator(tmp_path / "g")
-
-
-def test_exported():
-    assert cdmaa_jax.load_generator is load_generator
-    assert cdmaa_jax.save_generator is save_generator

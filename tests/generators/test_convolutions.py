@@ -15,7 +15,7 @@ from cdmaa_jax import processor, tracing
 from cdmaa_jax.generators import convolutions, winograd
 from cdmaa_jax.scheduling import later, materialize
 
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=10)
 SHAPES = [  # height, width, large and small channels, taps, stride, padding
     (9, 7, 3, 5, 7, 1, 3),
     (8, 8, 5, 3, 3, 1, 0),  # to few channels, from few: planes

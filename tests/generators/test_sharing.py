@@ -23,7 +23,7 @@ def arrays(count, seed=0):
     return jnp.asarray(rng.standard_normal(3)), jnp.asarray(rng.standard_normal((count, 3)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(count=st.integers(1, 5), axis=st.integers(0, 1), seed=st.integers(0, 2**16))
 def test_the_gradient_over_domains_is_the_sum(count, axis, seed):
     with jax.enable_x64(True):

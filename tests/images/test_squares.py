@@ -46,7 +46,7 @@ def test_values_are_brought_to_the_nearest_level_and_those_outside_to_the_ends()
     assert to_levels(np.array([-1.1, 1.1])).tolist() == [0, 255]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(16, 60), st.integers(4, 40), st.floats(0.008, 0.3))
 def test_the_file_stays_within_epsilon_and_outside_the_square_nothing_changes(
     seed, side, canonical, epsilon

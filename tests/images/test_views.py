@@ -43,7 +43,7 @@ def test_resize_to_the_same_size_is_the_identity():
     assert views.resize(16)(images) is images
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_resize_weights_are_averages(source, target):
     matrix = views.resize_matrix(source, target)

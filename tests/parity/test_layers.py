@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from cdmaa_jax.generators import layers
 from tests.parity import torch_models
 
-few = settings(max_examples=8, deadline=None)
+few = settings(max_examples=8)
 sizes = st.integers(4, 9)
 channels = st.integers(1, 4)
 seeds = st.integers(0, 2**16)

@@ -1,0 +1,148 @@
+"""From photographs and their table to training data and the measured tables, by the commands."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from cdmaa_jax.generators import stargan, ugatit
+from cdmaa_jax.generators.checkpoint import save_generator
+from cdmaa_jax.generators.registry import init_params
+from checkpoints import measure, portraits
+from checkpoints.measure import COMIC
+from checkpoints.train import SIZE
+from tests.checkpoints.test_portraits import HEAD
+from tests.tiny import astronaut
+
+CONFIGS = {
+    "stargan": stargan.Config(SIZE, ("Male", "Eyeglasses"), width=4, blocks=1),
+    "ugatit": ugatit.Config(SIZE, width=4, blocks=1, domain=COMIC),
+}
+
+
+def named(held_out, count):
+    """File names that the split holds out, or does not."""
+    names = (f"{i}.png" for i in range(1000))
+    return [name for name in names if portraits.is_test(name) == held_out][:count]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One face in four photographs, two of them to test on: as it is, mirrored, grey and dark."""
+    folder = tmp_path_factory.mktemp("portraits")
+    (folder / "photos").mkdir()
+    photo = Image.fromarray(astronaut()).crop((105, 5, 340, 240))
+    pictures = [
+        photo,
+        ImageOps.mirror(photo),
+        ImageOps.grayscale(photo).convert("RGB"),
+        photo.point(lambda level: 2 * level // 3),
+    ]
+    files = [*named(False, 2), *named(True, 2)]
+    for name, picture in zip(files, pictures, strict=True):
+        picture.save(folder / "photos" / name)
+    people = ["F,1960", "M,1940", "M,", ",1950"]
+    lines = [f"{name},{person}" for name, person in zip(files, people, strict=True)]
+    (folder / portraits.TABLE).write_text("\n".join([HEAD, *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(folder):
+    file = folder / "portraits.npz"
+    assert portraits.main([str(folder), "--size", str(SIZE), "--cache", str(file)]) == 0
+    return file
+
+
+@pytest.fixture
+def measured(folder, cache, tmp_path, monkeypatch):
+    """Measures with little training and few steps: (exit status, what was written)."""
+    monkeypatch.setattr(measure, "NAMES", tuple(CONFIGS))
+    for arch, config in CONFIGS.items():
+        save_generator(tmp_path / "ensemble" / arch, arch, config, init_params(arch, config))
+    for name, value in {"STEPS": 2, "BATCH": 2, "SCALES": (2,), "QUALITIES": (50,)}.items():
+        monkeypatch.setattr(measure, name, value)
+
+    def run(what, *options):
+        given = {"portraits": folder, "cache": cache, "ensemble": tmp_path / "ensemble"}
+        words = [word for name, path in given.items() for word in (f"--{name}", str(path))]
+        assert measure.main([what, *words, "--out", str(tmp_path / "out"), *options]) == 0
+        return json.loads((tmp_path / "out" / f"{what}.json").read_text())
+
+    return run
+
+
+def test_the_data_are_made_and_counted(folder, cache, capsys):
+    assert portraits.main([str(folder), "--cache", str(cache)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "4 portraits, 2 of them for the test"
+    assert printed[1].split() == ["Male", "yes", "2", "no", "1", "unknown", "1"]
+    found = portraits.load(folder, SIZE, cache)
+    assert found.images.shape == found.comic.shape == (4, SIZE, SIZE, 3)
+    of = {name: found.files.index(name) for name in found.files}
+    plain, mirrored, grey, dark = (of[name] for name in [*named(False, 2), *named(True, 2)])
+    assert found.test[[plain, mirrored, grey, dark]].tolist() == [False, False, True, True]
+    assert found.labels["Senior"][[plain, mirrored, grey, dark]].tolist() == [0, 1, -1, 0]
+    assert found.labels["Pale_Skin"][grey] == -1 and found.labels["Pale_Skin"][dark] == 0
+    assert len(np.unique(found.comic[plain] // 16)) < len(np.unique(found.images[plain]))
+
+
+def test_what_is_drawn_is_where_the_face_is(folder, cache):
+    found = portraits.load(folder, SIZE, cache)
+    assert found.overlays.keys() == {"Eyeglasses", "Beard", "Bangs", "Lipstick"}
+    rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
+
+    def middle(name, i):
+        alpha = found.overlays[name][i, ..., 3] / 255
+        return (alpha * rows).sum() / alpha.sum(), (alpha * columns).sum() / alpha.sum()
+
+    for i in range(4):
+        heights = [middle(n, i)[0] for n in ("Bangs", "Eyeglasses", "Lipstick", "Beard")]
+        assert heights == sorted(heights)
+        assert abs(middle("Eyeglasses", i)[0] - 0.45) < 0.1
+        assert abs(middle("Lipstick", i)[0] - 0.74) < 0.12
+        assert all(abs(middle(name, i)[1] - 0.5) < 0.1 for name in found.overlays)
+        lips = found.overlays["Lipstick"][i]
+        red, green, _ = lips[lips[..., 3] > 128][:, :3].mean(0)
+        assert red > 2 * green
+
+
+def test_edits_are_measured(measured, tmp_path, capsys):
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        found = measured("edits")
+    assert found["portraits"] == 2
+    assert {name: list(rows) for name, rows in found["models"].items()} == {
+        "stargan": ["Male", "Eyeglasses"],
+        "ugatit": [COMIC],
+    }
+    assert all(0 <= row["after"] <= 1 for row in found["models"]["stargan"].values())
+    assert "| stargan | Eyeglasses |" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "edits.png") as sheet:
+        assert sheet.size == (2 * SIZE * 4, 2 * SIZE * 2 + 40)  # beside the originals
+
+
+def test_attacks_are_measured(measured, tmp_path, monkeypatch, capsys):
+    attacks = measure.attacks
+    monkeypatch.setattr(measure, "attacks", lambda ensemble: {
+        title: [*options, "--steps", "2"] for title, options in attacks(ensemble).items()
+    })  # fmt: skip
+    titles = ["together, default", "together, default, bfloat16", measure.WHOLE]
+    found = measured("attacks", "--only", *titles, "--images", "1")
+    assert list(found["rows"]) == titles and found["portraits"] == 1
+    assert all(row["stargan"]["avg_l"] > 0 for row in found["rows"].values())
+    assert f"| {measure.WHOLE} |" in capsys.readouterr().out
+
+
+def test_what_is_posted_is_measured(measured, monkeypatch, capsys):
+    protect = measure.protect
+    monkeypatch.setattr(
+        measure, "protect", lambda files, folder, seed, options: protect(
+            files, folder, seed, [*options, "--steps", "2"]
+        )
+    )  # fmt: skip
+    found = measured("posted", "--images", "1")
+    (row,) = found["rows"]
+    assert row["scale"] == 2 and row["square"] > 0 and set(row["attack_rate"]) == {"png", "q50"}
+    assert "JPEG 50" in capsys.readouterr().out
