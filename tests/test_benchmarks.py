@@ -628,7 +628,7 @@ def test_wrong_files_and_cores_end_with_one_line(tmp_path, capsys):
     [
         (["compare", "--json", "none/x.json"], "none/x.json: there is no folder none"),
         (["scale", "--png", "."], ".: it is a folder; give a file"),
-        (["scale", "--batch", "8"], "scale varies the batch itself; leave --batch out"),
+        (["scale", "--batch", "8"], "scale takes no --batch: it varies the batch itself"),
         (["compare", "--set", "stargan.none=3"], "--set stargan.none: stargan has image_size, "),
         (
             ["compare", "--models", "ugatit", "--set", "stargan.width=3"],

@@ -131,7 +131,7 @@ def test_what_was_changed_is_not_overwritten_without_force(job, tmp_path):
 def test_a_changed_photo_is_not_taken_for_the_old_one(job, tmp_path):
     run([save_photo(tmp_path / "a.png", 1)], job)
     (outcome,) = run([save_photo(tmp_path / "a.png", 2)], job)
-    assert outcome.status == "failed" and "is a copy of another a.png" in str(outcome.error)
+    assert outcome.status == "failed" and "is not known as the copy of a.png" in str(outcome.error)
 
 
 def test_other_settings_need_another_folder(job, tmp_path, monkeypatch):

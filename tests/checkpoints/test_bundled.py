@@ -72,7 +72,7 @@ def test_what_differs_or_is_missing_is_one_line(copy, capsys):
     manifest.MANIFEST.unlink()
     assert "manifest.json: there is no such file or folder" in told("--check")
     (copy / "photos").mkdir()
-    assert "photos: not a generator's directory" in told()
+    assert "photos: not a generator's folder" in told()
     (copy / "photos").rmdir()
     record = json.loads((copy / "stargan" / "metadata.json").read_text())
     (copy / "stargan" / "metadata.json").write_text(json.dumps({**record, "extra": {}}))

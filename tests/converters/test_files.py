@@ -281,7 +281,7 @@ def test_the_way_back_refuses(tmp_path, capsys):
     assert main(["stgan", out, "--to-torch", bare, "--part", "G"]) == 1
     assert "safetensors have no parts; leave G out" in capsys.readouterr().err
     assert main(["stgan", str(tmp_path), "--to-torch", str(tmp_path / "b.pth")]) == 1
-    assert "not a generator's directory" in capsys.readouterr().err
+    assert "not a generator's folder" in capsys.readouterr().err
     assert main(["stgan", out, "--to-torch", str(path / "b.pth")]) == 1
     assert "cannot be written, its folder is a file" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["a.pth", "out"]

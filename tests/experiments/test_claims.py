@@ -142,7 +142,7 @@ def test_claims_of_time_are_listed_and_not_judged():
     claim = verdict_of(claims, "uniform weighting takes much less time than MGDA")
     assert claim.verdict == NOT_JUDGED and "include compilation" in claim.quantity
     assert to_markdown([claim]).endswith(f"| {claim.quantity} |  | **not judged** |\n")
-    assert f"there being {len(claims) - 1}, so" in caveat(claims)
+    assert f"there being {len(claims) - 1} of them" in caveat(claims)
 
 
 def test_methods_are_close_within_five_points():

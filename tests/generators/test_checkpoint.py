@@ -271,7 +271,7 @@ def test_refuses_to_write_what_is_no_generator(tmp_path):
 
 def test_foreign_directories(tmp_path):
     foreign = (
-        "not a generator's directory; give one that cdmaa-convert wrote "
+        "not a generator's folder; give one that cdmaa-convert wrote "
         "(it has metadata.json and arrays/)"
     )
     cases = {"none": "there is no such folder", "empty": foreign, "file": foreign}
@@ -291,7 +291,7 @@ CONFIG = json.loads(json.dumps(dataclasses.asdict(TINY["stargan"])))
 
 @pytest.mark.parametrize("fields, message", [
     ({"format_version": 2}, "format version 2 is not 1; update cdmaa-jax"),
-    ({"format": "other"}, "not a generator's directory"),
+    ({"format": "other"}, "not a generator's folder"),
     ({"architecture": "gan"}, "unknown architecture 'gan'"),
     ({"config": {**CONFIG, "depth": 3}}, "field 'depth', which StarGAN does not have"),
     ({"config": {k: v for k, v in CONFIG.items() if k != "width"}}, "lacks the field 'width'"),

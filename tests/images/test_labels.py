@@ -48,7 +48,7 @@ def test_csv(tmp_path, absent):
         ("file,Male\na.png,1\na.png,1\n", "line 3 gives a.png a second time"),
         ("Male,Young,file\n1,0,a.png\n1,b.png\n", "line 3 ends before its column 'file'"),
         ("file,Male,\na.png,1,0\n", "names are missing"),
-        (CELEBA.replace("2\n", "3\n", 1), "line 1 says 3 images, 2 follow"),
+        (CELEBA.replace("2\n", "3\n", 1), "number of images as 3, not 2"),
         (CELEBA.replace(" -1  1 -1", " -1  1", 1), "line 3: labels: 2, attributes: 3"),
         ("7\n", "number of images as 7, not 0"),
         ("1" * 5000 + "\n", "no column named 'file'"),
