@@ -3,6 +3,7 @@
     python -m checkpoints.measure edits --portraits DIR --out DIR    how well each does its edits
     python -m checkpoints.measure attacks --portraits DIR --out DIR  how well the attack spoils them
     python -m checkpoints.measure posted --portraits DIR --out DIR   what JPEG leaves of that
+    python -m checkpoints.measure cropped --portraits DIR --out DIR  what another crop leaves of it
 
 edits trains a separate classifier on the training portraits, with the drawn attributes, and counts
 the edited test portraits in which it finds the attribute; it also writes a picture of every edit.
@@ -12,6 +13,8 @@ and with these in bfloat16; then the whole photos with the default settings. The
 are measured, in float32. --only selects among these attacks; attacks.json is written after each,
 and keeps the results of the others. posted protects the whole photos, at their own size and
 enlarged, and measures the copies again as JPEG files of several qualities (Pillow's, 4:2:0).
+cropped protects the whole photos, and gives the generators squares of the copies that are moved or
+scaled a little.
 """
 
 from __future__ import annotations
@@ -37,12 +40,14 @@ from tqdm import tqdm
 from cdmaa_jax import cli, disk
 from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
+from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
 from cdmaa_jax.evaluation.metrics import attack_rate
 from cdmaa_jax.evaluation.report import summary
 from cdmaa_jax.generators.checkpoint import load_generator, read_metadata
 from cdmaa_jax.generators.ensembles import Ensemble, load_ensemble
+from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import read_photo
-from cdmaa_jax.images.squares import to_levels
+from cdmaa_jax.images.squares import Look, to_levels
 from cdmaa_jax.photos import evaluate_photos
 from cdmaa_jax.types import Generator
 from checkpoints import commands
@@ -64,6 +69,19 @@ COMIC = "Comic"
 WHOLE = "together, default, whole photos"
 STEPS, BATCH = 1500, 48
 SCALES, QUALITIES = (1, 2, 4), (95, 85, 75, 60)
+PIXEL = 1 / SIZE
+"""A pixel of what the generators see, as a share of the square's side."""
+CROPS = {
+    "as protected": (0.0, 1.0),
+    "moved by a quarter of a pixel": (PIXEL / 4, 1.0),
+    "moved by half a pixel": (PIXEL / 2, 1.0),
+    "moved by 1 pixel": (PIXEL, 1.0),
+    "moved by 2 pixels": (2 * PIXEL, 1.0),
+    "moved by 4 pixels": (4 * PIXEL, 1.0),
+    "5 % smaller": (0.0, 0.95),
+    "10 % smaller": (0.0, 0.9),
+}
+"""How far along the rows the generators' square is moved, in sides, and by what it is scaled."""
 
 
 class Faces(NamedTuple):
@@ -343,6 +361,50 @@ def measure_posted(
     return {"portraits": len(photos), "seed": seed, "rows": rows}
 
 
+def measure_cropped(
+    photos: list[Path], ensemble: Path, out: Path, seed: int, options: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The attack_rate of protected photos if generators are given another square of them.
+
+    Each square lies in the photo; where none does, the photo is left out.
+
+    Raises:
+      FileError: a photo could not be protected.
+    """
+    paths = [str(ensemble / name) for name in NAMES]
+    members, folder = load_ensemble(paths), out / "cropped"
+    protect(photos, folder, seed, [*options, "--ensemble", *paths])
+    found = json.loads(disk.read_bytes(folder / "report.json"))["photos"]
+    entries = {entry["file"]: entry for entry in found}
+    pairs: dict[str, list[Pair]] = {title: [] for title in CROPS}
+    for photo in tqdm(photos, "squares", unit="photo"):
+        entry = entries[photo.name]
+        before = read_photo(photo).pixels
+        after = read_photo(folder / entry["protected"]).pixels
+        for title, change in CROPS.items():
+            square = another_square(Box(**entry["square"]), *before.shape[:2], *change)
+            if square is not None:
+                look = Look(None, square)
+                pairs[title].append(see_pair(before, after, look, members.generators))
+    rows = []
+    for title, some in pairs.items():
+        losses = measure(members.generators, some, batch_size=min(len(some), BATCH)).values()
+        rate = float(np.mean([attack_rate(each) for each in losses]))
+        rows.append({"square": title, "portraits": len(some), "attack_rate": rate})
+    return {"portraits": len(photos), "seed": seed, "rows": rows}
+
+
+def another_square(square: Box, height: int, width: int, moved: float, scale: float) -> Box | None:
+    """The square moved to the right, or to the left, and scaled; None if it is not in the photo."""
+    size = round(square.size * scale)
+    top = square.top + (square.size - size) // 2
+    for step in (round(moved * square.size), -round(moved * square.size)):
+        left = square.left + (square.size - size) // 2 + step
+        if 0 <= left <= width - size and 0 <= top <= height - size:
+            return Box(top, left, size)
+    return None
+
+
 def enlarge(photo: Path, scale: int, folder: Path) -> Path:
     """Writes a photo, with its sides ``scale`` times as long, as a PNG file into a folder."""
     disk.make_folder(folder)
@@ -385,6 +447,14 @@ def print_posted(result: dict[str, Any]) -> None:
         print(f"| {row['square']:.0f} px | " + " | ".join(cells) + " |")
 
 
+def print_cropped(result: dict[str, Any]) -> None:
+    """Prints the result of ``measure_cropped`` as a Markdown table."""
+    print("| what the generators see | portraits | spoiled |")
+    print("|---|---|---|")
+    for row in result["rows"]:
+        print(f"| {row['square']} | {row['portraits']} | {100 * row['attack_rate']:.0f} % |")
+
+
 def print_attacks(result: dict[str, Any]) -> None:
     """Prints the result of ``measure_attacks`` as a Markdown table."""
     print("| attack | " + " | ".join(NAMES) + " | mean |")
@@ -419,14 +489,14 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("edits", "attacks", "posted"))
+    parser.add_argument("what", choices=("edits", "attacks", "posted", "cropped"))
     parser.add_argument("--portraits", type=Path, required=True, help="folder with portraits.csv")
     parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")
     parser.add_argument("--ensemble", type=Path, default=ENSEMBLE, help="default: the bundled one")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--images", type=commands.positive,
-        help="of attacks and posted: only the first so many test portraits",
+        help="of all but edits: only the first so many test portraits",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of everything random; default: 0")
     parser.add_argument(
@@ -443,7 +513,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.only and args.what != "attacks":
         parser.error(f"--only is of attacks, not of {args.what}")
     if args.images and args.what == "edits":
-        parser.error("--images is of attacks and posted, not of edits")
+        parser.error("--images is of the others, not of edits")
     return commands.run(parser.prog, functools.partial(_run, args))
 
 
@@ -453,7 +523,8 @@ def _run(args: argparse.Namespace) -> int:
     if not portraits.test.any() or (args.what == "edits" and portraits.test.all()):
         what = "no face is found in a portrait to test on, or in none to train on"
         raise FileError(args.portraits, what, "add portraits with larger faces")
-    {"edits": _edits, "attacks": _attacks, "posted": _posted}[args.what](args, portraits)
+    measures = {"edits": _edits, "attacks": _attacks, "posted": _posted, "cropped": _cropped}
+    measures[args.what](args, portraits)
     return 0
 
 
@@ -496,6 +567,12 @@ def _posted(args: argparse.Namespace, portraits: Portraits) -> None:
     result = measure_posted(_photos(args, portraits), args.ensemble, args.out, args.seed)
     write_result(result, args.out / "posted.json")
     print_posted(result)
+
+
+def _cropped(args: argparse.Namespace, portraits: Portraits) -> None:
+    result = measure_cropped(_photos(args, portraits), args.ensemble, args.out, args.seed)
+    write_result(result, args.out / "cropped.json")
+    print_cropped(result)
 
 
 def _photos(args: argparse.Namespace, portraits: Portraits) -> list[Path]:

@@ -235,7 +235,7 @@ class Stub(SimpleNamespace):
 @pytest.mark.parametrize("options, message", [
     (["edits", "--only", measure.WHOLE], "--only is of attacks, not of edits"),
     (["posted", "--only", measure.WHOLE], "--only is of attacks, not of posted"),
-    (["edits", "--images", "3"], "--images is of attacks and posted, not of edits"),
+    (["edits", "--images", "3"], "--images is of the others, not of edits"),
     (["attacks", "--images", "0"], "--images: '0' is not a whole number above zero"),
     (["attacks", "--images", "-1"], "--images: '-1' is not a whole number above zero"),
 ])  # fmt: skip

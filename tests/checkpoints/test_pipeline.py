@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from cdmaa_jax.generators import stargan, ugatit
 from cdmaa_jax.generators.checkpoint import save_generator
 from cdmaa_jax.generators.registry import init_params
+from cdmaa_jax.images.faces import Box
 from checkpoints import measure, portraits
 from checkpoints.measure import COMIC
 from checkpoints.train import SIZE
@@ -135,7 +136,7 @@ def test_attacks_are_measured(measured, tmp_path, monkeypatch, capsys):
     assert f"| {measure.WHOLE} |" in capsys.readouterr().out
 
 
-def test_what_is_posted_is_measured(measured, monkeypatch, capsys):
+def test_what_is_posted_and_cropped_is_measured(measured, monkeypatch, capsys):
     protect = measure.protect
     monkeypatch.setattr(
         measure, "protect", lambda files, folder, seed, options: protect(
@@ -146,3 +147,20 @@ def test_what_is_posted_is_measured(measured, monkeypatch, capsys):
     (row,) = found["rows"]
     assert row["scale"] == 2 and row["square"] > 0 and set(row["attack_rate"]) == {"png", "q50"}
     assert "JPEG 50" in capsys.readouterr().out
+    found = measured("cropped", "--images", "1")
+    assert [row["square"] for row in found["rows"]] == list(measure.CROPS)
+    assert all(row["portraits"] == 1 and 0 <= row["attack_rate"] <= 1 for row in found["rows"])
+    assert "| as protected | 1 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("square", "change", "expected"),
+    [
+        (Box(10, 20, 64), (1 / 64, 1.0), Box(10, 21, 64)),
+        (Box(10, 56, 64), (2 / 64, 1.0), Box(10, 54, 64)),  # on the right there is no room
+        (Box(0, 20, 100), (0.0, 0.9), Box(5, 25, 90)),
+        (Box(0, 0, 120), (0.01, 1.0), None),
+    ],
+)
+def test_another_square_lies_in_the_photo(square, change, expected):
+    assert measure.another_square(square, 100, 120, *change) == expected
