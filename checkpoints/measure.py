@@ -366,7 +366,7 @@ def measure_cropped(
 ) -> dict[str, Any]:
     """The attack_rate of protected photos if generators are given another square of them.
 
-    Each square lies in the photo; where none does, the photo is left out.
+    Each square lies in the photo; where none does, the photo is left out, and a row without any.
 
     Raises:
       FileError: a photo could not be protected.
@@ -388,6 +388,8 @@ def measure_cropped(
                 pairs[title].append(see_pair(before, after, look, members.generators))
     rows = []
     for title, some in pairs.items():
+        if not some:
+            continue
         losses = measure(members.generators, some, batch_size=min(len(some), BATCH)).values()
         rate = float(np.mean([attack_rate(each) for each in losses]))
         rows.append({"square": title, "portraits": len(some), "attack_rate": rate})

@@ -151,6 +151,8 @@ def test_what_is_posted_and_cropped_is_measured(measured, monkeypatch, capsys):
     assert [row["square"] for row in found["rows"]] == list(measure.CROPS)
     assert all(row["portraits"] == 1 and 0 <= row["attack_rate"] <= 1 for row in found["rows"])
     assert "| as protected | 1 |" in capsys.readouterr().out
+    monkeypatch.setattr(measure, "CROPS", {"moved out of the photo": (9.0, 1.0)})
+    assert measured("cropped", "--images", "1")["rows"] == []
 
 
 @pytest.mark.parametrize(
