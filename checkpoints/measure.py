@@ -25,7 +25,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -352,10 +352,10 @@ def measure_posted(
         protect(originals, safe, seed, [*options, "--ensemble", *paths])
         saved = [safe / photo.name for photo in originals]
         entries = measured(originals, saved, members)
-        rates = {"png": mean_rate(entries)}
+        rates = {"png": mean_rate(losses_in(entries))}
         for quality in QUALITIES:
             posted = [compress(path, quality, folder / f"q{quality}") for path in saved]
-            rates[f"q{quality}"] = mean_rate(measured(originals, posted, members))
+            rates[f"q{quality}"] = mean_rate(losses_in(measured(originals, posted, members)))
         square = float(np.median([entry["square"]["size"] for entry in entries]))
         rows.append({"scale": scale, "square": square, "attack_rate": rates})
     return {"portraits": len(photos), "seed": seed, "rows": rows}
@@ -390,8 +390,8 @@ def measure_cropped(
     for title, some in pairs.items():
         if not some:
             continue
-        losses = measure(members.generators, some, batch_size=min(len(some), BATCH)).values()
-        rate = float(np.mean([attack_rate(each) for each in losses]))
+        losses = measure(members.generators, some, batch_size=min(len(some), BATCH))
+        rate = mean_rate(losses.values())
         rows.append({"square": title, "portraits": len(some), "attack_rate": rate})
     return {"portraits": len(photos), "seed": seed, "rows": rows}
 
@@ -434,10 +434,17 @@ def measured(
     return [outcome.entry for outcome in outcomes if outcome.entry is not None]
 
 
-def mean_rate(entries: list[dict[str, Any]]) -> float:
-    """The attack_rate of copies, as the mean over the models."""
-    losses = [[list(e["models"][name].values()) for e in entries] for name in entries[0]["models"]]
-    return float(np.mean([attack_rate(np.array(each)) for each in losses]))
+def losses_in(entries: list[dict[str, Any]]) -> list[np.ndarray]:
+    """Each model's L of the copies that the entries are of, [B,K]."""
+    return [
+        np.array([list(entry["models"][name].values()) for entry in entries])
+        for name in entries[0]["models"]
+    ]
+
+
+def mean_rate(losses: Iterable[np.ndarray]) -> float:
+    """The attack_rate, as the mean over the models."""
+    return float(np.mean([attack_rate(each) for each in losses]))
 
 
 def print_posted(result: dict[str, Any]) -> None:

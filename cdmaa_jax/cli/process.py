@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        smaller = [f"--{name.replace('_', '-')}" for name in _OF_MEMORY if hasattr(args, name)]
+        smaller = [_option(name) for name in _OF_MEMORY if hasattr(args, name)]
         remedy = f"give a smaller {' or '.join(smaller)}" if smaller else "close other programs"
         return fail(f"the device's memory is full; {remedy}")
 
@@ -71,8 +71,13 @@ def _with_options(error: ValueError, args: argparse.Namespace) -> str:
     text = str(error)
     for name in vars(args):
         if "_" in name:
-            text = re.sub(rf"\b{name}\b", f"--{name.replace('_', '-')}", text)
+            text = re.sub(rf"\b{name}\b", _option(name), text)
     return text
+
+
+def _option(name: str) -> str:
+    """The option, as it is typed, of an argument's name."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _quiet() -> None:

@@ -21,35 +21,12 @@ OPTIONS = {
 }
 OPTIONS["across_models"] = tuple(n for n in OPTIONS["across_models"] if n != "weighted")
 EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
-
-
-def is_distinct(options):
-    """Whether no other combination resolves to the same attack."""
-    return options["update"] not in ("fgsm", "pgd")
-
-
-def is_sampled(options):
-    """One of sixteen combinations that together pair all values of any two options.
-
-    ``fgsm`` and ``pgd`` are left out, since they resolve to ``i-fgsm``.
-    """
-    updates = ("i-fgsm", "mi-fgsm", "apgd", "i-fgsm")
-    domain, model = (OPTIONS[n].index(options[n]) for n in ("across_domains", "across_models"))
-    regularization = OPTIONS["regularization"].index(options["regularization"])
-    doubled = (0, 2, 3, 1)[model]  # in the field of four, whose sum is ^
-    return regularization == domain ^ model and options["update"] == updates[domain ^ doubled]
-
-
-def check_options(options, start):
-    config = Config(steps=2, start=start, **options)
-    ensemble, images = [toy(0, size=4), toy(1, size=4)], photos(1, size=4)
-    result = quick_run(config, ensemble, toy_batch(images, ensemble), jax.random.key(0))
-    steps = config.resolve().steps
-    assert result.losses.shape == result.weights.shape == (steps, 1, 2)
-    assert np.isfinite(result.losses).all() and np.isfinite(result.images).all()
-    np.testing.assert_allclose(result.weights.sum(-1), 1, rtol=1e-6)
-    assert_within(config, images, result.images)
-    assert not np.array_equal(result.images, images)
+DISTINCT = dict.fromkeys(
+    Config(steps=2, start=start, **options).resolve()
+    for options in EVERY
+    for start in choices()["start"]
+)
+"""The attacks that all combinations resolve to, each once."""
 
 
 def assert_within(config, clean, images):
@@ -59,26 +36,18 @@ def assert_within(config, clean, images):
     assert np.abs(images).max() <= 1
 
 
-def describe(options):
-    return "-".join(options.values())
-
-
-def test_the_sample_pairs_all_values():
-    sampled = [options for options in EVERY if is_sampled(options)]
-    assert len(sampled) == 16
-    for one, other in itertools.combinations(OPTIONS, 2):
-        pairs = {(options[one], options[other]) for options in EVERY if is_distinct(options)}
-        assert {(options[one], options[other]) for options in sampled} == pairs
-
-
-@pytest.mark.parametrize("options", [o for o in EVERY if is_sampled(o)], ids=describe)
-def test_options_run(options):
-    check_options(options, "jitter")
-
-
-@pytest.mark.parametrize("update", OPTIONS["update"])
-def test_updates_run_from_a_uniform_start(update):
-    check_options({"update": update}, "uniform")
+@pytest.mark.parametrize("update", dict.fromkeys(config.update for config in DISTINCT))
+def test_every_combination_runs(update):
+    """By ``run``, as those that differ in numbers alone share one program."""
+    ensemble, images = [toy(0, size=4), toy(1, size=4)], photos(1, size=4)
+    batch = toy_batch(images, ensemble)
+    for config in (config for config in DISTINCT if config.update == update):
+        result = run(config, ensemble, batch, jax.random.key(0))
+        assert result.losses.shape == result.weights.shape == (config.steps, 1, 2), config
+        assert np.isfinite(result.losses).all() and np.isfinite(result.images).all(), config
+        np.testing.assert_allclose(result.weights.sum(-1), 1, rtol=1e-6)
+        assert_within(config, images, result.images)
+        assert not np.array_equal(result.images, images), config
 
 
 def test_every_combination_traces():
@@ -97,20 +66,6 @@ def test_every_combination_traces():
         result = jax.eval_shape(trace, ensemble, batch, keys, numbers)
         assert result.images.shape == (1, 4, 4, 3)
         assert result.losses.shape == (config.resolve().steps, 1, 2)
-
-
-DISTINCT = {
-    Config(start=start, **options).resolve(): (options, start)
-    for options in EVERY
-    for start in choices()["start"]
-}
-"""Combinations by the attack that they resolve to."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("options", "start"), DISTINCT.values())
-def test_every_combination_runs(options, start):
-    check_options(options, start)
 
 
 @pytest.mark.parametrize("update", ["i-fgsm", "apgd"])
