@@ -4,6 +4,7 @@
     python -m checkpoints.measure attacks --portraits DIR --out DIR  how well the attack spoils them
     python -m checkpoints.measure posted --portraits DIR --out DIR   what JPEG leaves of that
     python -m checkpoints.measure cropped --portraits DIR --out DIR  what another crop leaves of it
+    python -m checkpoints.measure groups --portraits DIR --out DIR   of two faces side by side
 
 edits trains a separate classifier on the training portraits, with the drawn attributes, and counts
 the edited test portraits in which it finds the attribute; it also writes a picture of every edit.
@@ -14,7 +15,8 @@ are measured, in float32. --only selects among these attacks; attacks.json is wr
 and keeps the results of the others. posted protects the whole photos, at their own size and
 enlarged, and measures the copies again as JPEG files of several qualities (Pillow's, 4:2:0).
 cropped protects the whole photos, and gives the generators squares of the copies that are moved or
-scaled a little.
+scaled a little. groups protects photos of two people, which it makes of the faces' squares, side by
+side and overlapping.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,12 +44,12 @@ from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
 from cdmaa_jax.evaluation.metrics import attack_rate
-from cdmaa_jax.evaluation.report import summary
+from cdmaa_jax.evaluation.report import OTHERS, squares_of, summary
 from cdmaa_jax.generators.checkpoint import load_generator, read_metadata
 from cdmaa_jax.generators.ensembles import Ensemble, load_ensemble
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import read_photo
-from cdmaa_jax.images.squares import Look, to_levels
+from cdmaa_jax.images.squares import look, to_levels
 from cdmaa_jax.photos import evaluate_photos
 from cdmaa_jax.types import Generator
 from checkpoints import commands
@@ -82,6 +84,8 @@ CROPS = {
     "10 % smaller": (0.0, 0.9),
 }
 """How far along the rows the generators' square is moved, in sides, and by what it is scaled."""
+DISTANCES, GROUP_SIDE = (1.0, 0.85, 0.7), 330
+"""Of neighbouring faces, in sides of their squares, and the side of these in pixels."""
 
 
 class Faces(NamedTuple):
@@ -328,7 +332,7 @@ def figures(report: Path, files: Sequence[Path]) -> dict[str, dict[str, float]]:
     entries = [e for e in found["photos"] if names.get(e["file"]) == e["sha256"]]
     if len(entries) != len(files):
         raise FileError(report, "it does not tell of every photo", "delete its folder")
-    models = summary(entries, found["threshold"])
+    models = summary([of_first_face(entry) for entry in entries], found["threshold"])
     return {
         name: {key: values[key] for key in ("avg_l", "attack_rate")}
         for name, values in models.items()
@@ -384,8 +388,7 @@ def measure_cropped(
         for title, change in CROPS.items():
             square = another_square(Box(**entry["square"]), *before.shape[:2], *change)
             if square is not None:
-                look = Look(None, square)
-                pairs[title].append(see_pair(before, after, look, members.generators))
+                pairs[title].append(see_pair(before, after, square, members.generators))
     rows = []
     for title, some in pairs.items():
         if not some:
@@ -394,6 +397,46 @@ def measure_cropped(
         rate = mean_rate(losses.values())
         rows.append({"square": title, "portraits": len(some), "attack_rate": rate})
     return {"portraits": len(photos), "seed": seed, "rows": rows}
+
+
+def measure_groups(
+    photos: list[Path], ensemble: Path, out: Path, seed: int, options: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The attack_rate of protected photos of two people, made of portraits two by two.
+
+    Raises:
+      FileError: a photo could not be protected.
+    """
+    paths = [str(ensemble / name) for name in NAMES]
+    squares, rows = [face_alone(photo) for photo in photos], []
+    for distance in DISTANCES:
+        folder = out / f"groups-{distance:g}"
+        disk.make_folder(folder / "original")
+        originals = []
+        for number, pair in enumerate(zip(squares[::2], squares[1::2], strict=False)):
+            originals.append(folder / "original" / f"{number:03}.png")
+            save_picture(Image.fromarray(beside(*pair, distance)), originals[-1])
+        protect(originals, folder / "protected", seed, [*options, "--ensemble", *paths])
+        found = json.loads(disk.read_bytes(folder / "protected" / "report.json"))["photos"]
+        entries = {entry["file"]: entry for entry in found}
+        faces = [square for path in originals for square in squares_of(entries[path.name])]
+        rate = mean_rate(losses_in(faces))
+        count = {"faces": 2 * len(originals), "found": len(faces)}
+        rows.append({"distance": distance, **count, "attack_rate": rate})
+    return {"portraits": len(photos), "seed": seed, "rows": rows}
+
+
+def face_alone(photo: Path) -> np.ndarray:
+    """The square of a portrait's face, uint8 ``[GROUP_SIDE, GROUP_SIDE, 3]``."""
+    pixels = read_photo(photo).pixels
+    square = Image.fromarray(look(pixels)[0].square.crop(pixels))
+    return np.asarray(square.resize((GROUP_SIDE, GROUP_SIDE), Image.Resampling.LANCZOS))
+
+
+def beside(left: np.ndarray, right: np.ndarray, distance: float) -> np.ndarray:
+    """Two squares side by side, cut where they meet so that their middles have this distance."""
+    cut = round(len(left) * (1 - distance) / 2)
+    return np.concatenate([left[:, : len(left) - cut], right[:, cut:]], axis=1)
 
 
 def another_square(square: Box, height: int, width: int, moved: float, scale: float) -> Box | None:
@@ -434,8 +477,13 @@ def measured(
     return [outcome.entry for outcome in outcomes if outcome.entry is not None]
 
 
-def losses_in(entries: list[dict[str, Any]]) -> list[np.ndarray]:
-    """Each model's L of the copies that the entries are of, [B,K]."""
+def of_first_face(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry without further faces, which in a portrait are mostly none."""
+    return {**entry, OTHERS: []}
+
+
+def losses_in(entries: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """Each model's L of the copies, or of the faces in them, that the entries are of, [B,K]."""
     return [
         np.array([list(entry["models"][name].values()) for entry in entries])
         for name in entries[0]["models"]
@@ -462,6 +510,15 @@ def print_cropped(result: dict[str, Any]) -> None:
     print("|---|---|---|")
     for row in result["rows"]:
         print(f"| {row['square']} | {row['portraits']} | {100 * row['attack_rate']:.0f} % |")
+
+
+def print_groups(result: dict[str, Any]) -> None:
+    """Prints the result of ``measure_groups`` as a Markdown table."""
+    print("| distance of the faces, in sides of their squares | faces | found | spoiled |")
+    print("|---|---|---|---|")
+    for row in result["rows"]:
+        counts = f"{row['faces']} | {row['found']}"
+        print(f"| {row['distance']:g} | {counts} | {100 * row['attack_rate']:.0f} % |")
 
 
 def print_attacks(result: dict[str, Any]) -> None:
@@ -498,7 +555,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("edits", "attacks", "posted", "cropped"))
+    parser.add_argument("what", choices=tuple(MEASURES))
     parser.add_argument("--portraits", type=Path, required=True, help="folder with portraits.csv")
     parser.add_argument("--cache", type=Path, help="an .npz to keep the aligned portraits in")
     parser.add_argument("--ensemble", type=Path, default=ENSEMBLE, help="default: the bundled one")
@@ -532,8 +589,10 @@ def _run(args: argparse.Namespace) -> int:
     if not portraits.test.any() or (args.what == "edits" and portraits.test.all()):
         what = "no face is found in a portrait to test on, or in none to train on"
         raise FileError(args.portraits, what, "add portraits with larger faces")
-    measures = {"edits": _edits, "attacks": _attacks, "posted": _posted, "cropped": _cropped}
-    measures[args.what](args, portraits)
+    if args.what == "groups" and len(_photos(args, portraits)) < 2:
+        what = "there are no two test portraits for a photo of two people"
+        raise FileError(args.portraits, what, "add portraits, or give a larger --images")
+    MEASURES[args.what](args, portraits)
     return 0
 
 
@@ -584,10 +643,21 @@ def _cropped(args: argparse.Namespace, portraits: Portraits) -> None:
     print_cropped(result)
 
 
+def _groups(args: argparse.Namespace, portraits: Portraits) -> None:
+    result = measure_groups(_photos(args, portraits), args.ensemble, args.out, args.seed)
+    write_result(result, args.out / "groups.json")
+    print_groups(result)
+
+
 def _photos(args: argparse.Namespace, portraits: Portraits) -> list[Path]:
     """The files of the test portraits."""
     chosen = np.flatnonzero(portraits.test)[: args.images]
     return [args.portraits / "photos" / portraits.files[i] for i in chosen]
+
+
+MEASURES = {
+    "edits": _edits, "attacks": _attacks, "posted": _posted, "cropped": _cropped, "groups": _groups,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from cdmaa_jax.evaluation.measure import see_pair
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import read_labels
-from cdmaa_jax.images.squares import Look, look, write_back
+from cdmaa_jax.images.squares import Look, look, see, write_back
 from cdmaa_jax.photos import protecting
 from tests.tiny import astronaut, instant_protect, save_photo
 
@@ -198,12 +198,98 @@ def test_copies_of_other_settings_are_not_forgotten(job, tmp_path, monkeypatch):
     assert read_report(here)["earlier"] == [] and len(read_report(here)["photos"]) == 2
 
 
-def test_of_several_faces_it_is_said_that_one_is_protected(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(protecting, "protect", instant_protect)
-    both = np.concatenate([astronaut()[:300, 60:360]] * 2, axis=1)
-    Image.fromarray(both).save(tmp_path / "a.png")
-    (outcome,) = run([tmp_path / "a.png"], job)
-    assert outcome.entry["notes"] == ["2 faces: only one is protected; protect crops of the others"]
+def test_all_faces_of_a_photo_are_protected(job, tmp_path, ensemble):
+    source, portrait = tmp_path / "a.png", astronaut()[:300, 60:360]
+    Image.fromarray(np.concatenate([portrait, portrait[:, ::-1]], axis=1)).save(source)
+    (outcome,) = run([source], job)
+    entry, (other,) = outcome.entry, outcome.entry["others"]
+    assert read_report(job)["photos"] == [entry]
+    before, after = read_photo(source).pixels, read_photo(job.out / "a.png").pixels
+    assert 0 < np.abs(before.astype(int) - after).max() <= 6
+    for one in (entry, other):
+        square = Box(**one["square"])
+        assert one["face"]["size"] < square.size and one["psnr"] < 60
+        assert one["psnr"] == metrics.psnr(square.crop(before), square.crop(after))
+        assert all(loss > 0 for model in one["models"].values() for loss in model.values())
+        after = after.copy()
+        square.crop(after)[...] = square.crop(before)
+    assert (after == before).all()
+    (measured,) = photos.evaluate_photos([(source, job.out / "a.png")], ensemble)
+    for one, same in zip((entry, other), report.squares_of(measured.entry), strict=True):
+        for name, values in one["models"].items():
+            assert same["models"][name] == pytest.approx(values, rel=1e-4)
+    every = [list(one["models"]["stargan"].values()) for one in (entry, other)]
+    assert read_report(job)["models"]["stargan"]["avg_l"] == pytest.approx(np.mean(every))
+    assert statuses(run([source], job)) == ["skipped"]
+
+
+def test_labels_of_a_photo_count_for_all_its_faces(job, tmp_path, monkeypatch):
+    several_faces(monkeypatch, {"a.png": 2, "b.png": 1})
+    sources = [save_photo(tmp_path / name) for name in ("a.png", "b.png")]
+    table = tmp_path / "labels.csv"
+    table.write_text("file,Male,Young\na.png,1,0\nb.png,0,1\n")
+    seen = []
+
+    def attack(job, images, labels, size):
+        seen.append({name: list(values) for name, values in labels.items()})
+        return images
+
+    run(sources, dataclasses.replace(job, labels=read_labels(table), attack=attack, batch_size=3))
+    assert seen == [{"Male": [1, 1], "Young": [0, 0]}, {"Male": [0], "Young": [1]}]
+
+
+def several_faces(monkeypatch, counts):
+    """Photos then have so many faces, by the value of their first pixel or by name."""
+    boxes = [Box(0, 5 * number, 20) for number in range(max(counts.values()))]
+    by_pixels = {}
+
+    def read(path, *limits):
+        photo = read_photo(path, *limits)
+        by_pixels[photo.pixels.tobytes()] = path.name
+        return photo
+
+    def looks(photo, aligned=False):
+        return [Look(box, box) for box in boxes[: counts[by_pixels[photo.tobytes()]]]]
+
+    monkeypatch.setattr(protecting, "read_photo", read)
+    monkeypatch.setattr(protecting, "look", looks)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+@pytest.mark.parametrize(("counts", "batches"), [
+    ([1, 1, 1, 1, 1], [3, 2]),
+    ([2, 1, 2, 2, 1, 1], [3, 2, 3, 1]),
+    ([3, 3, 1], [3, 3, 1]),
+    ([1, 5, 1, 1], [1, 5, 2]),
+])  # fmt: skip
+def test_a_batch_has_photos_of_so_many_faces(
+    job, tmp_path, monkeypatch, counts, batches, meanwhile
+):
+    monkeypatch.setattr(protecting, "_host_is_device", lambda: not meanwhile)
+    names = [f"{i}.png" for i in range(len(counts))]
+    several_faces(monkeypatch, dict(zip(names, counts, strict=True)))
+    sources = [save_photo(tmp_path / name, seed) for seed, name in enumerate(names)]
+    sizes, attacked = [], []
+
+    def attack(job, images, labels, size):
+        assert size == 3
+        sizes.append(len(images))
+        attacked.extend(images)
+        levels = 1 + np.arange(len(attacked) - len(images), len(attacked)) % 6
+        return images + levels[:, None, None, None].astype(np.float32) / np.float32(127.5)
+
+    outcomes = run(sources, dataclasses.replace(job, attack=attack, batch_size=3))
+    assert [outcome.source for outcome in outcomes] == sources and sizes == batches
+    found = iter(zip(attacked, range(sum(counts)), strict=True))
+    for source, count, outcome in zip(sources, counts, outcomes, strict=True):
+        before, after = read_photo(source).pixels, read_photo(job.out / source.name).pixels
+        squares = report.squares_of(outcome.entry)
+        assert len(squares) == count
+        for one in squares:
+            square, (image, number) = Box(**one["square"]), next(found)
+            np.testing.assert_array_equal(see(before, square, job.canonical_size), image)
+            change = (after.astype(int) - before)[square.top + 10, square.left + 10]
+            assert (change == 1 + number % 6).all() or after.max() == 255
 
 
 def test_files_of_others_are_not_overwritten(job, tmp_path):
@@ -531,6 +617,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path, job):
         lambda report: report["photos"].append(7),
         lambda report: report.update(config="abc"),
         lambda report: report["photos"][0].pop("square"),
+        lambda report: report["photos"][0].pop("others"),
+        lambda report: report["photos"][0].update(others=[7]),
+        lambda report: report["photos"][0].update(others=[{"face": None}]),
         lambda report: report["photos"][0].update(psnr="high"),
         lambda report: report["photos"][0].update(protected="../a.png"),
     ],
@@ -657,8 +746,8 @@ def test_settings_that_change_the_copy_need_another_folder(
 def test_psnr_and_ssim_are_of_the_square(ensemble):
     before = np.random.default_rng(0).integers(10, 240, (40, 80, 3), np.uint8)
     box = Box(0, 0, 40)
-    after = write_back(before, box, np.full((40, 40, 3), 0.05, np.float32), 0.05)
-    pair = see_pair(before, after, Look(None, box), ensemble.generators)
+    after = write_back(before, [box], [np.full((40, 40, 3), 0.05, np.float32)], 0.05)
+    pair = see_pair(before, after, box, ensemble.generators)
     assert pair.psnr == metrics.psnr(before[:, :40], after[:, :40]) < metrics.psnr(before, after)
     assert pair.ssim == metrics.ssim(before[:, :40], after[:, :40])
 

@@ -40,5 +40,5 @@ def instant_protect(images, *_, **__) -> Result:
 
 
 def astronaut() -> np.ndarray:
-    """A portrait, uint8 [512, 512, 3]."""
-    return skimage.data.astronaut()
+    """A portrait, uint8 [400, 512, 3]."""
+    return skimage.data.astronaut()[:400]

@@ -170,7 +170,7 @@ def _check_fit(
 ) -> None:
     if needed.of(chunks) <= memory:
         return
-    remedy = f"choose a chunk of {fit_chunk(min(needed.largest_chunks(memory)), count)}"
+    remedy = f"choose a chunk of at most {fit_chunk(min(needed.largest_chunks(memory)), count)}"
     if needed.of([1] * len(chunks)) > memory:
         remedy = _smaller_batch(needed.largest_batch(memory))
     at_once = "1 image" if max(chunks) == 1 else f"{max(chunks)} images"

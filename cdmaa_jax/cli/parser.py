@@ -66,9 +66,9 @@ def _add_protect(parsers: _Subparsers) -> None:
         "protect",
         help="protect photos",
         description="Writes a protected copy of every photo, a PNG of the same size, and "
-        "report.json, which says how well each generator's edits are spoiled. Running again with "
-        "the same settings skips photos that are done; other settings need another --out, or "
-        "--force.",
+        "report.json, which says how well each generator's edits are spoiled. All faces that are "
+        "found in a photo are protected. Running again with the same settings skips photos that "
+        "are done; other settings need another --out, or --force.",
     )
     protect.set_defaults(run=commands.protect)
     protect.add_argument(
@@ -82,7 +82,7 @@ def _add_protect(parsers: _Subparsers) -> None:
     _add_batch_size(protect)
     protect.add_argument(
         "--chunk", type=int, metavar="N",
-        help="photos of a batch that a generator takes at once; fewer need less memory; default: "
+        help="faces of a batch that a generator takes at once; fewer need less memory; default: "
         "what suits the device",
     )  # fmt: skip
     protect.add_argument(
@@ -95,7 +95,7 @@ def _add_protect(parsers: _Subparsers) -> None:
     )
     protect.add_argument(
         "--canonical-size", type=int, metavar="PIXELS",
-        help="size to which the face square is resized to compute the change; default: three "
+        help="size to which a face's square is resized to compute the change; default: three "
         "times the generators' size, or that size with --aligned",
     )  # fmt: skip
     _add_aligned(protect)
@@ -243,7 +243,8 @@ def _add_ensemble(parser: argparse.ArgumentParser) -> None:
 def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", type=Path, metavar="FILE",
-        help="attributes of the photos: a CSV with a column 'file', or list_attr_celeba.txt",
+        help="attributes of the photos, for all faces of each: a CSV with a column 'file', or "
+        "list_attr_celeba.txt",
     )  # fmt: skip
 
 
@@ -252,7 +253,7 @@ def _add_batch_size(
 ) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=default, metavar="N",
-        help=f"photos computed at once; fewer need less memory; default: {meaning}",
+        help=f"faces computed at once; fewer need less memory; default: {meaning}",
     )  # fmt: skip
 
 

@@ -43,19 +43,23 @@ def _model_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _photo_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield "photo", "face", "edits spoiled", "largest change", "PSNR", "SSIM"
+    from cdmaa_jax.evaluation.report import squares_of
+
+    yield "photo", "faces", "edits spoiled", "largest change", "PSNR", "SSIM"
     without = "aligned" if report.get("aligned") else "none: centre"
     for photo in report["photos"]:
-        values = [loss for model in photo["models"].values() for loss in model.values()]
+        squares = squares_of(photo)
+        models = [model for square in squares for model in square["models"].values()]
+        values = [loss for model in models for loss in model.values()]
         spoiled = sum(loss > report["threshold"] for loss in values)
-        psnr = "equal" if photo["psnr"] is None else f"{photo['psnr']:.1f} dB"
+        psnr = min((s["psnr"] for s in squares if s["psnr"] is not None), default=None)
         yield (
             photo["protected"],
-            "found" if photo["face"] else without,
+            f"{len(squares)} found" if photo["face"] else without,
             f"{spoiled} of {len(values)}",
             f"{round(photo['linf'] * 127.5)} of 255",
-            psnr,
-            f"{photo['ssim']:.4f}",
+            "equal" if psnr is None else f"{psnr:.1f} dB",
+            f"{min(square['ssim'] for square in squares):.4f}",
         )
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cdmaa_jax.evaluation import metrics
-from cdmaa_jax.images.squares import Look, see
+from cdmaa_jax.images.faces import Box
+from cdmaa_jax.images.squares import see
 from cdmaa_jax.types import Generator, Labels
 
 
 def see_pair(
-    original: np.ndarray, protected: np.ndarray, look: Look, generators: Sequence[Generator]
+    original: np.ndarray, protected: np.ndarray, square: Box, generators: Sequence[Generator]
 ) -> Pair:
     """Reduces an original and its protected copy, uint8 ``[H, W, 3]``, to what metrics need.
 
@@ -21,13 +22,13 @@ def see_pair(
     photo would inflate them.
     """
     sizes = {generator.image_size for generator in generators}
-    before, after = look.square.crop(original), look.square.crop(protected)
+    before, after = square.crop(original), square.crop(protected)
     return Pair(
         linf=metrics.linf(original, protected),
         psnr=metrics.psnr(before, after),
         ssim=metrics.ssim(before, after),
-        clean={size: see(original, look.square, size) for size in sizes},
-        protected={size: see(protected, look.square, size) for size in sizes},
+        clean={size: see(original, square, size) for size in sizes},
+        protected={size: see(protected, square, size) for size in sizes},
     )
 
 
@@ -88,7 +89,7 @@ def _padded(array: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pair:
-    """An original and its protected copy.
+    """A square of an original and of its protected copy.
 
     Attributes:
       linf: largest change of a channel in the whole photo, in units of [-1, 1].

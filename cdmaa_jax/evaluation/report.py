@@ -2,12 +2,14 @@
 
 Figures are measured on the saved files, read back. L, linf, epsilon and threshold are in units of
 [-1, 1]; psnr (dB, null where nothing changed) and ssim are those of the square that generators see.
+A photo of several faces has a square for each, of which its own figures are those of the first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import math
 import platform
@@ -27,9 +29,11 @@ from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
 
 FORMAT = "cdmaa-jax report"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 EARLIER = "earlier"
 """Key of the existing copies from runs with other settings: their photos, without figures."""
+OTHERS = "others"
+"""Key of a photo's further faces, each with its square and the figures there."""
 _TRACE = ("file", "sha256", "protected", "protected_sha256")
 MADE_WITH = "made_with"
 """Key of a photo's versions and device, if they differ from the report's."""
@@ -37,9 +41,12 @@ _PACKAGES = (
     "cdmaa-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scikit-image",
 )  # fmt: skip
 _ENTRY: dict[str, Any] = {
-    "file": str, "protected": str, "size": dict, "face": dict | None, "square": dict,
-    "linf": float | int, "psnr": float | int | None, "ssim": float | int, "models": dict,
+    "file": str, "protected": str, "size": dict, "linf": float | int, OTHERS: list,
     "labels": dict | None, "notes": list, "sha256": str, "protected_sha256": str,
+}  # fmt: skip
+_OF_A_SQUARE: dict[str, Any] = {
+    "face": dict | None, "square": dict, "psnr": float | int | None, "ssim": float | int,
+    "models": dict,
 }  # fmt: skip
 _NOT_OURS = "choose another --out, or overwrite with --force"
 
@@ -49,33 +56,35 @@ def photo_entry(
     protected_file: str,
     original: Photo,
     protected_sha256: str,
-    look: Look,
-    pair: Pair,
+    looks: Sequence[Look],
+    pairs: Sequence[Pair],
     labels: Mapping[str, int] | None,
 ) -> dict[str, Any]:
-    """The report's entry on one photo, without the models' L."""
+    """The report's entry on one photo, without the models' L; ``pairs`` are of its squares."""
     height, width = original.size
+    first, *others = (_square_entry(*one) for one in zip(looks, pairs, strict=True))
     return {
         "file": file,
         "protected": protected_file,
         "size": {"width": width, "height": height},
-        "face": None if look.face is None else dataclasses.asdict(look.face),
-        "square": dataclasses.asdict(look.square),
-        "linf": pair.linf,
-        "psnr": pair.psnr if math.isfinite(pair.psnr) else None,
-        "ssim": pair.ssim,
-        "models": {},
+        **first,
+        OTHERS: others,
+        "linf": pairs[0].linf,
         "labels": None if labels is None else dict(labels),
-        "notes": [*original.notes, *_notes_on(look)],
+        "notes": list(original.notes),
         "sha256": original.sha256,
         "protected_sha256": protected_sha256,
     }
 
 
-def _notes_on(look: Look) -> list[str]:
-    if not look.others:
-        return []
-    return [f"{look.others + 1} faces: only one is protected; protect crops of the others"]
+def _square_entry(look: Look, pair: Pair) -> dict[str, Any]:
+    return {
+        "face": None if look.face is None else dataclasses.asdict(look.face),
+        "square": dataclasses.asdict(look.square),
+        "psnr": pair.psnr if math.isfinite(pair.psnr) else None,
+        "ssim": pair.ssim,
+        "models": {},
+    }
 
 
 def with_losses(
@@ -83,29 +92,40 @@ def with_losses(
     values: Mapping[str, np.ndarray],
     domains: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
-    """The entries of B photos, completed with the models' L.
+    """The entries of photos, completed with the models' L.
 
     Args:
-      entries: B of them.
+      entries: with B squares together.
       values: model name to L, ``[B, K]``.
       domains: model name to the names of its K domains.
     """
+    models = (
+        {
+            name: dict(zip(domains[name], map(float, values[name][i]), strict=True))
+            for name in values
+        }
+        for i in itertools.count()
+    )
     return [
         {
             **entry,
-            "models": {
-                name: dict(zip(domains[name], map(float, values[name][i]), strict=True))
-                for name in values
-            },
+            "models": next(models),
+            OTHERS: [{**square, "models": next(models)} for square in entry[OTHERS]],
         }
-        for i, entry in enumerate(entries)
+        for entry in entries
     ]
 
 
+def squares_of(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The squares of a photo, each with its face and its figures; the most prominent face first."""
+    return [entry, *entry[OTHERS]]
+
+
 def summary(photos: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, Any]:
-    """The figures of every model over photos and domains, and of each of its domains."""
-    names = list(photos[0]["models"]) if photos else []
-    return {name: _summary_of([p["models"][name] for p in photos], threshold) for name in names}
+    """The figures of every model over squares and domains, and of each of its domains."""
+    losses = [square["models"] for photo in photos for square in squares_of(photo)]
+    names = list(losses[0]) if losses else []
+    return {name: _summary_of([each[name] for each in losses], threshold) for name in names}
 
 
 def describe(ensemble: Ensemble) -> dict[str, Any]:
@@ -241,21 +261,34 @@ def _edits_of(report: Mapping[str, Any]) -> dict[str, set[str]]:
         return {}
 
 
-def _is_entry(value: object, edits: Mapping[str, set[str]]) -> bool:
+def _is_entry(value: Any, edits: Mapping[str, set[str]]) -> bool:
     """Whether a value has the fields of ``photo_entry``, with an L of each of the models' edits."""
-    if not isinstance(value, dict) or not value.keys() >= _ENTRY.keys():
-        return False
-    if not all(isinstance(value[name], kind) for name, kind in _ENTRY.items()):
+    return (
+        _has(value, _ENTRY)
+        and _is_trace(value)
+        and _is_number(value["linf"])
+        and all(_is_square(square, edits) for square in squares_of(value))
+    )
+
+
+def _is_square(value: Any, edits: Mapping[str, set[str]]) -> bool:
+    if not _has(value, _OF_A_SQUARE):
         return False
     models, square = value["models"], value["square"]
     return (
-        _is_trace(value)
-        and all(_is_number(value[name] or 0) for name in ("linf", "psnr", "ssim"))
+        all(_is_number(value[name] or 0) for name in ("psnr", "ssim"))
         and square.keys() == {field.name for field in dataclasses.fields(Box)}
         and all(isinstance(number, int) for number in square.values())
         and models.keys() == edits.keys()
         and all(_is_losses(models[name], domains) for name, domains in edits.items())
     )
+
+
+def _has(value: Any, fields: Mapping[str, Any]) -> bool:
+    """Whether a value is an object with these fields, each of its kind."""
+    if not isinstance(value, dict) or not value.keys() >= fields.keys():
+        return False
+    return all(isinstance(value[name], kind) for name, kind in fields.items())
 
 
 def _is_losses(value: object, domains: set[str]) -> bool:
@@ -268,11 +301,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float | int) and abs(value) <= float(np.finfo(float).max)
 
 
-def _is_trace(value: object) -> bool:
+def _is_trace(value: Any) -> bool:
     """Whether a value names a photo and its copy, which is a bare file name."""
-    if not isinstance(value, dict) or not value.keys() >= set(_TRACE):
-        return False
-    if not all(isinstance(value[name], str) for name in _TRACE):
+    if not _has(value, dict.fromkeys(_TRACE, str)):
         return False
     name = value["protected"]
     try:

@@ -154,7 +154,7 @@ def _crop(
     if before is not None and before.sha256 == sha256 and _is_whole(before):
         return dataclasses.replace(before, file=photo.name, labels=row)
     pixels = files.read_photo(photo, max_pixels).pixels
-    where = look(pixels, aligned)
+    where = look(pixels, aligned)[0]
     data = files.encode_png(Photo(to_levels(see(pixels, where.square, size))))
     disk.write_whole(folder / name, data)
     face = None if aligned else where.face is not None

@@ -231,7 +231,7 @@ def crop_images(crops: Sequence[Crop]) -> np.ndarray:
 
 def see_crop(pixels: np.ndarray, size: int) -> np.ndarray:
     """What a generator of the given size sees of a crop, float32 [size,size,3] in [-1, 1]."""
-    return see(pixels, look(pixels, aligned=True).square, size)
+    return see(pixels, look(pixels, aligned=True)[0].square, size)
 
 
 def labels_of(crops: Sequence[Crop], study: Study) -> Labels | None:

@@ -29,8 +29,8 @@ FORMAT_VERSION = 1
 METADATA_FILE = "metadata.json"
 ARRAYS_DIRECTORY = "arrays"
 DTYPES = ("float32", "float16")
-_LARGEST = 4096
-"""Largest number in a configuration: its sizes, widths and counts of layers stay far below."""
+_LARGEST, _DEEPEST = 4096, 128
+"""Largest number in a configuration, and largest count of layers: real ones stay far below."""
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "int": lambda v: type(v) is int,
     "bool": lambda v: type(v) is bool,
@@ -257,8 +257,9 @@ def _config_from_json(entry: Architecture, fields: Mapping[str, Any]) -> Any:
             raise ValueError(f"config lacks the field {key!r}")
         if not _CHECKS[kind](fields[key]):
             raise TypeError(f"the field {key!r} of config is {fields[key]!r}, not {kind}")
-        if kind == "int" and not 0 <= fields[key] <= _LARGEST:
-            raise ValueError(f"the field {key!r} of config is not from 0 to {_LARGEST}")
+        most = _DEEPEST if key.endswith(("blocks", "layers")) else _LARGEST
+        if kind == "int" and not 0 <= fields[key] <= most:
+            raise ValueError(f"the field {key!r} of config is not from 0 to {most}")
     return entry.config(
         **{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
     )

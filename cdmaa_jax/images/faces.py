@@ -19,7 +19,8 @@ _SMALLEST_FACE = 36  # side in the shrunk photo; smaller hits are mostly texture
 _WINDOW = 24  # the detector's own window: it cannot scan a smaller picture
 _SCALE_FACTORS = (1.1, 1.2)
 _SAME_FACE = 0.3  # intersection over union from which two hits are one face
-_ANOTHER_FACE = 0.4  # share of the most prominent face's summed side that others need
+_ANOTHER_FACE = 0.2  # share of the most prominent face's summed side that others need
+_VOTES = 2  # hits that others need
 _ENLARGE = 1.5  # side of the square over side of the hit, to include hair and chin
 _RAISE = 0.06  # the square's centre lies this far (in sides of the hit) above the hit's
 
@@ -39,7 +40,8 @@ def find_faces(photo: np.ndarray) -> list[Box]:
 
     A box is tight, about eyebrows to chin. Several scans (two scale steps, mirrored or not) vote;
     the hits on one face are averaged, and the face with the greatest summed side wins. Others
-    count if their sum is a good part of that: less is mostly texture. The result is deterministic.
+    count if their sum is a fifth of that, of two hits or more: less is mostly texture. The result
+    is deterministic.
 
     Raises:
         ValueError: ``photo`` is not uint8 ``[H, W, 3]``.
@@ -52,7 +54,8 @@ def find_faces(photo: np.ndarray) -> list[Box]:
         return []
     hits = np.array(list(_hits(small)), dtype=np.float64).reshape(-1, 3)
     scale = max(height, width) / max(small.shape[:2])
-    means = [group.mean(axis=0) * scale for group in _groups(hits)]
+    faces = [group for n, group in enumerate(_groups(hits)) if n == 0 or len(group) >= _VOTES]
+    means = [group.mean(axis=0) * scale for group in faces]
     return [_inside(top, left, size, height, width) for top, left, size in means]
 
 

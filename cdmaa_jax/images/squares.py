@@ -1,4 +1,4 @@
-"""The square of a photo that generators see: finding it, resizing it, and writing changes back.
+"""The squares of a photo that generators see: finding, resizing, and writing changes back.
 
 Photos are uint8 ``[H, W, 3]``. Generators see float32 ``[size, size, 3]`` in [-1, 1].
 """
@@ -6,6 +6,7 @@ Photos are uint8 ``[H, W, 3]``. Generators see float32 ``[size, size, 3]`` in [-
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +19,15 @@ GREY_LEVEL = 1 / 127.5
 _ROUNDS = 2  # of back-projection; more rounds add visibility rather than effect
 
 
-def look(photo: np.ndarray, aligned: bool = False) -> Look:
-    """Finds the most prominent face of ``photo`` and its square; without one, the centre square.
+def look(photo: np.ndarray, aligned: bool = False) -> list[Look]:
+    """The faces of ``photo`` with their squares, the most prominent first.
 
-    An ``aligned`` photo is a face crop already, so generators see its centre square.
+    Without a face, the centre square; so, too, of an ``aligned`` photo, a face crop already.
     """
+    shape = photo.shape[:2]
     faces = [] if aligned else find_faces(photo)
-    if not faces:
-        return Look(None, centre_square(*photo.shape[:2]))
-    return Look(faces[0], face_square(faces[0], *photo.shape[:2]), len(faces) - 1)
+    found = [Look(face, face_square(face, *shape)) for face in faces]
+    return found or [Look(None, centre_square(*shape))]
 
 
 def see(photo: np.ndarray, square: Box, size: int) -> np.ndarray:
@@ -47,9 +48,11 @@ def to_levels(image: np.ndarray) -> np.ndarray:
 
 
 def write_back(
-    photo: np.ndarray, square: Box, perturbation: np.ndarray, epsilon: float
+    photo: np.ndarray, squares: Sequence[Box], perturbations: Sequence[np.ndarray], epsilon: float
 ) -> np.ndarray:
-    """The photo with a perturbation added in its square, as whole grey levels.
+    """The photo with perturbations added in its squares, as whole grey levels.
+
+    Where squares overlap, each pixel is changed for the square in which it is the most central.
 
     Plain interpolation would blur the perturbation, and a generator would see less of it than was
     found. The difference, at the perturbation's own size, is therefore added a few times (iterative
@@ -57,18 +60,42 @@ def write_back(
 
     Args:
       photo: uint8 ``[H, W, 3]``.
-      square: where the perturbation goes.
-      perturbation: float32 ``[N, N, 3]`` in units of [-1, 1]; brought to the square's size.
+      squares: where the perturbations go.
+      perturbations: for each square, float32 ``[N, N, 3]`` in units of [-1, 1]; brought to its
+        size.
       epsilon: no channel of the result differs from ``photo`` by more, in units of [-1, 1].
     """
     limit = math.floor(epsilon / GREY_LEVEL + 1e-6)
     result = photo.copy()
-    region = square.crop(result)
-    for channel in range(3):  # one at a time: photos may be large
-        wanted = perturbation[..., channel] / np.float32(GREY_LEVEL)
-        change = np.rint(_back_project(wanted, region[..., channel], limit))
-        region[..., channel] += change.astype(np.int16).astype(np.uint8)  # modulo 256
+    for number, (square, perturbation) in enumerate(zip(squares, perturbations, strict=True)):
+        before, region, own = square.crop(photo), square.crop(result), _own(number, squares)
+        for channel in range(3):  # one at a time: photos may be large
+            wanted = perturbation[..., channel] / np.float32(GREY_LEVEL)
+            change = np.rint(_back_project(wanted, before[..., channel], limit))
+            change *= own
+            region[..., channel] += change.astype(np.int16).astype(np.uint8)  # modulo 256
     return result
+
+
+def _own(number: int, squares: Sequence[Box]) -> np.ndarray:
+    """Which pixels of a square are no nearer to another's middle, ``[s, s]`` or, if all, ``[]``.
+
+    Distances are in sides of the respective square; between equal ones, the first square wins.
+    """
+    square, own = squares[number], np.ones((), bool)
+    for other, box in enumerate(squares):
+        if other != number:
+            nearer = np.less_equal if number < other else np.less
+            own = own & nearer(_from_middle(square, square), _from_middle(box, square))
+    return own
+
+
+def _from_middle(box: Box, square: Box) -> np.ndarray:
+    """How far the pixels of ``square`` are from the middle of ``box``, in its sides, ``[s, s]``."""
+    pixels = np.arange(square.size, dtype=np.float32)
+    y = np.abs(pixels + np.float32(square.top - box.top + (1 - box.size) / 2))
+    x = np.abs(pixels + np.float32(square.left - box.left + (1 - box.size) / 2))
+    return np.maximum(y[:, None], x) / np.float32(box.size)
 
 
 def _back_project(wanted: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
@@ -103,11 +130,7 @@ def _resize(plane: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Look:
-    """The face in a photo, None if none was found, and the square that generators see.
-
-    ``others`` is the number of further faces.
-    """
+    """A face in a photo, None if none was found, and the square that generators see."""
 
     face: Box | None
     square: Box
-    others: int = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,12 +66,12 @@ _MEASURED_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class _Seen:
-    """A photo as it was read for the attack: its hash, its square, and its canonical image."""
+    """A photo as it was read for the attack: its hash, its squares, and their canonical images."""
 
     task: Task
     sha256: str
-    look: Look
-    canonical: np.ndarray
+    looks: list[Look]
+    canonical: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class _Made:
 
     source: Path
     entry: Entry
-    pair: Pair
+    pairs: list[Pair]
     staged: Staged | None = None
 
 
@@ -153,7 +155,7 @@ def draw_picture(
     Args:
       original: the photo.
       protected: its protected copy.
-      entry: what the report says about it; the square, the labels and L are taken from here.
+      entry: what the report says about it; the first square, the labels and L are taken from here.
       ensemble: the generators.
       threshold: the L above which an edit counts as spoiled.
 
@@ -162,7 +164,7 @@ def draw_picture(
     """
     before, after = read_photo(original).pixels, read_photo(protected).pixels
     square = Box(**entry["square"])
-    pair = see_pair(before, after, Look(None, square), ensemble.generators)
+    pair = see_pair(before, after, square, ensemble.generators)
     panels = [
         _panel(generator, _title(generator, metadata), pair, entry)
         for generator, metadata in zip(ensemble.generators, ensemble.metadata, strict=True)
@@ -223,20 +225,30 @@ def _protect_batches(
 ) -> Iterator[Outcome]:
     """Attacks one batch after the other, while threads read the next and copy the one before.
 
-    A host that is itself the device has no time to spare during an attack: threads work between.
+    A batch has up to ``size`` faces, unless a single photo has more. A host that is itself the
+    device has no time to spare during an attack: threads work between.
     """
-    batches = [todo[first : first + size] for first in range(0, len(todo), size)]
+    remaining, waiting = deque(todo), deque[_Seen]()
     meanwhile = not _host_is_device()
     copying: _Futures[_Made] = []
     workers = Workers()
+
+    def start_reading() -> _Futures[_Seen]:
+        """Starts reading as many photos as may fill a batch with those that are waiting."""
+        room = max(0, size - sum(len(one.looks) for one in waiting))
+        tasks = [remaining.popleft() for _ in range(min(room, len(remaining)))]
+        return _start_reading(tasks, job, workers)
+
     try:
-        reading = _start_reading(batches[0] if batches else (), job, workers)
-        for following in (*batches[1:], ()):
+        reading = start_reading()
+        while reading or waiting:
             try:
-                seen, failures = _results(reading)
+                read, failures = _results(reading)
+                waiting.extend(read)
                 yield from failures
+                seen = _take_batch(waiting, size)
                 if meanwhile:
-                    reading = _start_reading(following, job, workers)
+                    reading = start_reading()
                 else:
                     release_memory()  # of the threads, before the attack reckons with what is free
                 perturbations = _perturbations(seen, size, job) if seen else ()
@@ -250,7 +262,7 @@ def _protect_batches(
             copying = []
             _start_copying(copying, seen, perturbations, job, workers)
             if not meanwhile:
-                reading = _start_reading(following, job, workers)
+                reading = start_reading()
                 yield from _finish_batch(copying, size, job, ledger)
                 copying = []
         yield from _finish_batch(copying, size, job, ledger)
@@ -259,6 +271,13 @@ def _protect_batches(
             workers.close()
         finally:
             disk.discard(_staged(_finished(copying)))
+
+
+def _take_batch(waiting: deque[_Seen], size: int) -> list[_Seen]:
+    """Removes and returns the first photos, with ``size`` faces or fewer, or else the first one."""
+    counts = accumulate(len(one.looks) for one in waiting)
+    number = max(1, sum(count <= size for count in counts))
+    return [waiting.popleft() for _ in range(min(number, len(waiting)))]
 
 
 def _host_is_device() -> bool:
@@ -304,7 +323,7 @@ def _start_reading(tasks: Iterable[Task], job: Job, workers: Workers) -> _Future
 def _start_copying(
     copying: _Futures[_Made],
     seen: Sequence[_Seen],
-    perturbations: Iterable[np.ndarray],
+    perturbations: Iterable[Sequence[np.ndarray]],
     job: Job,
     workers: Workers,
 ) -> None:
@@ -333,16 +352,18 @@ def _finished(futures: _Futures[T]) -> list[T]:
 
 def _see_photo(task: Task, job: Job) -> _Seen:
     photo = read_photo(task.source, job.max_pixels)
-    where = look(photo.pixels, job.aligned)
-    return _Seen(task, photo.sha256, where, see(photo.pixels, where.square, job.canonical_size))
+    looks = look(photo.pixels, job.aligned)
+    canonical = [see(photo.pixels, one.square, job.canonical_size) for one in looks]
+    return _Seen(task, photo.sha256, looks, canonical)
 
 
-def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> np.ndarray:
-    """The perturbations of the canonical images, ``[B, N, N, 3]`` in units of [-1, 1]."""
-    images = np.stack([one.canonical for one in seen])
-    labels = _labels([one.task.source for one in seen], job.labels)
+def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> Iterator[list[np.ndarray]]:
+    """For each photo the perturbations of its canonical images, in units of [-1, 1]."""
+    images = np.stack([image for one in seen for image in one.canonical])
+    labels = _labels([one.task.source for one in seen for _ in one.looks], job.labels)
     attack = job.attack or against(job.ensemble.generators, job.config)
-    return np.asarray(attack(job, images, labels, size)) - images
+    found = iter(np.asarray(attack(job, images, labels, size)) - images)
+    return ([next(found) for _ in one.looks] for one in seen)
 
 
 def _computing_in(precision: str | None) -> AbstractContextManager[Any]:
@@ -355,24 +376,38 @@ def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:
     return None if table is None else table.labels(photos)
 
 
-def _make_copy(seen: _Seen, perturbation: np.ndarray, job: Job) -> _Made:
+def _make_copy(seen: _Seen, perturbations: Sequence[np.ndarray], job: Job) -> _Made:
     """Writes a protected photo beside its final place, and reads it back."""
     source, target = seen.task.source, seen.task.target
     photo = read_photo(source, job.max_pixels)
     if photo.sha256 != seen.sha256:
         raise FileError(source, "it was changed meanwhile", "run again")
     _refuse_taken(target, job)
-    staged = disk.stage(target, _protected_png(photo, seen, perturbation, job))
+    staged = disk.stage(target, _protected_png(photo, seen.looks, perturbations, job))
     try:
         saved = read_photo(staged.temporary, job.max_pixels)
-        pair = see_pair(photo.pixels, saved.pixels, seen.look, job.ensemble.generators)
+        made = _made(source, target.name, photo, saved, seen.looks, job.ensemble, seen.task.labels)
     except BaseException:
         disk.discard([staged])
         raise
-    entry = report.photo_entry(
-        source.name, target.name, photo, saved.sha256, seen.look, pair, seen.task.labels
-    )
-    return _Made(source, entry, pair, staged)
+    return dataclasses.replace(made, staged=staged)
+
+
+def _made(
+    source: Path,
+    name: str,
+    before: Photo,
+    after: Photo,
+    looks: Sequence[Look],
+    ensemble: Ensemble,
+    labels: dict[str, int] | None,
+) -> _Made:
+    """Compares a photo with its copy, of this name, in every square."""
+    pairs = [
+        see_pair(before.pixels, after.pixels, one.square, ensemble.generators) for one in looks
+    ]
+    entry = report.photo_entry(source.name, name, before, after.sha256, looks, pairs, labels)
+    return _Made(source, entry, pairs)
 
 
 def _refuse_taken(target: Path, job: Job) -> None:
@@ -382,8 +417,11 @@ def _refuse_taken(target: Path, job: Job) -> None:
         raise FileError(target, what, "choose another --out, or overwrite with --force")
 
 
-def _protected_png(photo: Photo, seen: _Seen, perturbation: np.ndarray, job: Job) -> bytes:
-    pixels = write_back(photo.pixels, seen.look.square, perturbation, job.config.epsilon)
+def _protected_png(
+    photo: Photo, looks: Sequence[Look], perturbations: Sequence[np.ndarray], job: Job
+) -> bytes:
+    squares = [one.square for one in looks]
+    pixels = write_back(photo.pixels, squares, perturbations, job.config.epsilon)
     return files.encode_png(dataclasses.replace(photo, pixels=pixels))
 
 
@@ -407,11 +445,8 @@ def _compare(
         (h, w), (height, width) = before.size, after.size
         what = f"it has {width} x {height} pixels, {original.name} has {w} x {h}"
         raise FileError(copy, what, "only copies of the same size can be compared")
-    where = look(before.pixels, aligned)
-    pair = see_pair(before.pixels, after.pixels, where, ensemble.generators)
-    known = recorded_labels(original, labels)
-    entry = report.photo_entry(original.name, copy.name, before, after.sha256, where, pair, known)
-    return _Made(original, entry, pair)
+    looks, known = look(before.pixels, aligned), recorded_labels(original, labels)
+    return _made(original, copy.name, before, after, looks, ensemble, known)
 
 
 def _measured(
@@ -422,8 +457,8 @@ def _measured(
         return []
     values = measure(
         ensemble.generators,
-        [one.pair for one in made],
-        _labels([one.source for one in made], labels),
+        [pair for one in made for pair in one.pairs],
+        _labels([one.source for one in made for _ in one.pairs], labels),
         size,
     )
     domains = {generator.name: generator.domains for generator in ensemble.generators}

@@ -122,7 +122,9 @@ def test_a_generator_without_a_view_is_planned_for_the_images_own_size(monkeypat
 def test_what_does_not_fit_is_told_with_the_number_that_does(monkeypatch):
     ensemble, batch = problem()
     needed = memory.footprint("mse", ensemble, batch)
-    with pytest.raises(ValueError, match=r"a batch of 4, 4 images at a time, .* a chunk of 2$"):
+    with pytest.raises(
+        ValueError, match=r"a batch of 4, 4 images at a time, .* a chunk of at most 2$"
+    ):
         plan(needed.of((2, 2)), 4, monkeypatch=monkeypatch)
     with pytest.raises(ValueError, match=r"choose a batch_size of at most 3 for each device$"):
         plan(needed.of((1, 1)) - 1, monkeypatch=monkeypatch)

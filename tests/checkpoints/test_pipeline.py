@@ -136,7 +136,7 @@ def test_attacks_are_measured(measured, tmp_path, monkeypatch, capsys):
     assert f"| {measure.WHOLE} |" in capsys.readouterr().out
 
 
-def test_what_is_posted_and_cropped_is_measured(measured, monkeypatch, capsys):
+def test_what_is_posted_cropped_and_in_groups_is_measured(measured, monkeypatch, capsys):
     protect = measure.protect
     monkeypatch.setattr(
         measure, "protect", lambda files, folder, seed, options: protect(
@@ -153,6 +153,10 @@ def test_what_is_posted_and_cropped_is_measured(measured, monkeypatch, capsys):
     assert "| as protected | 1 |" in capsys.readouterr().out
     monkeypatch.setattr(measure, "CROPS", {"moved out of the photo": (9.0, 1.0)})
     assert measured("cropped", "--images", "1")["rows"] == []
+    monkeypatch.setattr(measure, "DISTANCES", (1.0, 0.8))
+    for row in measured("groups", "--images", "2")["rows"]:
+        assert row["faces"] == row["found"] == 2 and 0 <= row["attack_rate"] <= 1
+    assert "| 0.8 | 2 | 2 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def test_protect_json_is_the_report(protect, tmp_path):
     assert set(printed["models"]) == {"stargan", "ugatit"}
     assert set(printed["models"]["ugatit"]["domains"]) == {"comic"}
     (photo,) = printed["photos"]
-    assert {"file", "protected", "size", "face", "linf", "psnr", "ssim", "models"} <= set(photo)
+    assert {"file", "protected", "size", "face", "others", "linf", "psnr", "ssim", "models"} <= set(
+        photo
+    )
 
 
 def test_running_again_says_so(protect, tmp_path):

@@ -15,21 +15,23 @@ from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
 from tests.tiny import astronaut
 
-LOOK = Look(None, Box(0, 0, 40))
+SQUARE = Box(0, 0, 40)
+LOOK = Look(None, SQUARE)
 
 
 def pair_of(ensemble, seed=0, change=6):
     random = np.random.default_rng(seed)
     original = random.integers(10, 240, (40, 50, 3), np.uint8)
     protected = (original + random.integers(-change, change + 1, original.shape)).astype(np.uint8)
-    return see_pair(original, protected, LOOK, ensemble.generators)
+    return see_pair(original, protected, SQUARE, ensemble.generators)
 
 
-def entry(pair, ensemble):
+def entry(ensemble, *pairs):
     photo = Photo(np.zeros((40, 50, 3), np.uint8), sha256="a")
-    values = measure(ensemble.generators, [pair])
+    values = measure(ensemble.generators, pairs)
     domains = {generator.name: generator.domains for generator in ensemble.generators}
-    plain = report.photo_entry("a.jpg", "a.png", photo, "b", LOOK, pair, None)
+    looks = [LOOK] * len(pairs)
+    plain = report.photo_entry("a.jpg", "a.png", photo, "b", looks, pairs, None)
     return report.with_losses([plain], values, domains)[0]
 
 
@@ -71,7 +73,7 @@ def test_labels_choose_the_edits(ensemble):
 
 
 def test_report_is_json_and_sums_up(ensemble):
-    entries = [entry(pair_of(ensemble, seed), ensemble) for seed in range(2)]
+    entries = [entry(ensemble, pair_of(ensemble, seed)) for seed in range(2)]
     text = report.to_json(report.build(entries, 1e-9, {"seed": 3}))
     read = json.loads(text)
     assert list(read["models"]) == ["stargan", "ugatit"]
@@ -83,8 +85,21 @@ def test_report_is_json_and_sums_up(ensemble):
     assert read["photos"][0]["size"] == {"width": 50, "height": 40}
 
 
+def test_further_faces_count_as_much_as_the_first():
+    values = {"a": np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])}
+    plain = [{"others": [{"ssim": 1}, {"ssim": 2}]}, {"others": []}]
+    first, second = report.with_losses(plain, values, {"a": ("x", "y")})
+    assert first["models"] == {"a": {"x": 1, "y": 2}}
+    assert first["others"][1] == {"ssim": 2, "models": {"a": {"x": 5, "y": 6}}}
+    assert [one["models"]["a"]["x"] for one in report.squares_of(first)] == [1, 3, 5]
+    assert second == {"others": [], "models": {"a": {"x": 7, "y": 8}}}
+    figures = report.summary([first, second], 4.0)["a"]
+    assert figures["avg_l"] == 4.5 and figures["attack_rate"] == 0.5
+    assert figures["domains"]["y"] == {"avg_l": 5, "attack_rate": 0.5}
+
+
 def test_what_is_equal_has_no_psnr(ensemble):
-    same = entry(pair_of(ensemble, change=0), ensemble)
+    same = entry(ensemble, pair_of(ensemble, change=0))
     assert same["psnr"] is None and same["ssim"] == pytest.approx(1) and same["linf"] == 0
     json.loads(report.to_json(report.build([same], 0.05, {})))
 
@@ -113,7 +128,7 @@ def test_foreign_reports_are_refused(tmp_path, text):
     {"protected": 300 * "a"}, {"protected": "\ud800.png"},
 ])  # fmt: skip
 def test_damaged_entries_are_refused(ensemble, tmp_path, damage):
-    one = entry(pair_of(ensemble), ensemble)
+    one = entry(ensemble, pair_of(ensemble))
     path, about = tmp_path / "report.json", {"ensemble": report.describe(ensemble)}
     whole = report.build([one], 0.05, about)
     path.write_text(report.to_json(whole))
@@ -184,7 +199,7 @@ def test_a_report_tells_of_the_precision_of_products():
 
 
 def test_a_domains_rate_is_by_the_threshold_of_the_report():
-    entry = {"models": {"a": {"x": 0.2, "y": 0.02}}}
+    entry = {"models": {"a": {"x": 0.2, "y": 0.02}}, "others": []}
     domains = report.summary([entry], 0.1)["a"]["domains"]
     assert domains["x"]["attack_rate"] == 1 and domains["y"]["attack_rate"] == 0
     low = report.summary([entry], 0.01)["a"]["domains"]

@@ -15,11 +15,19 @@ def photo(height=50, width=70, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_look_finds_a_face_or_takes_the_centre():
-    found = look(astronaut())
+def changed(original, box, perturbation, epsilon):
+    """The photo with a perturbation written back into one square."""
+    return write_back(original, [box], [perturbation], epsilon)
+
+
+def test_look_finds_faces_or_takes_the_centre():
+    (found,) = look(astronaut())
     assert found.face is not None and found.square.size > found.face.size
-    nothing = look(np.zeros((50, 70, 3), np.uint8))
-    assert nothing.face is None and nothing.square == centre_square(50, 70)
+    both = look(np.concatenate([astronaut()[:300, 60:360]] * 2, axis=1))
+    assert [one.face is not None for one in both] == [True, True]
+    for photo, aligned in ((np.zeros((50, 70, 3), np.uint8), False), (astronaut(), True)):
+        (nothing,) = look(photo, aligned)
+        assert nothing.face is None and nothing.square == centre_square(*photo.shape[:2])
 
 
 def test_see_is_the_view_of_the_square():
@@ -55,18 +63,57 @@ def test_the_file_stays_within_epsilon_and_outside_the_square_nothing_changes(
     box = Box(2, 4, side)
     random = np.random.default_rng(seed)
     perturbation = random.uniform(-epsilon, epsilon, (canonical, canonical, 3)).astype(np.float32)
-    protected = write_back(original, box, perturbation, epsilon)
+    protected = changed(original, box, perturbation, epsilon)
     change = protected.astype(int) - original
     assert np.abs(change).max() / 127.5 <= epsilon
     box.crop(change)[...] = 0
     assert not change.any()
 
 
+def boxes(height, width):
+    sides = st.integers(1, min(height, width))
+    return sides.flatmap(
+        lambda side: st.builds(
+            Box, st.integers(0, height - side), st.integers(0, width - side), st.just(side)
+        )
+    )
+
+
+@settings(max_examples=60)
+@given(st.lists(boxes(40, 50), min_size=1, max_size=4))
+def test_each_pixel_of_overlapping_squares_is_changed_for_the_one_it_is_most_central_in(squares):
+    grey = np.full((40, 50, 3), 128, np.uint8)
+    levels = range(1, 1 + len(squares))  # of each square's change: it tells whose a pixel is
+    perturbations = [np.full((8, 8, 3), level / 127.5, np.float32) for level in levels]
+    change = write_back(grey, squares, perturbations, 0.05).astype(int) - 128
+    assert (change == change[..., :1]).all()
+    for y, x in np.ndindex(40, 50):
+        distances = {
+            number: max(
+                abs(2 * (y - box.top) + 1 - box.size), abs(2 * (x - box.left) + 1 - box.size)
+            )
+            / box.size
+            for number, box in enumerate(squares)
+            if 0 <= y - box.top < box.size and 0 <= x - box.left < box.size
+        }
+        nearest = {n for n, far in distances.items() if far <= min(distances.values()) + 1e-6}
+        assert change[y, x, 0] - 1 in nearest if nearest else change[y, x, 0] == 0
+
+
+def test_between_equals_the_first_square_wins():
+    grey = np.full((20, 30, 3), 128, np.uint8)
+    perturbations = [np.full((8, 8, 3), level / 127.5, np.float32) for level in (1, 2)]
+    twice = write_back(grey, [Box(0, 0, 20)] * 2, perturbations, 0.05)
+    assert (twice[:, :20] == 129).all()
+    beside = write_back(grey, [Box(0, 0, 20), Box(0, 10, 20)], perturbations, 0.05)
+    assert (beside[10, :15] == 129).all() and (beside[10, 15:] == 130).all()
+
+
 @pytest.mark.parametrize(("epsilon", "levels"), [(0.05, 6), (1 / 127.5, 1), (8 / 127.5, 8)])
 def test_epsilon_in_grey_levels(epsilon, levels):
     grey = np.full((20, 20, 3), 128, np.uint8)
     perturbation = np.full((8, 8, 3), epsilon, np.float32)
-    assert (write_back(grey, Box(0, 0, 20), perturbation, epsilon) == 128 + levels).all()
+    assert (changed(grey, Box(0, 0, 20), perturbation, epsilon) == 128 + levels).all()
 
 
 def test_what_was_found_at_the_generators_scale_is_seen_again():
@@ -74,7 +121,7 @@ def test_what_was_found_at_the_generators_scale_is_seen_again():
     coarse = np.random.default_rng(0).choice([-1.0, 1.0], (6, 6, 3))
     perturbation = np.kron(coarse, np.ones((4, 4, 1))).astype(np.float32) * np.float32(0.2)
     box = Box(10, 20, 150)
-    protected = write_back(grey, box, perturbation, 0.2)
+    protected = changed(grey, box, perturbation, 0.2)
     seen = see(protected, box, 24) - see(grey, box, 24)
     assert np.corrcoef(seen.ravel(), perturbation.ravel())[0, 1] > 0.95
 
@@ -93,25 +140,25 @@ def test_seen_at_the_size_at_which_it_was_found_a_change_is_nearly_itself(side):
     plain = np.asarray(views.resize(side)(wanted[None]))[0]
     plain = np.uint8(grey + np.rint(plain * 127.5))
     assert error(plain) > 0.5
-    assert error(write_back(grey, box, wanted, 0.05)) < 0.4
+    assert error(changed(grey, box, wanted, 0.05)) < 0.4
 
 
 @pytest.mark.parametrize("value", [0, 2, 253, 255])
 def test_what_cannot_be_seen_for_want_of_colours_does_not_wrap_around(value):
     photo = np.full((90, 90, 3), value, np.uint8)
     coarse = np.random.default_rng(0).choice([-0.05, 0.05], (24, 24, 3)).astype(np.float32)
-    protected = write_back(photo, Box(0, 0, 90), coarse, 0.05).astype(int)
+    protected = changed(photo, Box(0, 0, 90), coarse, 0.05).astype(int)
     assert np.abs(protected - value).max() == 6
 
 
 def test_at_its_own_size_a_change_is_added_as_it_is():
     grey = np.full((24, 24, 3), 128, np.uint8)
     change = np.random.default_rng(0).uniform(-0.05, 0.05, (24, 24, 3)).astype(np.float32)
-    moved = write_back(grey, Box(0, 0, 24), change, 0.05)
+    moved = changed(grey, Box(0, 0, 24), change, 0.05)
     assert (moved == 128 + np.rint(change * 127.5).clip(-6, 6)).all()
 
 
 def test_whole_levels_are_the_nearest():
     grey = np.full((8, 8, 3), 128, np.uint8)
-    moved = write_back(grey, Box(0, 0, 8), np.full((8, 8, 3), 1.6 / 127.5, np.float32), 0.05)
+    moved = changed(grey, Box(0, 0, 8), np.full((8, 8, 3), 1.6 / 127.5, np.float32), 0.05)
     assert (moved == 130).all()
