@@ -73,8 +73,8 @@ def _add_protect(parsers: _Subparsers) -> None:
     protect.set_defaults(run=commands.protect)
     protect.add_argument(
         "photos", nargs="+", type=Path, metavar="PHOTO_OR_FOLDER",
-        help="JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or PPM files; a folder stands for all pictures "
-        "directly in it",
+        help="JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or PPM files, or HEIC if pillow-heif is "
+        "installed; a folder stands for all pictures directly in it",
     )  # fmt: skip
     protect.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     _add_ensemble(protect)

@@ -31,18 +31,24 @@ _RAW = (
 """Suffixes of cameras' raw files, many of them TIFFs that begin with a small preview."""
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif",
-    ".ppm", ".pgm", ".heic", ".heif", *_RAW,
+    ".ppm", ".pgm", ".heic", ".heif", ".hif", *_RAW,
 )  # fmt: skip
-"""Suffixes of pictures; HEIC and raw files too, so that users learn they are not supported."""
+"""Suffixes of pictures; raw files too, so that users learn they are not supported."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 _SEVERAL = {
     **dict.fromkeys(("GIF", "PNG", "WEBP", "AVIF"), "animated: only its first frame is used"),
     "TIFF": "of several pages: only its first is used",
+    "HEIF": "of several pictures: only its main one is used",
 }
 """The note on a file that holds several pictures, by its format."""
 _UNUSABLE = "its colour profile cannot be used: colours may differ"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
+_HEIC = (
+    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1",
+)  # fmt: skip
+"""Brands of HEIF files."""
+_LIKE_SRGB, _GAMMAS = (1, 2, 5, 6), (1, 2, 4, 6, 13, 14, 15)
+"""Colour primaries and transfer characteristics of ITU-T H.273 that may be taken for sRGB's."""
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _GREY = ("1", "L", "LA")
 _TO_SRGB = ("CMYK", "LAB")
@@ -104,7 +110,8 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     """Decodes a photo of any mode and turns it upright.
 
     Args:
-      path: a JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF (its first frame) or PPM file.
+      path: a JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF (its first frame) or PPM file, or HEIC if
+        ``pillow_heif`` is installed.
       max_pixels: larger photos are refused before they are decoded.
 
     Raises:
@@ -125,7 +132,7 @@ def count_pixels(path: Path) -> int:
     """How many pixels a photo has, by its header; 0 if that cannot be read."""
     try:
         refuse_pipes(path)
-        with _UNLIMITED, Image.open(path, formats=_formats()) as image:
+        with _UNLIMITED, _identify(path) as image:
             return image.width * image.height
     except Exception:  # a damaged header can make decoders raise anything
         return 0
@@ -178,6 +185,8 @@ def _decode(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, list
             image.load()
             if getattr(image, "is_animated", False) and (what := _SEVERAL.get(image.format or "")):
                 notes.append(what)
+            if not _are_colours_known(image):
+                notes.append(_UNUSABLE)
             if bits > 8:
                 notes.append(f"{bits} bits per channel were reduced to 8")
             _fit_key(image, bits)
@@ -189,17 +198,32 @@ def _open(path: Path, data: bytes) -> Image.Image:
     if not data:
         raise FileError(path, "the file is empty", "copy it again")
     try:
-        return Image.open(io.BytesIO(data), formats=_formats())
+        return _identify(io.BytesIO(data))
     except UnidentifiedImageError:
         raise _unidentified(path, data) from None
+    except ModuleNotFoundError:
+        what = "HEIC is read with the package pillow-heif, which is not installed"
+        raise FileError(path, what, f"pip install pillow-heif, or {_EXPORT}") from None
     except Exception as error:  # a damaged header can make decoders raise anything
         raise _damage(path, error) from error
 
 
-def _formats() -> list[str]:
-    """The formats that are read and that this build of Pillow knows."""
+def _identify(file: Path | io.BytesIO) -> Image.Image:
+    """The picture in a file, not yet decoded.
+
+    Raises:
+      ModuleNotFoundError: it is HEIC, and ``pillow_heif`` is not installed.
+    """
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        data = read_bytes(file) if isinstance(file, Path) else file.getvalue()
+        if data[4:8] != b"ftyp" or data[8:12] not in _HEIC:
+            raise
+    import pillow_heif
+
+    return pillow_heif.HeifImageFile(io.BytesIO(data))
 
 
 def _raw(path: Path) -> FileError:
@@ -209,8 +233,6 @@ def _raw(path: Path) -> FileError:
 def _unidentified(path: Path, data: bytes) -> FileError:
     if data.startswith(_SIGNATURES):
         return FileError(path, "its beginning is damaged", "copy it again")
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
-        return FileError(path, "HEIC is not supported", _EXPORT)
     return FileError(path, "it is no picture of a kind that is read", _EXPORT)
 
 
@@ -258,9 +280,19 @@ def _bits(image: Image.Image, data: bytes) -> int:
         return max(_tags(image).get(_BITS_PER_SAMPLE, (1,)))
     if image.format == "PNG":
         return data[24]
+    if image.format == "HEIF":
+        return image.info["bit_depth"]
     if image.format == "PPM" and isinstance(options := _tile(image).args, tuple):
         return int(options[1]).bit_length()  # of the largest level
     return 16 if image.mode in _GREY_16 else 8
+
+
+def _are_colours_known(image: Image.Image) -> bool:
+    """Whether the colours of a HEIC file without a profile may be taken for sRGB."""
+    said = image.info.get("nclx_profile") if image.format == "HEIF" else None
+    if not said or image.info.get("icc_profile"):
+        return True
+    return said["color_primaries"] in _LIKE_SRGB and said["transfer_characteristics"] in _GAMMAS
 
 
 def _tile(image: Image.Image) -> Any:

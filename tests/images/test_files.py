@@ -434,7 +434,7 @@ def _truncated(path):
         (lambda path: path.symlink_to("/dev/zero"), "a pipe or a device, not a file"),
         (lambda path: path.write_bytes(b""), "empty"),
         (lambda path: path.write_text("hello, world"), "no picture"),
-        (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 99), "HEIC"),
+        (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 99), "damaged .*meta box"),
         (lambda path: path.write_bytes(begun_png(20_000, 20_000)), "20000 x 20000 pixels are"),
         (lambda path: path.write_bytes(begun_png(200, 200)), "cut short|damaged"),
         (lambda path: path.write_bytes(png_header(200, 200)), "beginning is damaged"),
