@@ -91,7 +91,7 @@ def make_photos(folder: Path, options: Options) -> list[Path]:
     folder.mkdir()
     width = round(1000 * (0.75 * options.megapixels) ** 0.5)
     size = width, round(width * 4 / 3)
-    portrait = Image.fromarray(skimage.data.astronaut()[:440, 60:390])
+    portrait = Image.fromarray(skimage.data.astronaut()[:400, 75:375])
     pixels = np.asarray(portrait.resize(size, Image.Resampling.BICUBIC), np.float32)
     paths = []
     for number in range(options.photos):

@@ -84,7 +84,7 @@ CROPS = {
     "10 % smaller": (0.0, 0.9),
 }
 """How far along the rows the generators' square is moved, in sides, and by what it is scaled."""
-DISTANCES, GROUP_SIDE = (1.0, 0.85, 0.7), 330
+DISTANCES, GROUP_SIDE = (1.0, 0.8, 0.6), 330
 """Of neighbouring faces, in sides of their squares, and the side of these in pixels."""
 
 
@@ -417,13 +417,15 @@ def measure_groups(
             originals.append(folder / "original" / f"{number:03}.png")
             save_picture(Image.fromarray(beside(*pair, distance)), originals[-1])
         protect(originals, folder / "protected", seed, [*options, "--ensemble", *paths])
-        found = json.loads(disk.read_bytes(folder / "protected" / "report.json"))["photos"]
-        entries = {entry["file"]: entry for entry in found}
-        faces = [square for path in originals for square in squares_of(entries[path.name])]
-        rate = mean_rate(losses_in(faces))
-        count = {"faces": 2 * len(originals), "found": len(faces)}
-        rows.append({"distance": distance, **count, "attack_rate": rate})
-    return {"portraits": len(photos), "seed": seed, "rows": rows}
+        listed = json.loads(disk.read_bytes(folder / "protected" / "report.json"))["photos"]
+        entries = {entry["file"]: entry for entry in listed}
+        found = [one for path in originals for one in squares_of(entries[path.name]) if one["face"]]
+        faces = [one for one in found if is_of_group(Box(**one["face"]), distance)]
+        rate = mean_rate(losses_in(faces)) if faces else None
+        counts = {"faces": 2 * len(originals), "found": len(faces)}
+        others = {"found_elsewhere": len(found) - len(faces)}
+        rows.append({"distance": distance, **counts, **others, "attack_rate": rate})
+    return {"portraits": 2 * len(originals), "seed": seed, "rows": rows}
 
 
 def face_alone(photo: Path) -> np.ndarray:
@@ -437,6 +439,14 @@ def beside(left: np.ndarray, right: np.ndarray, distance: float) -> np.ndarray:
     """Two squares side by side, cut where they meet so that their middles have this distance."""
     cut = round(len(left) * (1 - distance) / 2)
     return np.concatenate([left[:, : len(left) - cut], right[:, cut:]], axis=1)
+
+
+def is_of_group(face: Box, distance: float) -> bool:
+    """Whether a face is found where ``beside`` puts one: its middle is near a square's."""
+    y, x = face.top + face.size / 2, face.left + face.size / 2
+    first = GROUP_SIDE / 2
+    away = min(abs(x - first), abs(x - first - distance * GROUP_SIDE))
+    return max(away, abs(y - first)) < GROUP_SIDE / 5
 
 
 def another_square(square: Box, height: int, width: int, moved: float, scale: float) -> Box | None:
@@ -514,11 +524,15 @@ def print_cropped(result: dict[str, Any]) -> None:
 
 def print_groups(result: dict[str, Any]) -> None:
     """Prints the result of ``measure_groups`` as a Markdown table."""
-    print("| distance of the faces, in sides of their squares | faces | found | spoiled |")
-    print("|---|---|---|---|")
+    print(
+        "| distance of the faces, in sides of their squares | faces | found | what is none, found "
+        "| spoiled |"
+    )
+    print("|---|---|---|---|---|")
     for row in result["rows"]:
-        counts = f"{row['faces']} | {row['found']}"
-        print(f"| {row['distance']:g} | {counts} | {100 * row['attack_rate']:.0f} % |")
+        counts = f"{row['faces']} | {row['found']} | {row['found_elsewhere']}"
+        rate = "" if row["attack_rate"] is None else f"{100 * row['attack_rate']:.0f} %"
+        print(f"| {row['distance']:g} | {counts} | {rate} |")
 
 
 def print_attacks(result: dict[str, Any]) -> None:
@@ -580,6 +594,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--only is of attacks, not of {args.what}")
     if args.images and args.what == "edits":
         parser.error("--images is of the others, not of edits")
+    if args.images == 1 and args.what == "groups":
+        parser.error("--images must be at least 2 for groups")
     return commands.run(parser.prog, functools.partial(_run, args))
 
 

@@ -40,5 +40,5 @@ def instant_protect(images, *_, **__) -> Result:
 
 
 def astronaut() -> np.ndarray:
-    """A portrait, uint8 [400, 512, 3]."""
+    """A portrait, uint8 [400, 512, 3]; the rest has what the detector takes for a face, too."""
     return skimage.data.astronaut()[:400]

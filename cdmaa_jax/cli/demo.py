@@ -62,7 +62,7 @@ def write_picture(job: Job, entry: Entry) -> None:
 def _write_portrait(path: Path, force: bool) -> None:
     """Writes the portrait of Eileen Collins that comes with scikit-image (public domain, NASA).
 
-    Without its lower part, where the detector takes the shadow in a helmet for a face.
+    Without its lower part, where the detector takes the shadow in a helmet for a second face.
     """
     import skimage.data
 

@@ -314,7 +314,7 @@ def _is_trace(value: Any) -> bool:
 
 
 def _summary_of(losses: Sequence[Mapping[str, float]], threshold: float) -> dict[str, Any]:
-    """The figures of one model: one mapping from domain to L for each photo."""
+    """The figures of one model: one mapping from domain to L for each square."""
     domains = list(losses[0])
     values = np.array([[one[domain] for domain in domains] for one in losses])
     return {

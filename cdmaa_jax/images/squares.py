@@ -84,10 +84,16 @@ def _own(number: int, squares: Sequence[Box]) -> np.ndarray:
     """
     square, own = squares[number], np.ones((), bool)
     for other, box in enumerate(squares):
-        if other != number:
+        if other != number and _touch(square, box):
             nearer = np.less_equal if number < other else np.less
             own = own & nearer(_from_middle(square, square), _from_middle(box, square))
     return own
+
+
+def _touch(one: Box, other: Box) -> bool:
+    """Whether two squares share a pixel."""
+    steps = other.top - one.top, other.left - one.left
+    return all(-other.size < step < one.size for step in steps)
 
 
 def _from_middle(box: Box, square: Box) -> np.ndarray:

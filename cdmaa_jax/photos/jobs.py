@@ -29,7 +29,10 @@ PRECISIONS = {
 Entry = dict[str, Any]
 """A report's entry on one photo."""
 ProtectImages = Callable[["Job", np.ndarray, Labels | None, int], np.ndarray]
-"""``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images, within epsilon."""
+"""``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images, within epsilon.
+
+B is at most ``batch_size``.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Job:
       seed: the seed of the attack's start.
       aligned: whether the photos are face crops already, in which no face has to be found.
       labels: the attributes of the photos; None if they are unknown.
-      batch_size: how many photos, or faces of photos of several, are attacked at once.
+      batch_size: how many faces, or photos without one, are attacked at once.
       chunk: how many of them a generator takes at once; None for what suits the device.
       max_pixels: photos with more pixels than this are refused.
       force: whether files that are in the way are overwritten. An input never is.

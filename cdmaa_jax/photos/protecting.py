@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,12 +65,16 @@ _MEASURED_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class _Seen:
-    """A photo as it was read for the attack: its hash, its squares, and their canonical images."""
+    """A photo as it was read for the attack: its hash, and its squares.
+
+    Their canonical images, ``[N, N, 3]``, leave when the perturbations of these, alike, have come.
+    """
 
     task: Task
     sha256: str
     looks: list[Look]
-    canonical: list[np.ndarray]
+    canonical: deque[np.ndarray]
+    perturbations: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def evaluate_photos(
         a failure.
       ensemble: the generators.
       labels: the attributes of the originals.
-      batch_size: how many pairs are measured at once.
+      batch_size: how many faces are measured at once.
       max_pixels: photos with more pixels than this are refused.
       aligned: whether the photos are face crops already.
 
@@ -225,8 +228,9 @@ def _protect_batches(
 ) -> Iterator[Outcome]:
     """Attacks one batch after the other, while threads read the next and copy the one before.
 
-    A batch has up to ``size`` faces, unless a single photo has more. A host that is itself the
-    device has no time to spare during an attack: threads work between.
+    A batch is of ``size`` faces, of which a photo may have several: the last may have to wait for
+    the next batch. A host that is itself the device has no time to spare during an attack: threads
+    work between.
     """
     remaining, waiting = deque(todo), deque[_Seen]()
     meanwhile = not _host_is_device()
@@ -234,8 +238,8 @@ def _protect_batches(
     workers = Workers()
 
     def start_reading() -> _Futures[_Seen]:
-        """Starts reading as many photos as may fill a batch with those that are waiting."""
-        room = max(0, size - sum(len(one.looks) for one in waiting))
+        """Starts reading as many photos as may fill a batch with the faces that are waiting."""
+        room = max(0, size - sum(len(one.canonical) for one in waiting))
         tasks = [remaining.popleft() for _ in range(min(room, len(remaining)))]
         return _start_reading(tasks, job, workers)
 
@@ -246,12 +250,17 @@ def _protect_batches(
                 read, failures = _results(reading)
                 waiting.extend(read)
                 yield from failures
-                seen = _take_batch(waiting, size)
+                if meanwhile and not remaining and not job.same_batches:
+                    # These photos are the last, with more faces perhaps: full batches are faster.
+                    faces = sum(len(one.canonical) for one in waiting)
+                    size = min(job.batch_size, max(size, faces))
+                batch = _take_batch(waiting, size)
                 if meanwhile:
                     reading = start_reading()
                 else:
                     release_memory()  # of the threads, before the attack reckons with what is free
-                perturbations = _perturbations(seen, size, job) if seen else ()
+                if batch:
+                    _attack(batch, size, job)
             except Exception:  # what the last attack made is kept even if this one fails
                 yield from _finish_batch(copying, size, job, ledger)
                 raise
@@ -260,7 +269,7 @@ def _protect_batches(
                 raise
             yield from _finish_batch(copying, size, job, ledger)
             copying = []
-            _start_copying(copying, seen, perturbations, job, workers)
+            _start_copying(copying, waiting, job, workers)
             if not meanwhile:
                 reading = start_reading()
                 yield from _finish_batch(copying, size, job, ledger)
@@ -273,11 +282,13 @@ def _protect_batches(
             disk.discard(_staged(_finished(copying)))
 
 
-def _take_batch(waiting: deque[_Seen], size: int) -> list[_Seen]:
-    """Removes and returns the first photos, with ``size`` faces or fewer, or else the first one."""
-    counts = accumulate(len(one.looks) for one in waiting)
-    number = max(1, sum(count <= size for count in counts))
-    return [waiting.popleft() for _ in range(min(number, len(waiting)))]
+def _take_batch(waiting: Iterable[_Seen], size: int) -> list[tuple[_Seen, np.ndarray]]:
+    """The first ``size`` canonical images of the photos, each with its photo, or all there are."""
+    batch: list[tuple[_Seen, np.ndarray]] = []
+    for one in waiting:
+        while one.canonical and len(batch) < size:
+            batch.append((one, one.canonical.popleft()))
+    return batch
 
 
 def _host_is_device() -> bool:
@@ -321,16 +332,16 @@ def _start_reading(tasks: Iterable[Task], job: Job, workers: Workers) -> _Future
 
 
 def _start_copying(
-    copying: _Futures[_Made],
-    seen: Sequence[_Seen],
-    perturbations: Iterable[Sequence[np.ndarray]],
-    job: Job,
-    workers: Workers,
+    copying: _Futures[_Made], waiting: deque[_Seen], job: Job, workers: Workers
 ) -> None:
-    """Adds the copies to ``copying``, one by one: should one not start, the others are known."""
-    for one, perturbation in zip(seen, perturbations, strict=True):
-        photo, work = one.task.source, partial(_make_copy, one, perturbation, job)
-        copying.append((photo, workers.start(work, photo)))
+    """Adds the copies of the first photos, whose perturbations are all known, to ``copying``.
+
+    One by one: should one not start, the others are known.
+    """
+    while waiting and len(waiting[0].perturbations) == len(waiting[0].looks):
+        one = waiting.popleft()
+        work = partial(_make_copy, one, job)
+        copying.append((one.task.source, workers.start(work, one.task.source)))
 
 
 def _results(futures: _Futures[T]) -> tuple[list[T], list[Outcome]]:
@@ -353,17 +364,18 @@ def _finished(futures: _Futures[T]) -> list[T]:
 def _see_photo(task: Task, job: Job) -> _Seen:
     photo = read_photo(task.source, job.max_pixels)
     looks = look(photo.pixels, job.aligned)
-    canonical = [see(photo.pixels, one.square, job.canonical_size) for one in looks]
+    canonical = deque(see(photo.pixels, one.square, job.canonical_size) for one in looks)
     return _Seen(task, photo.sha256, looks, canonical)
 
 
-def _perturbations(seen: Sequence[_Seen], size: int, job: Job) -> Iterator[list[np.ndarray]]:
-    """For each photo the perturbations of its canonical images, in units of [-1, 1]."""
-    images = np.stack([image for one in seen for image in one.canonical])
-    labels = _labels([one.task.source for one in seen for _ in one.looks], job.labels)
+def _attack(batch: Sequence[tuple[_Seen, np.ndarray]], size: int, job: Job) -> None:
+    """Gives the photos the perturbations of their canonical images, in units of [-1, 1]."""
+    images = np.stack([image for _, image in batch])
+    labels = _labels([one.task.source for one, _ in batch], job.labels)
     attack = job.attack or against(job.ensemble.generators, job.config)
-    found = iter(np.asarray(attack(job, images, labels, size)) - images)
-    return ([next(found) for _ in one.looks] for one in seen)
+    found = np.asarray(attack(job, images, labels, size)) - images
+    for (one, _), perturbation in zip(batch, found, strict=True):
+        one.perturbations.append(perturbation)
 
 
 def _computing_in(precision: str | None) -> AbstractContextManager[Any]:
@@ -376,14 +388,14 @@ def _labels(photos: Sequence[Path], table: LabelTable | None) -> Labels | None:
     return None if table is None else table.labels(photos)
 
 
-def _make_copy(seen: _Seen, perturbations: Sequence[np.ndarray], job: Job) -> _Made:
+def _make_copy(seen: _Seen, job: Job) -> _Made:
     """Writes a protected photo beside its final place, and reads it back."""
     source, target = seen.task.source, seen.task.target
     photo = read_photo(source, job.max_pixels)
     if photo.sha256 != seen.sha256:
         raise FileError(source, "it was changed meanwhile", "run again")
     _refuse_taken(target, job)
-    staged = disk.stage(target, _protected_png(photo, seen.looks, perturbations, job))
+    staged = disk.stage(target, _protected_png(photo, seen, job))
     try:
         saved = read_photo(staged.temporary, job.max_pixels)
         made = _made(source, target.name, photo, saved, seen.looks, job.ensemble, seen.task.labels)
@@ -417,11 +429,9 @@ def _refuse_taken(target: Path, job: Job) -> None:
         raise FileError(target, what, "choose another --out, or overwrite with --force")
 
 
-def _protected_png(
-    photo: Photo, looks: Sequence[Look], perturbations: Sequence[np.ndarray], job: Job
-) -> bytes:
-    squares = [one.square for one in looks]
-    pixels = write_back(photo.pixels, squares, perturbations, job.config.epsilon)
+def _protected_png(photo: Photo, seen: _Seen, job: Job) -> bytes:
+    squares = [one.square for one in seen.looks]
+    pixels = write_back(photo.pixels, squares, seen.perturbations, job.config.epsilon)
     return files.encode_png(dataclasses.replace(photo, pixels=pixels))
 
 

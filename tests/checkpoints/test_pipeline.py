@@ -155,8 +155,27 @@ def test_what_is_posted_cropped_and_in_groups_is_measured(measured, monkeypatch,
     assert measured("cropped", "--images", "1")["rows"] == []
     monkeypatch.setattr(measure, "DISTANCES", (1.0, 0.8))
     for row in measured("groups", "--images", "2")["rows"]:
-        assert row["faces"] == row["found"] == 2 and 0 <= row["attack_rate"] <= 1
-    assert "| 0.8 | 2 | 2 |" in capsys.readouterr().out
+        assert row["faces"] == row["found"] == 2 and row["found_elsewhere"] == 0
+        assert 0 <= row["attack_rate"] <= 1
+    assert "| 0.8 | 2 | 2 | 0 |" in capsys.readouterr().out
+    monkeypatch.setattr(measure, "DISTANCES", (0.9,))
+    monkeypatch.setattr(measure, "beside", lambda left, right, distance: 0 * left)
+    (row,) = measured("groups", "--images", "2")["rows"]
+    assert (row["found"], row["found_elsewhere"], row["attack_rate"]) == (0, 0, None)
+    assert "| 0.9 | 2 | 0 | 0 |  |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("face", "is_one"),
+    [
+        (Box(65, 65, 200), True),
+        (Box(65, 65 + 264, 200), True),
+        (Box(65, 65 + 132, 200), False),  # between them
+        (Box(200, 65, 60), False),  # a chin
+    ],
+)
+def test_faces_of_a_group_are_where_they_were_put(face, is_one):
+    assert measure.is_of_group(face, 0.8) == is_one
 
 
 @pytest.mark.parametrize(

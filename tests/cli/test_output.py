@@ -8,7 +8,7 @@ import pytest
 
 from cdmaa_jax.cli.facts import facts_as_text
 from cdmaa_jax.cli.output import fail, say
-from cdmaa_jax.cli.text import _table
+from cdmaa_jax.cli.text import _table, report_as_text
 from tests.cli.processes import ROOT, buffered, errors, start
 from tests.tiny import save_photo
 
@@ -21,6 +21,27 @@ def test_names_that_the_terminal_cannot_show_are_escaped(ensemble, tmp_path):
     )  # fmt: skip
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and "photo-\\u03c9.png" in out and not errors(err)
+
+
+def test_a_photos_line_is_of_all_its_faces():
+    def square(psnr, ssim, losses, face):
+        models = {"a": dict(zip("xy", losses, strict=True))}
+        return {"psnr": psnr, "ssim": ssim, "models": models, "face": face and {"size": 9}}
+
+    others = [square(30.04, 0.9, (0.06, 0.07), True), square(None, 1.0, (0.0, 0.051), True)]
+    photos = [
+        {"protected": "a.png", "linf": 6 / 127.5, "others": others}
+        | square(33.0, 0.95, (0.04, 0.06), True),
+        {"protected": "b.png", "linf": 0.0, "others": []} | square(None, 1.0, (0.0, 0.0), False),
+    ]
+    models = {"a": {"avg_l": 0.04, "attack_rate": 0.5, "domains": {}}}
+    report = {"threshold": 0.05, "models": models, "photos": photos}
+    lines = [" ".join(line.split()) for line in report_as_text(report).splitlines()]
+    assert lines[-2:] == [
+        "a.png 3 found 4 of 6 6 of 255 30.0 dB 0.9000",
+        "b.png none: centre 0 of 2 0 of 255 equal 1.0000",
+    ]
+    assert "aligned" in report_as_text({**report, "aligned": True})
 
 
 def test_names_do_not_command_the_terminal(capsys):
