@@ -67,14 +67,14 @@ class Staged:
     path: Path
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
+def read_bytes(path: Path, most: int = -1) -> bytes:
+    """The content of a file, or its first ``most`` bytes.
 
     Raises:
       FileError: it cannot be read.
     """
-    with translated(path, TO_READ):
-        return path.read_bytes()
+    with translated(path, TO_READ), path.open("rb") as file:
+        return file.read(most)
 
 
 def refuse_pipes(path: Path) -> None:

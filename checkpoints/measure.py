@@ -442,11 +442,11 @@ def beside(left: np.ndarray, right: np.ndarray, distance: float) -> np.ndarray:
 
 
 def is_of_group(face: Box, distance: float) -> bool:
-    """Whether a face is found where ``beside`` puts one: its middle is near a square's."""
+    """Whether a face is where ``beside`` puts one: in a square's middle, and not too small."""
     y, x = face.top + face.size / 2, face.left + face.size / 2
     first = GROUP_SIDE / 2
     away = min(abs(x - first), abs(x - first - distance * GROUP_SIDE))
-    return max(away, abs(y - first)) < GROUP_SIDE / 5
+    return max(away, abs(y - first)) < GROUP_SIDE / 5 and face.size > GROUP_SIDE / 3
 
 
 def another_square(square: Box, height: int, width: int, moved: float, scale: float) -> Box | None:

@@ -255,6 +255,22 @@ def several_faces(monkeypatch, counts):
     monkeypatch.setattr(protecting, "look", looks)
 
 
+def test_same_batches_have_the_size_that_the_photos_give(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(protecting, "_host_is_device", lambda: False)
+    several_faces(monkeypatch, {"a.png": 3})
+    source, sizes = save_photo(tmp_path / "a.png"), []
+
+    def attack(job, images, labels, size):
+        sizes.append((len(images), size))
+        return images
+
+    for same, expected in ((True, [(1, 1)] * 3), (False, [(3, 3)])):
+        other = dataclasses.replace(job, attack=attack, batch_size=3, same_batches=same, force=True)
+        sizes.clear()
+        run([source], dataclasses.replace(other, out=tmp_path / str(same)))
+        assert sizes == expected
+
+
 @pytest.mark.parametrize("meanwhile", [False, True])
 @pytest.mark.parametrize(("counts", "batches"), [
     ([1, 1, 1, 1, 1], [3, 2]),

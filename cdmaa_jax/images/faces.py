@@ -109,13 +109,14 @@ def _groups(hits: np.ndarray) -> Iterator[np.ndarray]:
     """Groups of overlapping hits (top, left, size), by descending sum of sizes."""
     least = 0.0
     while len(hits):
-        groups = [hits[_overlaps(hits, hit) >= _SAME_FACE] for hit in hits]
-        group = max(groups, key=_weight)
+        groups = [_overlaps(hits, hit) >= _SAME_FACE for hit in hits]
+        members = max(groups, key=lambda members: _weight(hits[members]))
+        group = hits[members]
         if _weight(group) < least:
             return
         yield group
         least = least or _ANOTHER_FACE * _weight(group)
-        hits = hits[~_share_middle(hits, group.mean(axis=0))]
+        hits = hits[~(members | _share_middle(hits, group.mean(axis=0)))]
 
 
 def _weight(group: np.ndarray) -> float:

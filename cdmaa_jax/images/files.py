@@ -201,9 +201,10 @@ def _open(path: Path, data: bytes) -> Image.Image:
         return _identify(io.BytesIO(data))
     except UnidentifiedImageError:
         raise _unidentified(path, data) from None
-    except ModuleNotFoundError:
-        what = "HEIC is read with the package pillow-heif, which is not installed"
-        raise FileError(path, what, f"pip install pillow-heif, or {_EXPORT}") from None
+    except ImportError as error:
+        how = "is not installed" if isinstance(error, ModuleNotFoundError) else "does not work"
+        what = f"HEIC is read with the package pillow-heif, which {how}"
+        raise FileError(path, what, f"pip install -U pillow-heif, or {_EXPORT}") from error
     except Exception as error:  # a damaged header can make decoders raise anything
         raise _damage(path, error) from error
 
@@ -212,18 +213,36 @@ def _identify(file: Path | io.BytesIO) -> Image.Image:
     """The picture in a file, not yet decoded.
 
     Raises:
-      ModuleNotFoundError: it is HEIC, and ``pillow_heif`` is not installed.
+      ImportError: it is HEIC, and ``pillow_heif`` is not installed or does not work.
     """
     Image.init()
     try:
         return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
-        data = read_bytes(file) if isinstance(file, Path) else file.getvalue()
-        if data[4:8] != b"ftyp" or data[8:12] not in _HEIC:
+        start = read_bytes(file, 12) if isinstance(file, Path) else file.getvalue()[:12]
+        if start[4:8] != b"ftyp" or start[8:] not in _HEIC:
             raise
     import pillow_heif
 
-    return pillow_heif.HeifImageFile(io.BytesIO(data))
+    if isinstance(file, Path):
+        return pillow_heif.HeifImageFile(file)
+    _check_boxes(file.getvalue())
+    file.seek(0)
+    return pillow_heif.HeifImageFile(file)
+
+
+def _check_boxes(data: bytes) -> None:
+    """Raises EOFError if a HEIF file is cut short: tiles that are missing would be left green."""
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4])
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16])
+        if size == 0:  # the last box, to the end
+            return
+        if size < 8 or at + size > len(data):
+            raise EOFError("truncated")
+        at += size
 
 
 def _raw(path: Path) -> FileError:
@@ -324,6 +343,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
     Pillow's own function also rewrites the other entries, and turns nothing if one is damaged.
     """
+    if image.format == "HEIF":  # turned already, as the file's own entry says
+        return None
     try:
         return _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
     except Exception:

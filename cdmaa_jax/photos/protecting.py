@@ -93,9 +93,9 @@ def protect_photos(
     """Protects photos batch by batch, and yields the outcome of each photo as it is done.
 
     Photos are read, and copies made, in threads; meanwhile a GPU or TPU attacks the next batch. The
-    report in the job's folder tells of every copy in it. Whatever ends the iteration early, batches
-    that were attacked before the current one are kept; only KeyboardInterrupt and the like, on a
-    GPU or TPU, may lose one more.
+    report in the job's folder tells of every copy in it. Whatever ends the iteration early, photos
+    whose faces were all attacked before the current batch are kept; only KeyboardInterrupt and the
+    like, on a GPU or TPU, may lose one more batch.
 
     Args:
       photos: the photos, each once.
@@ -228,9 +228,9 @@ def _protect_batches(
 ) -> Iterator[Outcome]:
     """Attacks one batch after the other, while threads read the next and copy the one before.
 
-    A batch is of ``size`` faces, of which a photo may have several: the last may have to wait for
-    the next batch. A host that is itself the device has no time to spare during an attack: threads
-    work between.
+    A batch is of up to ``size`` faces, of which a photo may have several: the last may have to wait
+    for the next batch. A host that is itself the device has no time to spare during an attack:
+    threads work between.
     """
     remaining, waiting = deque(todo), deque[_Seen]()
     meanwhile = not _host_is_device()
@@ -252,8 +252,11 @@ def _protect_batches(
                 yield from failures
                 if meanwhile and not remaining and not job.same_batches:
                     # These photos are the last, with more faces perhaps: full batches are faster.
-                    faces = sum(len(one.canonical) for one in waiting)
-                    size = min(job.batch_size, max(size, faces))
+                    faces, devices = (
+                        sum(len(o.canonical) for o in waiting),
+                        jax.local_device_count(),
+                    )
+                    size = min(job.batch_size, max(size, -(-faces // devices) * devices))
                 batch = _take_batch(waiting, size)
                 if meanwhile:
                     reading = start_reading()

@@ -171,7 +171,8 @@ def test_what_is_posted_cropped_and_in_groups_is_measured(measured, monkeypatch,
         (Box(65, 65, 200), True),
         (Box(65, 65 + 264, 200), True),
         (Box(65, 65 + 132, 200), False),  # between them
-        (Box(200, 65, 60), False),  # a chin
+        (Box(190, 135, 60), False),  # a chin
+        (Box(0, 0, 180), False),
     ],
 )
 def test_faces_of_a_group_are_where_they_were_put(face, is_one):

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdmaa_jax.images.faces import Box, _hits, centre_square, face_square, find_face, find_faces
+from cdmaa_jax.images import faces
+from cdmaa_jax.images.faces import (
+    Box,
+    _groups,
+    _hits,
+    centre_square,
+    face_square,
+    find_face,
+    find_faces,
+)
 from tests import tiny
 
 SIDES = st.integers(1, 3000)
@@ -52,6 +61,25 @@ def test_all_faces_are_found_and_no_others(astronaut):
     assert len(both) == 2 and abs(both[0].left - both[1].left) >= 290
     assert alone == find_face(astronaut)
     assert find_faces(np.zeros((99, 99, 3), np.uint8)) == []
+
+
+@pytest.mark.parametrize(("hits", "counts"), [
+    ([(0, 0, 100)] * 3 + [(20, 60, 100)] * 2, [3, 2]),  # neighbours whose boxes overlap
+    ([(0, 0, 100)] * 3 + [(35, 35, 30)] * 2, [3]),  # a nose
+    ([(0, 0, 100)] * 3 + [(0, 52, 100), (0, -48, 100)] * 2, [7]),  # all hits of a face are gone
+    ([(0, 0, 100)] * 4 + [(0, 200, 35)] * 2, [4, 2]),
+    ([(0, 0, 100)] * 4 + [(0, 200, 25)] * 2, [4]),  # too small
+])  # fmt: skip
+def test_hits_are_those_of_one_face_or_of_another(hits, counts):
+    groups = list(_groups(np.array(hits, np.float64)))
+    assert [len(group) for group in groups] == counts
+
+
+def test_another_face_needs_two_hits(monkeypatch, astronaut):
+    for number, found in ((1, 1), (2, 2)):
+        hits = [(10, 10, 100)] * 4 + [(10, 200, 60)] * number
+        monkeypatch.setattr(faces, "_hits", lambda _, hits=hits: iter(hits))
+        assert len(find_faces(astronaut)) == found
 
 
 def test_the_larger_of_two_faces_wins(astronaut):

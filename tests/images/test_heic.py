@@ -43,6 +43,8 @@ def test_lossless_pixels_are_exact(tmp_path, mode, name):
     rgb = image.convert("RGBA" if found.alpha is not None else "RGB")
     opaque = np.asarray(rgb)[..., 3:] != 0 if mode.endswith("A") else True
     assert (found.alpha is not None) == mode.endswith("A")
+    if found.alpha is not None:
+        np.testing.assert_array_equal(found.alpha, np.asarray(rgb)[..., 3])
     assert np.abs((found.pixels - np.asarray(rgb)[..., :3].astype(int)) * opaque).max() <= 1
     assert found.notes == () and found.profile is None
     assert count_pixels(path) == 100 * 128
@@ -105,9 +107,11 @@ def test_limits_are_those_of_other_photos(tmp_path):
         read_photo(small)
 
 
+@pytest.mark.parametrize("tile", [0, 64])  # phones write tiles
 @pytest.mark.parametrize("kept", [12, 40, 0.1, 0.5, 0.99])
-def test_a_file_cut_short_is_one_line(tmp_path, kept):
-    whole = saved(tmp_path / "a.heic", photo()).read_bytes()
+def test_a_file_cut_short_is_one_line(tmp_path, kept, tile):
+    whole = saved(tmp_path / "a.heic", photo(), tile_size=tile).read_bytes()
+    assert read_photo(tmp_path / "a.heic").size == (100, 128)
     path = tmp_path / "b.heic"
     path.write_bytes(whole[: kept if kept > 1 else int(kept * len(whole))])
     with pytest.raises(FileError, match=r"it is (damaged|cut short).*; copy it again") as caught:
@@ -130,16 +134,29 @@ def test_damage_is_a_photo_error_or_a_photo(tmp_path):
             assert "\n" not in str(error)
 
 
-def test_without_the_package_it_is_said_how_to_install_it(tmp_path, monkeypatch):
+def test_what_the_file_says_of_its_orientation_beside_it_does_not_count(tmp_path):
+    xmp = '<tiff:Orientation xmlns:tiff="http://ns.adobe.com/tiff/1.0/">6 </tiff:Orientation>'
+    heif = pillow_heif.from_pillow(photo())
+    heif.info["xmp"] = f"<x:xmpmeta xmlns:x='adobe:ns:meta/'>{xmp}</x:xmpmeta>".encode()
+    heif.save(tmp_path / "a.heic", **HEVC)
+    with pillow_heif.HeifImageFile(tmp_path / "a.heic") as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.heic").pixels, expected)
+
+
+@pytest.mark.parametrize(("error", "what"), [
+    (ModuleNotFoundError, "is not installed"), (ImportError, "does not work"),
+])  # fmt: skip
+def test_without_the_package_it_is_said_how_to_install_it(tmp_path, monkeypatch, error, what):
     path, load = saved(tmp_path / "a.heic", photo()), builtins.__import__
 
     def without(name, *arguments):
         if name == "pillow_heif":
-            raise ModuleNotFoundError(name)
+            raise error(name)
         return load(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(FileError, match=r"which is not installed; pip install pillow-heif, or exp"):
+    with pytest.raises(FileError, match=f"which {what}; pip install -U pillow-heif, or export"):
         read_photo(path)
     assert count_pixels(path) == 0
     assert read_photo(save_photo(tmp_path / "a.png")).size == (40, 48)
