@@ -524,10 +524,8 @@ def print_cropped(result: dict[str, Any]) -> None:
 
 def print_groups(result: dict[str, Any]) -> None:
     """Prints the result of ``measure_groups`` as a Markdown table."""
-    print(
-        "| distance of the faces, in sides of their squares | faces | found | what is none, found "
-        "| spoiled |"
-    )
+    title = "distance of the faces, in sides of their squares"
+    print(f"| {title} | faces | found | found elsewhere | spoiled |")
     print("|---|---|---|---|---|")
     for row in result["rows"]:
         counts = f"{row['faces']} | {row['found']} | {row['found_elsewhere']}"

@@ -237,11 +237,15 @@ def _protect_batches(
     copying: _Futures[_Made] = []
     workers = Workers()
 
+    def faces() -> int:
+        """How many faces are waiting for an attack."""
+        return sum(len(one.canonical) for one in waiting)
+
     def start_reading() -> _Futures[_Seen]:
         """Starts reading as many photos as may fill a batch with the faces that are waiting."""
-        room = max(0, size - sum(len(one.canonical) for one in waiting))
+        room = max(0, size - faces())
         tasks = [remaining.popleft() for _ in range(min(room, len(remaining)))]
-        return _start_reading(tasks, job, workers)
+        return [(t.source, workers.start(partial(_see_photo, t, job), t.source)) for t in tasks]
 
     try:
         reading = start_reading()
@@ -252,11 +256,8 @@ def _protect_batches(
                 yield from failures
                 if meanwhile and not remaining and not job.same_batches:
                     # These photos are the last, with more faces perhaps: full batches are faster.
-                    faces, devices = (
-                        sum(len(o.canonical) for o in waiting),
-                        jax.local_device_count(),
-                    )
-                    size = min(job.batch_size, max(size, -(-faces // devices) * devices))
+                    devices = jax.local_device_count()
+                    size = min(job.batch_size, max(size, -(-faces() // devices) * devices))
                 batch = _take_batch(waiting, size)
                 if meanwhile:
                     reading = start_reading()
@@ -326,12 +327,6 @@ def _record_batch(copying: _Futures[_Made], size: int, job: Job, ledger: Ledger)
             outcomes.append(Outcome(one.source, "done", entry))
     record([entry for entry, _ in kept], [staged for _, staged in kept], job, ledger)
     return outcomes
-
-
-def _start_reading(tasks: Iterable[Task], job: Job, workers: Workers) -> _Futures[_Seen]:
-    return [
-        (task.source, workers.start(partial(_see_photo, task, job), task.source)) for task in tasks
-    ]
 
 
 def _start_copying(
