@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from benchmarks import cold, compare, footprint, kernels, photos, program, report, scale, work
 from benchmarks.runs import CHECKED_STEPS
 from benchmarks.session import PRECISIONS, Options, Say
+from benchmarks.targets import TARGETS
 from benchmarks.workers import BenchmarkError
 from cdmaa_jax import disk
 from cdmaa_jax.cli.parser import OneLineParser
@@ -178,11 +179,20 @@ def add_program(commands: Any) -> None:
     """The options of ``program``."""
     command = commands.add_parser(
         "program",
-        help="what XLA compiles for an H100, without one: kernels and bytes of a step, memory",
+        help="what XLA compiles for a GPU or TPU, without one: kernels and bytes of a step, memory",
     )
     command.set_defaults(run=run_program)
     add_work(command, precision=False)
-    add_precisions(command)
+    command.add_argument(
+        "--target", choices=tuple(TARGETS), default="h100", help="NVIDIA H100 or TPU v5e (h100)"
+    )
+    usual = "; ".join(f"{name}: {' '.join(one.precisions)}" for name, one in TARGETS.items())
+    command.add_argument(
+        "--precision",
+        nargs="+",
+        choices=(*PRECISIONS, "default"),
+        help=f"of the generators, or the device's default ({usual})",
+    )
 
 
 def add_precisions(command: argparse.ArgumentParser) -> None:
@@ -298,16 +308,17 @@ def run_kernels(options: argparse.Namespace, say: Say) -> None:
 
 
 def run_program(options: argparse.Namespace, say: Say) -> None:
-    """Compiles for a GPU, prints the table and writes the file."""
-    run_by_precision(program, options, say)
+    """Compiles for a GPU or TPU, prints the table and writes the file."""
+    options.precision = options.precision or TARGETS[options.target].precisions
+    run_by_precision(program, options, say, target=options.target)
 
 
-def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say) -> None:
+def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say, **more: Any) -> None:
     """Measures each requested precision, prints the table and writes the file."""
     check_threads(options.threads)
     precisions, options.precision = options.precision, "float32"
     keep = functools.partial(write_json, options.json)
-    found = benchmark.measure(compare_options(options), precisions, say, keep)
+    found = benchmark.measure(compare_options(options), precisions, say, keep, **more)
     print(benchmark.text(found))
 
 

@@ -1,4 +1,4 @@
-"""What a GPU does in one iteration of a loop, read from a compiled program as XLA prints it."""
+"""What a device does in one iteration of a loop, read from a program as XLA prints it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import NamedTuple
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)(.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_CALLED = re.compile(r"\bcalls=%([\w.\-]+)")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
+_ON_CHIP = "S(1)"  # in the layout of an array that a TPU's core keeps in its own memory
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
 _NO_KERNELS = {
     "parameter",
@@ -18,16 +20,18 @@ _NO_KERNELS = {
     "bitcast",
     "constant",
     "copy-done",
+    "slice-done",
     "while",
 }
+_COPIES = {"copy-start", "slice-start"}  # their results are the copy and what is copied
 
 
 class Kernel(NamedTuple):
-    """One operation that a GPU runs.
+    """One operation that a device runs.
 
     Attributes:
       kind: "convolution", "product", or "other".
-      size: the bytes of what it reads and writes.
+      size: the bytes of what it reads from the device's memory and writes to it.
     """
 
     kind: str
@@ -52,8 +56,11 @@ def loop_kernels(text: str) -> list[Kernel]:
         name, result, operation, operands, rest = found.groups()
         results[name] = result
         if operation not in _NO_KERNELS:
-            sizes = [_size(results.get(operand, "")) for operand in _NAME.findall(operands)]
-            kernels.append(Kernel(_kind(operation, rest), _size(result) + sum(sizes)))
+            sources = () if operation in _COPIES else _NAME.findall(operands)
+            sizes = [_size(results.get(source, "")) for source in sources]
+            fused = (part for name in _CALLED.findall(rest) for part in computations.get(name, ()))
+            kind = _kind(operation, rest, "\n".join(fused))
+            kernels.append(Kernel(kind, _size(result) + sum(sizes)))
     return kernels
 
 
@@ -68,15 +75,16 @@ def _computations(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _kind(operation: str, rest: str) -> str:
-    if "__cudnn$conv" in rest or operation == "convolution":
+def _kind(operation: str, rest: str, fused: str) -> str:
+    if "__cudnn$conv" in rest or operation == "convolution" or " convolution(" in fused:
         return "convolution"
     return "product" if "gemm" in rest or "cublas" in rest or operation == "dot" else "other"
 
 
 def _size(result: str) -> int:
-    """The bytes of one or more arrays."""
+    """The bytes of one or more arrays in the device's memory."""
     return sum(
         _BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(","))))
-        for kind, shape in _ARRAY.findall(result)
+        for kind, shape, layout in _ARRAY.findall(result)
+        if _ON_CHIP not in layout
     )

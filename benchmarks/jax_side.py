@@ -24,7 +24,9 @@ from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.types import Batch, Generator
 
-MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
+MATMUL = {
+    "float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32", "default": None,
+}  # fmt: skip
 
 
 class Side:
@@ -121,16 +123,15 @@ class Side:
             (file,) = Path(folder).rglob("*.xplane.pb")
             return kernels_of(jax.profiler.ProfileData.from_file(str(file)))
 
-    def program(self, models: Sequence[str]) -> dict[str, Any]:
-        """What XLA compiles for an H100 from an attack on the whole batch of the work at once."""
-        from benchmarks import h100
+    def program(self, target: str, models: Sequence[str]) -> dict[str, Any]:
+        """What XLA compiles for a device from an attack on the whole batch of the work at once."""
+        from benchmarks import ahead
 
         places = self._work.of(models)
         batch = self._batch(places, None, None, None)
         conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
         batch = dataclasses.replace(batch, conditions=conditions)
-        found = h100.compile_attack([self._generator(place) for place in places], batch)
-        return {**found, "bytes_per_second": h100.BYTES_PER_SECOND}
+        return ahead.compile_attack(target, [self._generator(place) for place in places], batch)
 
     def matmul(self) -> float:
         """The best FLOP per second of a large matrix product."""

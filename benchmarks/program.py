@@ -1,4 +1,4 @@
-"""What XLA compiles for a GPU that need not be present: a step's kernels and what they move."""
+"""What XLA compiles for a device that need not be present: a step's kernels, what they move."""
 
 from __future__ import annotations
 
@@ -12,40 +12,50 @@ from benchmarks.compare import report_by_precision
 from benchmarks.hlo import loop_kernels
 from benchmarks.report import digits, table
 from benchmarks.session import Options, Say, open_ours, prepare, set_up
+from benchmarks.targets import TARGETS
 
 KINDS = ("convolution", "product", "other")
 HEADINGS = (
     "", "kernels a step", "convolutions", "GB a step", "of convolutions", "ms at least",
-    "GiB taken", "GiB planned",
+    "GiB taken", "GiB planned", "s to compile",
 )  # fmt: skip
 
 
 def measure(
-    options: Options, precisions: Sequence[str], say: Say, keep: Callable[[Any], None]
+    options: Options,
+    precisions: Sequence[str],
+    say: Say,
+    keep: Callable[[Any], None],
+    target: str,
 ) -> dict[str, Any]:
     """Everything that ``python -m benchmarks program`` reports, for JSON.
 
-    ``keep(report)`` is called after each precision, with the precisions so far.
+    ``keep(report)`` is called after each precision, with the precisions so far; ``target`` is a
+    name in ``TARGETS``.
 
     Raises:
-      BenchmarkError: a process fails, or JAX's CUDA plugin is missing.
+      BenchmarkError: a process fails, or JAX's plugin for the device is missing.
     """
+    device = TARGETS[target]
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as folder:
         prepared = prepare(options, folder, say)
         names = [model.name for model in prepared.models]
         report = report_by_precision("program", options, prepared, precisions)
+        report["device"] = device.title
         for precision in precisions:
-            say(f"{precision}: compiling for an H100 (a minute or two)")
+            say(f"{precision}: compiling for {device.title} (minutes)")
             here = dataclasses.replace(options, precision=precision)
             with open_ours(here, {"JAX_PLATFORMS": "cpu"}) as worker:
                 report["versions"] = {"ours": set_up(worker, here, folder)}
-                report["precisions"][precision] = figures(worker("program", models=names))
+                report["precisions"][precision] = figures(
+                    worker("program", target=target, models=names), device.bytes_per_second
+                )
             keep(report)
     return report
 
 
-def figures(compiled: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of one program, as returned by ``h100.compile_attack``."""
+def figures(compiled: Mapping[str, Any], bytes_per_second: float) -> dict[str, Any]:
+    """The figures of one program, as returned by ``ahead.compile_attack``."""
     kernels = loop_kernels(compiled["text"])
     sizes = {k: sum(one.size for one in kernels if one.kind == k) for k in KINDS}
     return {
@@ -53,7 +63,8 @@ def figures(compiled: Mapping[str, Any]) -> dict[str, Any]:
         "kernels_by_kind": Counter(one.kind for one in kernels),
         "bytes_per_step": sum(sizes.values()),
         "bytes_by_kind": sizes,
-        "seconds_at_least": sum(sizes.values()) / compiled["bytes_per_second"],
+        "seconds_at_least": sum(sizes.values()) / bytes_per_second,
+        "compile_seconds": compiled["seconds"],
         "memory_bytes": compiled["bytes"],
         "planned_bytes": compiled["planned"],
     }
@@ -66,8 +77,8 @@ def text(report: Mapping[str, Any]) -> str:
     rows = [HEADINGS, *(line(name, one) for name, one in report["precisions"].items())]
     return "\n".join(
         [
-            f"CDMAA on {names} at {s['size']} px, batch {s['batch']}, as compiled for an H100; "
-            f"jax {v['jax']}",
+            f"CDMAA on {names} at {s['size']} px, batch {s['batch']}, as compiled for "
+            f"{report['device']}; jax {v['jax']}",
             *table(rows),
             NOTES,
         ]
@@ -90,4 +101,5 @@ def line(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
         digits(1e3 * one["seconds_at_least"]),
         f"{one['memory_bytes'] / 2**30:.2f}",
         f"{one['planned_bytes'] / 2**30:.2f}",
+        digits(one["compile_seconds"]),
     )

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import __main__ as command
 from benchmarks import (
+    ahead,
     cold,
     compare,
     flops,
-    h100,
     hlo,
     jax_side,
     kernels,
@@ -816,6 +816,37 @@ ENTRY %main (a: f32[2,8]) -> f32[2,8] {
 """
 
 
+COMPILED_FOR_TPU = """
+%fused (a: f32[8,128], b: bf16[3,3,8,8]) -> f32[8,128] {
+  ROOT %r = f32[8,128]{1,0:T(8,128)S(1)} convolution(%a, %b), window={size=3x3}, dim_labels=0b1f_01io->0b1f
+}
+
+%region (p: (f32[8,128], bf16[3,3,8,8])) -> (f32[8,128], bf16[3,3,8,8]) {
+  %p = (f32[8,128]{1,0:T(8,128)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}) parameter(0)
+  %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%p), index=0
+  %k = bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
+  %s = (bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)S(1)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%k)
+  %d = bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)S(1)} copy-done(%s)
+  %y = f32[8,128]{1,0:T(8,128)S(1)} fusion(%x, %d), kind=kOutput, calls=%fused
+  %z = f32[8,128]{1,0:T(8,128)} negate(%y)
+  ROOT %t = (f32[8,128]{1,0:T(8,128)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}) tuple(%z, %k)
+}
+
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  ROOT %loop = (f32[8,128]{1,0:T(8,128)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}) while(%a), condition=%cond, body=%region
+}
+"""
+
+
+def test_arrays_that_a_tpu_keeps_on_chip_move_no_bytes():
+    image, kernel = 4 * 8 * 128, 2 * 3 * 3 * 8 * 8
+    assert hlo.loop_kernels(COMPILED_FOR_TPU) == [
+        hlo.Kernel("other", kernel + 4),  # to the chip, with the copy's handle
+        hlo.Kernel("convolution", image),
+        hlo.Kernel("other", image),
+    ]
+
+
 def test_figures_of_a_program(monkeypatch, capsys, tmp_path):
     class Compiler(Here):
         def __init__(self):
@@ -824,7 +855,7 @@ def test_figures_of_a_program(monkeypatch, capsys, tmp_path):
         def __call__(self, name, **_):
             if name == "open":
                 return {"jax": "0", "platform": "cpu"}
-            return {"text": COMPILED, "bytes": 2**30, "planned": 2**31, "bytes_per_second": 1e3}
+            return {"text": COMPILED, "bytes": 2**30, "planned": 2**31, "seconds": 9.5}
 
     models = (work.Model("a", "stargan", "", "", {"width": 64, "blocks": 6, "attributes": []}, 5),)
     monkeypatch.setattr(program, "prepare", lambda *_: work.Work(models, 64, 1))
@@ -835,8 +866,15 @@ def test_figures_of_a_program(monkeypatch, capsys, tmp_path):
     found = json.loads(file.read_text())["precisions"]["tf32"]
     assert found["kernels_by_kind"] == {"convolution": 1, "other": 1}
     assert found["bytes_by_kind"] == {"convolution": 128, "product": 0, "other": 192}
-    assert found["seconds_at_least"] == 0.32
-    assert "tf32" in capsys.readouterr().out
+    assert found["seconds_at_least"] == 320 / 3.35e12
+    assert found["compile_seconds"] == 9.5
+    shown = capsys.readouterr().out
+    assert "tf32" in shown and "for an H100" in shown
+    assert command.main(["program", "--target", "v5e", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["precisions"]
+    assert list(found) == ["default", "bfloat16"]
+    assert found["default"]["seconds_at_least"] == 320 / 819e9
+    assert "for a TPU v5e" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -847,8 +885,8 @@ def test_weights_are_not_cut_in_the_loop_of_a_gpu():
     conditions = jnp.asarray(generator.conditions(None))
     batch = Batch(jnp.zeros((1, 128, 128, 3)), (conditions,), jnp.ones(1, bool))
     try:
-        found = h100.compile_attack([generator], batch)
-    except h100.PluginError as error:
+        found = ahead.compile_attack("h100", [generator], batch)
+    except ahead.PluginError as error:
         pytest.skip(str(error))
     largest = max(leaf.size for leaf in jax.tree.leaves(generator.params))
     others = [one for one in hlo.loop_kernels(found["text"]) if one.kind == "other"]
