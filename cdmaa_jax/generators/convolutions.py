@@ -29,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 
 from cdmaa_jax import hoisting, processor
 from cdmaa_jax.generators import winograd
-from cdmaa_jax.scheduling import materialize
+from cdmaa_jax.scheduling import later, materialize
 from cdmaa_jax.tracing import is_once
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -41,6 +41,7 @@ _LARGE_TILES_ON_BLOCKS = 160  # 4×4 tiles from which they beat 2×2, for large 
 _SEVERAL_TILES = 48  # 4×4 tiles from which tiles of blocks beat patches of small images
 _MANY_TILES = 256  # tiles of one image from which a product per image costs no more
 _MANY_VALUES = 12 * 2**20  # transformed values of all tiles from which one image at a time pays
+_MANY_WEIGHTS = 2**22  # of a kernel that is folded again for its transpose, rather than kept
 _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # channels from which Winograd pays
 
 
@@ -165,6 +166,8 @@ def _scatter_on_cpu(
     if taps == 4 and _is_kernel_larger(len(y), y.shape[1:3], small):
         return winograd.fit(_add_columns(_to_columns(y, kernel), large), -padding, size)
     folded = _fold(kernel)
+    if folded.size >= _MANY_WEIGHTS:
+        folded = later(folded, y[0, 0, 0, 0])
     tile = _tile_on_blocks(folded, len(y), y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED)
     if tile and not computed_once:
         transform = _transform_of_large(kernel, tile)

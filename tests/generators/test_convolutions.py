@@ -239,6 +239,24 @@ def test_a_large_kernel_is_not_kept_in_another_order():
     assert not any(math.prod(map(int, shape.split(","))) == kernel.size for shape in copies)
 
 
+def test_a_folded_kernel_is_not_kept_until_its_transpose_if_it_is_large(monkeypatch):
+    x, kernel = (a.astype(jnp.float32) for a in normal(11, (1, 26, 24, 128), (4, 4, 128, 256)))
+
+    def gradient(x, kernel):
+        y, pull = jax.vjp(lambda x: convolutions.gather(x, kernel, 2, 1), x)
+        return pull(y)[0]
+
+    found, folds = [], []
+    for least in (kernel.size + 1, kernel.size):
+        monkeypatch.setattr(convolutions, "_MANY_WEIGHTS", least)
+        program = jax.jit(lambda *both: gradient(*both)).lower(x, kernel).compile()
+        fold = rf"= f32\[4,{kernel.size // 4}\]\S* fusion\("
+        folds.append(len(re.findall(fold, program.as_text())))
+        found.append(program(x, kernel))
+    assert folds == [1, 2]
+    np.testing.assert_array_equal(*found)
+
+
 def test_patches_are_cut_from_what_is_computed_once():
     x, kernel = (a.astype(jnp.float32) for a in normal(9, (1, 8, 8, 64), (4, 4, 64, 256)))
     program = jax.jit(lambda x: convolutions.gather(3.25 * x, kernel, 2, 1)).lower(x).compile()
