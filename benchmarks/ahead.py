@@ -26,7 +26,7 @@ _WITHOUT_AUTOTUNING = {"xla_gpu_autotune_level": "0"}
 
 
 class PluginError(ValueError):
-    """JAX lacks what compiles for a device."""
+    """JAX's plugin for a device is missing, or fails."""
 
 
 def compile_attack(target: str, models: Sequence[Generator], batch: Batch) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def compile_attack(target: str, models: Sequence[Generator], batch: Batch) -> di
       what cuDNN takes for itself.
 
     Raises:
-      PluginError: JAX's plugin for the device is missing.
+      PluginError: JAX's plugin for the device is missing, or fails.
     """
     chosen = TARGETS[target]
     device = SingleDeviceSharding(_device(chosen))
@@ -69,7 +69,7 @@ def compile_attack(target: str, models: Sequence[Generator], batch: Batch) -> di
         "text": compiled.as_text(),
         "seconds": seconds,
         "bytes": data + memory.generated_code_size_in_bytes,
-        "planned": footprint(config.loss, models, batch).of(chunks),
+        "planned": footprint(config.loss, models, batch, chosen.platform).of(chunks),
     }
 
 
@@ -78,6 +78,6 @@ def _device(target: Target) -> Any:
         return topologies.get_topology_desc(**target.topology).devices[0]
     except (NotImplementedError, RuntimeError) as error:
         raise PluginError(
-            f"JAX's plugin for {target.title} is missing, which compiles without one, too: "
-            f"pip install 'jax[{target.plugin}]=={jax.__version__}' ({error})"
+            f"JAX's plugin for {target.title}, which compiles without one, too, is missing or "
+            f"fails ({error}): pip install 'jax[{target.plugin}]=={jax.__version__}'"
         ) from None

@@ -99,8 +99,10 @@ class Side:
         places = self._work.of(models)
         generators = [self._generator(place) for place in places]
         inputs, loss = self._batch(places, None, None, None), Config().loss
-        chunks = plan_chunks(loss, generators, inputs, jax.devices()[0], chunk)
-        return {"chunks": list(chunks), "bytes": footprint(loss, generators, inputs).of(chunks)}
+        device = jax.devices()[0]
+        chunks = plan_chunks(loss, generators, inputs, device, chunk)
+        needed = footprint(loss, generators, inputs, device.platform)
+        return {"chunks": list(chunks), "bytes": needed.of(chunks)}
 
     def profile(self, models: Sequence[str], steps: int) -> list[tuple[str, int, float]]:
         """For one attack on a GPU: each kernel's name, number of runs and total seconds.

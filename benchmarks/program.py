@@ -45,7 +45,7 @@ def measure(
         for precision in precisions:
             say(f"{precision}: compiling for {device.title} (minutes)")
             here = dataclasses.replace(options, precision=precision)
-            with open_ours(here, {"JAX_PLATFORMS": "cpu"}) as worker:
+            with open_ours(here, {"JAX_PLATFORMS": "cpu", **device.environment}) as worker:
                 report["versions"] = {"ours": set_up(worker, here, folder)}
                 report["precisions"][precision] = figures(
                     worker("program", target=target, models=names), device.bytes_per_second

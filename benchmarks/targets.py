@@ -46,6 +46,7 @@ class Target:
       bytes_per_second: the bandwidth of its memory, according to its maker.
       precisions: those in which it is used.
       topology: the arguments of ``topologies.get_topology_desc``.
+      environment: variables by which its plugin looks for no device, and locks none.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Target:
     bytes_per_second: float
     precisions: tuple[str, ...]
     topology: Mapping[str, Any]
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 TARGETS = {
@@ -80,6 +82,12 @@ TARGETS = {
             "topology_name": "v5e:1x1x1",
             "platform": "tpu",
             "chips_per_host_bounds": (1, 1, 1),
+        },
+        environment={
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         },
     ),
 }

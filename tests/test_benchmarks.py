@@ -817,29 +817,29 @@ ENTRY %main (a: f32[2,8]) -> f32[2,8] {
 
 
 COMPILED_FOR_TPU = """
-%fused (a: f32[8,128], b: bf16[3,3,8,8]) -> f32[8,128] {
-  ROOT %r = f32[8,128]{1,0:T(8,128)S(1)} convolution(%a, %b), window={size=3x3}, dim_labels=0b1f_01io->0b1f
+%fused (a: f32[8,128], b: bf16[72,8]) -> f32[8,128] {
+  ROOT %r = f32[8,128]{1,0:T(8,128)S(1)} convolution(%a, %b), dim_labels=0b1f_01io->0b1f
 }
 
-%region (p: (f32[8,128], bf16[3,3,8,8])) -> (f32[8,128], bf16[3,3,8,8]) {
-  %p = (f32[8,128]{1,0:T(8,128)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}) parameter(0)
+%region (p: (f32[8,128], bf16[72,8])) -> (f32[8,128], bf16[72,8]) {
+  %p = (f32[8,128]{1,0:T(8,128)}, bf16[72,8]{1,0:T(8,128)(2,1)}) parameter(0)
   %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%p), index=0
-  %k = bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
-  %s = (bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)S(1)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%k)
-  %d = bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)S(1)} copy-done(%s)
+  %k = bf16[72,8]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
+  %s = (bf16[72,8]{1,0:T(8,128)(2,1)S(1)}, bf16[72,8]{1,0}, u32[]{:S(2)}) copy-start(%k)
+  %d = bf16[72,8]{1,0:T(8,128)(2,1)S(1)} copy-done(%s)
   %y = f32[8,128]{1,0:T(8,128)S(1)} fusion(%x, %d), kind=kOutput, calls=%fused
   %z = f32[8,128]{1,0:T(8,128)} negate(%y)
-  ROOT %t = (f32[8,128]{1,0:T(8,128)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}) tuple(%z, %k)
+  ROOT %t = (f32[8,128]{1,0:T(8,128)}, bf16[72,8]{1,0:T(8,128)(2,1)}) tuple(%z, %k)
 }
 
 ENTRY %main (a: f32[8,128]) -> f32[8,128] {
-  ROOT %loop = (f32[8,128]{1,0:T(8,128)}, bf16[3,3,8,8]{3,2,1,0:T(8,128)(2,1)}) while(%a), condition=%cond, body=%region
+  ROOT %loop = (f32[8,128]{1,0}, bf16[72,8]{1,0}) while(%a), condition=%c, body=%region
 }
 """
 
 
 def test_arrays_that_a_tpu_keeps_on_chip_move_no_bytes():
-    image, kernel = 4 * 8 * 128, 2 * 3 * 3 * 8 * 8
+    image, kernel = 4 * 8 * 128, 2 * 72 * 8
     assert hlo.loop_kernels(COMPILED_FOR_TPU) == [
         hlo.Kernel("other", kernel + 4),  # to the chip, with the copy's handle
         hlo.Kernel("convolution", image),

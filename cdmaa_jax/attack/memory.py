@@ -30,6 +30,7 @@ T = TypeVar("T")
 SHARE = 0.8
 """The share of the free memory used if no chunk size is given."""
 _MARGIN = 1.25  # a program's memory over what its gradients keep: transforms and copies
+_PADDING = {"tpu": 1.4}  # further, what padding to tiles of 8 × 128 values takes
 _ENOUGH_PIXELS = 8 * 128 * 128  # output pixels per chunk beyond which a CPU gains nothing
 _GENEROUS = 16 * 1024  # a generous upper estimate of the bytes kept per output pixel
 _GIB = 2**30
@@ -125,7 +126,7 @@ def _plan(
     chunks = tuple(fit_chunk(n, count) for n in wanted)
     if generous_footprint(loss, ensemble, batch).of(chunks) < memory / 2:
         return chunks
-    needed = footprint(loss, ensemble, batch)
+    needed = footprint(loss, ensemble, batch, device.platform)
     if chunk is None:
         fitting = needed.largest_chunks(SHARE * memory)
         chunks = tuple(fit_chunk(min(pair), count) for pair in zip(chunks, fitting, strict=True))
@@ -230,12 +231,15 @@ def fit_chunk(chunk: int, count: int) -> int:
     return next(size for size in sizes if 8 * (-count % size) < count)
 
 
-def footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:
+def footprint(
+    loss: str, ensemble: Sequence[Generator], batch: Batch, platform: str = "cpu"
+) -> Footprint:
     """An estimate from the shapes of what the gradients keep; nothing is executed."""
     rows = zip(ensemble, batch.conditions, strict=True)
     kept = [_kept(loss, model, conditions, batch) for model, conditions in rows]
     references, residuals = zip(*kept, strict=True)
-    return _footprint(ensemble, batch, sum(references), [_MARGIN * n for n in residuals])
+    margin = _MARGIN * _PADDING.get(platform, 1)
+    return _footprint(ensemble, batch, sum(references), [margin * n for n in residuals])
 
 
 def generous_footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:

@@ -193,13 +193,11 @@ def working_memory(ensemble):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
-class Gpu:
-    """A GPU with a given amount of memory, to plan for."""
+class Accelerator:
+    """One with a given amount of memory, to plan for."""
 
-    platform = "gpu"
-
-    def __init__(self, limit, used=0):
-        self.limit, self.used = limit, used
+    def __init__(self, limit, used=0, platform="gpu"):
+        self.limit, self.used, self.platform = limit, used, platform
 
     def memory_stats(self):
         return {"bytes_limit": self.limit, "bytes_in_use": self.used}
@@ -209,16 +207,28 @@ def test_generators_run_side_by_side_where_all_fit_a_gpu():
     ensemble, batch = problem()
     needed = memory.footprint("mse", ensemble, batch)
     enough = 2 * (needed.batch + 2 * 4 * sum(needed.image)) + 2
-    assert memory.can_overlap("mse", ensemble, batch, Gpu(2**40))
-    assert memory.can_overlap("mse", ensemble, batch, Gpu(enough))
-    assert not memory.can_overlap("mse", ensemble, batch, Gpu(enough - 4))
-    assert not memory.can_overlap("mse", ensemble, batch, Gpu(enough, used=4))
+    assert memory.can_overlap("mse", ensemble, batch, Accelerator(2**40))
+    assert memory.can_overlap("mse", ensemble, batch, Accelerator(enough))
+    assert not memory.can_overlap("mse", ensemble, batch, Accelerator(enough - 4))
+    assert not memory.can_overlap("mse", ensemble, batch, Accelerator(enough, used=4))
     assert not memory.can_overlap("mse", ensemble, batch, CPU)
 
 
 def test_whether_generators_run_side_by_side_is_asked_once():
     ensemble, batch = problem()
-    gpu = Gpu(2**40)
+    gpu = Accelerator(2**40)
     assert memory.can_overlap("mse", ensemble, batch, gpu)
     gpu.used = gpu.limit
     assert memory.can_overlap("mse", ensemble, batch, gpu)
+
+
+def test_a_tpu_pads_what_gradients_keep(monkeypatch):
+    ensemble, batch = problem()
+    monkeypatch.setattr(memory, "_PLANS", {})
+    needed = memory.footprint("mse", ensemble, batch)
+    padded = memory.footprint("mse", ensemble, batch, "tpu")
+    assert padded.batch == needed.batch
+    assert padded.image[0] == pytest.approx(1.4 * needed.image[0], rel=1e-3)
+    for platform, one, fitting in (("gpu", needed, 2), ("tpu", needed, 1), ("tpu", padded, 2)):
+        device = Accelerator(int(one.of((2, 2)) / memory.SHARE) + 2, platform=platform)
+        assert memory.plan_chunks("mse", ensemble, batch, device, None) == (fitting, fitting)
