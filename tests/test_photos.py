@@ -238,6 +238,19 @@ def test_labels_of_a_photo_count_for_all_its_faces(job, tmp_path, monkeypatch):
     assert seen == [{"Male": [1, 1], "Young": [0, 0]}, {"Male": [0], "Young": [1]}]
 
 
+def test_a_photo_that_takes_several_batches_tells_of_its_faces(job, tmp_path, monkeypatch):
+    several_faces(monkeypatch, {"a.png": 1, "b.png": 4, "c.png": 1})
+    sources = [save_photo(tmp_path / name, seed) for seed, name in enumerate(("a.png", "b.png"))]
+    job, told = dataclasses.replace(job, batch_size=2, attack=lambda _, images, *__: images), []
+    outcomes = photos.protect_photos(sources, job, partly=lambda *what: told.append(what))
+    assert statuses(outcomes) == ["done", "done"]
+    assert told == [(sources[1], 1, 4), (sources[1], 3, 4)]
+    told.clear()
+    last = save_photo(tmp_path / "c.png", 2)
+    list(photos.protect_photos([last], job, partly=lambda *what: told.append(what)))
+    assert not told
+
+
 def several_faces(monkeypatch, counts):
     """Photos of these names then have so many faces."""
     boxes = [Box(0, 4 * number, 20) for number in range(max(counts.values()))]

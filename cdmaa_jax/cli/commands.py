@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def demo(args: argparse.Namespace) -> int:
 
     original = write_original(args.out, args.force)
     job = make_job(original, _load(["demo"]), args.force)
-    outcomes = watched(photos.protect_photos([original], job, _starting), 1, "protecting")
+    outcomes = watched(partial(photos.protect_photos, [original], job, _starting), 1, "protecting")
     outcome = outcomes[0]
     if outcome.entry is None:
         return _print_result(job, outcomes, args)
@@ -70,7 +71,8 @@ def protect(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
         force=args.force,
     )
-    outcomes = watched(photos.protect_photos(found, job, _starting), len(found), "protecting")
+    begin = partial(photos.protect_photos, found, job, _starting)
+    outcomes = watched(begin, len(found), "protecting")
     if earlier := (photos.read_job_report(job) or {}).get("earlier"):
         say(
             f"copies in {args.out} made with other settings: {len(earlier)}; the report lists "
@@ -92,7 +94,7 @@ def evaluate(args: argparse.Namespace) -> int:
     steps = photos.evaluate_photos(
         pairs, ensemble, labels, args.batch_size, args.max_pixels, args.aligned
     )
-    outcomes = watched(steps, len(pairs), "measuring")
+    outcomes = watched(lambda _: steps, len(pairs), "measuring")
     made_with = {"ensemble": report.describe(ensemble), "aligned": args.aligned}
     entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
     _print_report(report.build(entries, threshold, made_with, _failures(outcomes)), args.json)

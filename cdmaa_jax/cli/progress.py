@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdmaa_jax.cli.output import fail, say
@@ -27,25 +28,40 @@ class _Lines:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def tell(self, bar: tqdm, done: int, total: int, what: str, seconds_left: float | None) -> None:
+    def tell(self, bar: tqdm, done: int, total: int, what: str, more: str) -> None:
         """Prints a line if it is due and the bar is not shown, as in a file or a pipe."""
         now = time.monotonic()
         if bar.disable and now - self._last >= LINE_EVERY:
             self._last = now
-            left = "" if seconds_left is None else f", {_left(seconds_left)}"
-            say(f"{what}: {done} of {total} photos{left}")
+            say(f"{what}: {done} of {total} photos{more and f', {more}'}")
 
 
-def watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome]:
-    """Iterates over outcomes with a progress bar, reports failures, and returns all outcomes."""
+def watched(
+    begin: Callable[[Callable[[Path, int, int], None]], Iterator[Outcome]], total: int, verb: str
+) -> list[Outcome]:
+    """Iterates over outcomes with a progress bar, reports failures, and returns all outcomes.
+
+    Args:
+      begin: ``begin(partly)`` returns the outcomes; see ``protect_photos``.
+      total: how many there are.
+      verb: what is done to the photos.
+    """
     from tqdm import tqdm
 
     from cdmaa_jax.disk import is_of_no_room
 
-    start, seen, worked, lines = time.monotonic(), [], 0, _Lines()
+    start, worked, lines = time.monotonic(), 0, _Lines()
+    seen: list[Outcome] = []
+
+    def partly(photo: Path, done: int, faces: int) -> None:
+        text = f"{done} of {faces} faces of {photo.name}"
+        bar.set_postfix_str(text)
+        lines.tell(bar, len(seen), total, verb, text)
+
     with tqdm(total=total, desc=verb, unit="photo", file=sys.stderr, disable=None) as bar:
-        for outcome in outcomes:
+        for outcome in begin(partly):
             seen.append(outcome)
+            bar.set_postfix_str("", refresh=False)
             bar.update()
             if outcome.error is not None and not is_of_no_room(outcome.error):  # it ends the run
                 fail(outcome.error)
@@ -53,7 +69,7 @@ def watched(outcomes: Iterator[Outcome], total: int, verb: str) -> list[Outcome]
                 say(f"{outcome.source}: {note}")
             worked += outcome.status != "skipped"
             left = (time.monotonic() - start) / worked * (total - len(seen)) if worked else None
-            lines.tell(bar, len(seen), total, verb, left)
+            lines.tell(bar, len(seen), total, verb, _left(left))
     say(outcomes_as_text(seen, time.monotonic() - start))
     return seen
 
@@ -82,7 +98,7 @@ class Watch:
         if error is None:
             self._bar.update()
             self._seen += 1
-            self._lines.tell(self._bar, self._seen, self._total, self._name, None)
+            self._lines.tell(self._bar, self._seen, self._total, self._name, "")
         else:
             fail(error)
 
@@ -115,9 +131,9 @@ class Watch:
         before = min(count, self._done[self._name])
         self._done[self._name] -= before
         self._forecast.record(self._name, count - before)
-        left = self._forecast.seconds_left(time.monotonic() - self._start)
-        if left is not None:
-            self._bar.set_postfix_str(_left(left))
+        left = _left(self._forecast.seconds_left(time.monotonic() - self._start))
+        if left:
+            self._bar.set_postfix_str(left)
         self._lines.tell(self._bar, self._seen, self._total, self._name, left)
 
     @staticmethod
@@ -129,5 +145,5 @@ class Watch:
         )
 
 
-def _left(seconds: float) -> str:
-    return f"about {duration(seconds)} left"
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {duration(seconds)} left"

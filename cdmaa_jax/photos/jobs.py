@@ -56,8 +56,9 @@ class Job:
         so that a job that was stopped and resumed gives the same bits as one that was not.
       attack: another attack on the canonical images; see ``ProtectImages``.
       precision: the precision in which the generators are computed during the attack: "float32",
-        "tf32" or "bfloat16"; None for the device's default, which is TF32 on a GPU. Copies are
-        always measured in the device's default.
+        "tf32" or "bfloat16"; None for the device's default, which is TF32 on a GPU, and on a TPU
+        float32 with bfloat16 factors in products. Copies are always measured in the device's
+        default.
     """
 
     ensemble: Ensemble

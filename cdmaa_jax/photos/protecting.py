@@ -88,7 +88,10 @@ class _Made:
 
 
 def protect_photos(
-    photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None = None
+    photos: Sequence[Path],
+    job: Job,
+    starting: Callable[[int], None] | None = None,
+    partly: Callable[[Path, int, int], None] | None = None,
 ) -> Iterator[Outcome]:
     """Protects photos batch by batch, and yields the outcome of each photo as it is done.
 
@@ -102,6 +105,8 @@ def protect_photos(
       job: what to do with them.
       starting: called before the first batch with the number of photos to protect, if there are
         any.
+      partly: called after a batch that had room for some of a photo's faces only, with the photo,
+        how many of them are attacked, and how many it has.
 
     Raises:
       FileError: the folder or the report in it cannot be used, or the disk is full.
@@ -110,7 +115,7 @@ def protect_photos(
     check_job(job)
     disk.make_folder(job.out)
     with disk.locked(job.out):
-        yield from _protect_in_locked_folder(photos, job, starting)
+        yield from _protect_in_locked_folder(photos, job, starting, partly)
 
 
 def evaluate_photos(
@@ -205,7 +210,10 @@ def devices_for(size: int) -> list[jax.Device] | None:
 
 
 def _protect_in_locked_folder(
-    photos: Sequence[Path], job: Job, starting: Callable[[int], None] | None
+    photos: Sequence[Path],
+    job: Job,
+    starting: Callable[[int], None] | None,
+    partly: Callable[[Path, int, int], None] | None,
 ) -> Iterator[Outcome]:
     """``protect_photos`` in a folder that no other run can write into."""
     ledger = open_ledger(job)
@@ -218,13 +226,17 @@ def _protect_in_locked_folder(
     size = min(job.batch_size, max(1, len(photos if job.same_batches else todo)))
     if todo and starting is not None:
         starting(len(todo))
-    for outcome in _protect_batches(todo, size, job, ledger):
+    for outcome in _protect_batches(todo, size, job, ledger, partly):
         yield note(outcome, ledger)
     finish(job, ledger)
 
 
 def _protect_batches(
-    todo: Sequence[Task], size: int, job: Job, ledger: Ledger
+    todo: Sequence[Task],
+    size: int,
+    job: Job,
+    ledger: Ledger,
+    partly: Callable[[Path, int, int], None] | None,
 ) -> Iterator[Outcome]:
     """Attacks one batch after the other, while threads read the next and copy the one before.
 
@@ -265,6 +277,9 @@ def _protect_batches(
                     release_memory()  # of the threads, before the attack reckons with what is free
                 if batch:
                     _attack(batch, size, job)
+                    last = batch[-1][0]
+                    if last.canonical and partly is not None:
+                        partly(last.task.source, len(last.perturbations), len(last.looks))
             except Exception:  # what the last attack made is kept even if this one fails
                 yield from _finish_batch(copying, size, job, ledger)
                 raise

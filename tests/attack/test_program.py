@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.extend.core import jaxprs_in_params
 
+from benchmarks.targets import TARGETS
 from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import Plan, attack_batch
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
@@ -243,6 +245,21 @@ def test_devices_that_share_a_batch_do_not_talk_and_change_no_bit():
     assert "while" in text and not re.search(COLLECTIVES, text)
 
 
+@pytest.mark.slow
+def test_the_chips_of_a_tpu_do_not_talk(monkeypatch):
+    """Needs JAX's TPU plugin, but no TPU."""
+    for name, value in TARGETS["v5e"].environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        four = topologies.get_topology_desc("v5e:2x2x1", "tpu", chips_per_host_bounds=(2, 2, 1))
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    ensemble, config = (toy(0, size=4), toy(1, size=4), toy(2, size=4)), Config(steps=STEPS)
+    batch = toy_batch(photos(8, size=4), ensemble)
+    text = sharded_text(config, ensemble, batch, jax.random.key(0), four.devices)
+    assert "while" in text and not re.search(COLLECTIVES, text)
+
+
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broa"
 
 
@@ -255,9 +272,16 @@ def sharded_text(config, ensemble, batch, key, devices):
         for axes in ((), ("batch",))
     )
     numbers = numbers_of(config, batch.images.dtype, len(ensemble))
-    ensemble, numbers = jax.device_put((ensemble, numbers), whole)
-    batch = dataclasses.replace(batch, conditions=conditions)
-    batch, keys = jax.device_put((batch, keys), split)
-    program = program_for("cpu", True)
+    ensemble, numbers = placed((ensemble, numbers), whole)
+    batch, keys = placed((dataclasses.replace(batch, conditions=conditions), keys), split)
+    platform = devices[0].platform
+    program, plan = program_for(platform, True), Plan((2, 2, 2))
     arguments = (structure_of(config), mesh, ensemble, batch, keys, numbers)
-    return program.lower(*arguments, plan=Plan((2, 2, 2))).compile().as_text()
+    return program.lower(*arguments, plan=plan).compile().as_text()
+
+
+def placed(tree, sharding):
+    """The shapes of arrays that are on the devices of a sharding."""
+    return jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), tree
+    )

@@ -208,7 +208,7 @@ def test_generators_for_demonstration_are_told_of(protect, tmp_path, monkeypatch
 def test_options_reach_the_job(protect, ensemble, tmp_path, monkeypatch):
     jobs = []
 
-    def spy(found, job, starting):
+    def spy(found, job, *_):
         jobs.append(job)
         return iter(())
 
@@ -238,7 +238,7 @@ def test_options_reach_the_job(protect, ensemble, tmp_path, monkeypatch):
 
 
 def test_notices_of_the_library_are_the_command_s_own(protect, tmp_path, monkeypatch):
-    def warn(found, job, starting):
+    def warn(*_):
         warnings.warn("something is odd", stacklevel=1)
         logging.getLogger("cdmaa_jax.kept").warning("something is not kept")
         return iter(())

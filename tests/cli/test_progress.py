@@ -29,7 +29,7 @@ def test_a_line_a_minute_where_no_bar_is_shown(clock, capsys):
             clock[0] += 0 if status == "skipped" else 25
             yield Outcome(Path(f"{i}.png"), status, {"notes": []})
 
-    assert len(progress.watched(outcomes(), 20, "protecting")) == 20
+    assert len(progress.watched(lambda _: outcomes(), 20, "protecting")) == 20
     *lines, last = said(capsys)
     assert lines == [
         "protecting: 13 of 20 photos, about 3 min left",
@@ -69,6 +69,27 @@ def test_no_lines_beside_a_bar(clock, capsys, monkeypatch):
         clock[0] += 100
         yield Outcome(Path("a.png"), "done", {"notes": []})
 
-    progress.watched(outcomes(), 1, "protecting")
+    progress.watched(lambda _: outcomes(), 1, "protecting")
     shown = capsys.readouterr().err
     assert "1/1" in shown and "of 1 photos" not in shown
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_faces_of_a_photo_that_takes_several_batches(is_shown, clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: is_shown, raising=False)
+
+    def outcomes(partly):
+        for faces in (8, 16):
+            clock[0] += 61
+            partly(Path("photos/group.png"), faces, 20)
+        yield Outcome(Path("photos/group.png"), "done", {"notes": []})
+
+    progress.watched(outcomes, 1, "protecting")
+    shown = capsys.readouterr().err
+    for faces in (8, 16):
+        told = f"{faces} of 20 faces of group.png"
+        assert told in shown
+        assert (f"cdmaa: protecting: 0 of 1 photos, {told}" in shown) != is_shown
+    assert ("1/1" in shown) == is_shown
+    if is_shown:
+        assert "faces" not in shown.rpartition("1/1")[2]
