@@ -14,9 +14,9 @@ from benchmarks.report import digits, table
 from benchmarks.session import Options, Say, open_ours, prepare, set_up
 from benchmarks.targets import TARGETS
 
-KINDS = ("convolution", "product", "other")
+KINDS = ("convolution", "product", "copy", "other")
 HEADINGS = (
-    "", "kernels a step", "convolutions", "GB a step", "of convolutions", "ms at least",
+    "", "kernels a step", "convolutions", "copies", "GB a step", "of convolutions", "ms at least",
     "GiB taken", "GiB planned", "s to compile",
 )  # fmt: skip
 
@@ -58,9 +58,10 @@ def figures(compiled: Mapping[str, Any], bytes_per_second: float) -> dict[str, A
     """The figures of one program, as returned by ``ahead.compile_attack``."""
     kernels = loop_kernels(compiled["text"])
     sizes = {k: sum(one.size for one in kernels if one.kind == k) for k in KINDS}
+    counts = Counter(one.kind for one in kernels)
     return {
-        "kernels_per_step": len(kernels),
-        "kernels_by_kind": Counter(one.kind for one in kernels),
+        "kernels_per_step": counts.total() - counts["copy"],
+        "kernels_by_kind": counts,
         "bytes_per_step": sum(sizes.values()),
         "bytes_by_kind": sizes,
         "seconds_at_least": sum(sizes.values()) / bytes_per_second,
@@ -86,7 +87,8 @@ def text(report: Mapping[str, Any]) -> str:
 
 
 NOTES = """\
-GB: of the arrays that each kernel reads and writes; what loops within a step do is left out.
+copies: run beside the kernels; on a TPU, to its cores' own memory. GB: of the arrays that kernels
+and copies read from the device's main memory and write to it, but for loops within a step.
 ms at least: that, at the memory's nominal rate; caches may do better. Nothing was run."""
 
 
@@ -96,6 +98,7 @@ def line(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
         name,
         f"{one['kernels_per_step']}",
         f"{one['kernels_by_kind']['convolution']}",
+        f"{one['kernels_by_kind']['copy']}",
         digits(one["bytes_per_step"] / 1e9),
         digits(one["bytes_by_kind"]["convolution"] / 1e9),
         digits(1e3 * one["seconds_at_least"]),

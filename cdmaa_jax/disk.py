@@ -154,11 +154,12 @@ def locked(folder: Path) -> Iterator[bool]:
     locked and nothing removed. Yields whether the folder is locked.
 
     Raises:
-      FileError: another has it, or a link is in its place.
+      FileError: another has it, or a link or a folder is in its place.
     """
     path = folder / _LOCK_FILE
-    if path.is_symlink():
-        raise FileError(path, "it is a link, not the lock of a run", "remove it and run again")
+    if path.is_symlink() or path.is_dir():
+        kind = "link" if path.is_symlink() else "folder"
+        raise FileError(path, f"it is a {kind}, not the lock of a run", "remove it and run again")
     lock = FileLock(path, blocking=False)
     with translated(folder, _TO_WRITE):
         try:

@@ -203,7 +203,7 @@ def _check_signature(arch: str, shapes: Mapping[str, Any]) -> None:
     if signature in shapes:
         return
     other = [name for name, source in TABLES.items() if source.SIGNATURE in shapes]
-    hint = f"; it looks like a {architecture(other[0]).title}, {other[0]}" if other else ""
+    hint = f"; it looks like {architecture(other[0]).title}: {other[0]}" if other else ""
     raise ConversionError(f"tensor {signature} is missing{hint}")
 
 

@@ -827,6 +827,8 @@ COMPILED_FOR_TPU = """
   %k = bf16[72,8]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
   %s = (bf16[72,8]{1,0:T(8,128)(2,1)S(1)}, bf16[72,8]{1,0}, u32[]{:S(2)}) copy-start(%k)
   %d = bf16[72,8]{1,0:T(8,128)(2,1)S(1)} copy-done(%s)
+  %s.1 = ((bf16[72,8]{1,0}), bf16[8,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%k)
+  %d.1 = bf16[8,8]{1,0:T(8,128)S(1)} slice-done(%s.1)
   %y = f32[8,128]{1,0:T(8,128)S(1)} fusion(%x, %d), kind=kOutput, calls=%fused
   %z = f32[8,128]{1,0:T(8,128)} negate(%y)
   ROOT %t = (f32[8,128]{1,0:T(8,128)}, bf16[72,8]{1,0:T(8,128)(2,1)}) tuple(%z, %k)
@@ -839,9 +841,10 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
 
 
 def test_arrays_that_a_tpu_keeps_on_chip_move_no_bytes():
-    image, kernel = 4 * 8 * 128, 2 * 72 * 8
+    image = 4 * 8 * 128
     assert hlo.loop_kernels(COMPILED_FOR_TPU) == [
-        hlo.Kernel("other", kernel + 4),  # to the chip, with the copy's handle
+        hlo.Kernel("copy", 2 * 72 * 8),  # read, and written to the chip
+        hlo.Kernel("copy", 2 * 8 * 8),
         hlo.Kernel("convolution", image),
         hlo.Kernel("other", image),
     ]
@@ -865,7 +868,7 @@ def test_figures_of_a_program(monkeypatch, capsys, tmp_path):
     assert command.main(["program", "--precision", "tf32", "--json", str(file)]) == 0
     found = json.loads(file.read_text())["precisions"]["tf32"]
     assert found["kernels_by_kind"] == {"convolution": 1, "other": 1}
-    assert found["bytes_by_kind"] == {"convolution": 128, "product": 0, "other": 192}
+    assert found["bytes_by_kind"] == {"convolution": 128, "product": 0, "copy": 0, "other": 192}
     assert found["seconds_at_least"] == 320 / 3.35e12
     assert found["compile_seconds"] == 9.5
     shown = capsys.readouterr().out

@@ -41,6 +41,12 @@ def test_a_link_in_the_lock_s_place_is_told_of(tmp_path):
     assert (tmp_path / "photo.jpg").read_bytes() == b"precious"
 
 
+def test_a_folder_in_the_lock_s_place_is_told_of(tmp_path):
+    (tmp_path / disk._LOCK_FILE).mkdir()
+    with pytest.raises(FileError, match="lock: it is a folder"), disk.locked(tmp_path):
+        pass
+
+
 def test_what_killed_runs_left_is_removed_by_whoever_locks_the_folder(tmp_path):
     kept = [".a.part", "a-0123456789abcdef.part", ".a-0123456789abcdef.png", ".a-download.part"]
     for name in (".a-0123456789abcdef.part", ".a b-fedcba9876543210.part", *kept):

@@ -552,17 +552,30 @@ def test_a_folder_of_copies_alone_has_nothing_to_protect(tmp_path, job, monkeypa
     assert photos.find_photos([job.out, source], job.out) == [source]
 
 
+def test_copies_among_the_given_files_are_not_protected_again(tmp_path, job):
+    source = save_photo(tmp_path / "in" / "a.jpg")
+    copy = source.with_suffix(".png")
+    run([source], dataclasses.replace(job, out=source.parent))
+    assert photos.find_photos([source, copy], source.parent) == [source]
+    with pytest.raises(FileError, match=r"a.png: it is a protected copy.*; give the original"):
+        photos.find_photos([copy], source.parent)
+    save_photo(copy, 5)  # a photo of one's own in its place
+    assert photos.find_photos([source, copy], source.parent) == [source, copy]
+
+
 def test_match_photos(tmp_path, job):
     x, y = tmp_path / "x", tmp_path / "y"
     a, b = save_photo(x / "a.jpg"), save_photo(x / "b.png")
     copy = save_photo(y / "a.png")
     assert photos.match_photos(a, copy) == [(a, copy)]
-    assert photos.match_photos(x, y) == [(a, copy), (b, None)]
+    (found, (same, missing)) = photos.match_photos(x, y)
+    assert found == (a, copy) and same == b
+    assert str(missing) == f"{b}: there is no protected copy of it; protect it first"
     shutil.copy(copy, y / "a.webp")
-    with pytest.raises(
-        FileError, match=r"several files could be its copy, a[.]png, a[.]webp; name"
-    ):
-        photos.match_photos(x, y)
+    shutil.copy(copy, y / "b.webp")
+    ((_, several), known) = photos.match_photos(x, y)
+    assert "several files could be its copy, a.png, a.webp; name" in str(several)
+    assert known == (b, y / "b.webp")
     with pytest.raises(FileError, match="no such file"):
         photos.match_photos(x, tmp_path / "z")
     save_photo(tmp_path / "w" / "other.png")
@@ -687,9 +700,10 @@ def test_measuring_needs_numbers_that_make_sense(tmp_path, ensemble, options):
 
 def test_only_copies_of_the_same_size_are_compared(tmp_path, ensemble):
     pairs = [(save_photo(tmp_path / "a.png"), save_photo(tmp_path / "b.png", height=50))]
-    pairs.append((tmp_path / "a.png", None))
+    unknown = FileError(tmp_path / "a.png", "it has none", "protect it first")
+    pairs.append((tmp_path / "a.png", unknown))
     outcomes = list(photos.evaluate_photos(pairs, ensemble))
-    assert "same size" in str(outcomes[0].error) and "no protected copy" in str(outcomes[1].error)
+    assert "same size" in str(outcomes[0].error) and outcomes[1].error is unknown
 
 
 def test_aligned_photos_are_taken_whole(ensemble, tmp_path):

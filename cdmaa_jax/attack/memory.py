@@ -30,7 +30,8 @@ T = TypeVar("T")
 SHARE = 0.8
 """The share of the free memory used if no chunk size is given."""
 _MARGIN = 1.25  # a program's memory over what its gradients keep: transforms and copies
-_PADDING = {"tpu": 1.4}  # further, what padding to tiles of 8 × 128 values takes
+_LANES = 128  # a TPU pads rows to multiples of so many values
+_MARGIN_ON_TPU = 1.4  # further: programs compiled for a v5e took up to 1.36 times as much
 _ENOUGH_PIXELS = 8 * 128 * 128  # output pixels per chunk beyond which a CPU gains nothing
 _GENEROUS = 16 * 1024  # a generous upper estimate of the bytes kept per output pixel
 _GIB = 2**30
@@ -124,7 +125,7 @@ def _plan(
     if chunk is None and device.platform == "cpu":
         wanted = [max(1, _ENOUGH_PIXELS // n) for n in pixels]
     chunks = tuple(fit_chunk(n, count) for n in wanted)
-    if generous_footprint(loss, ensemble, batch).of(chunks) < memory / 2:
+    if generous_footprint(loss, ensemble, batch, device.platform).of(chunks) < memory / 2:
         return chunks
     needed = footprint(loss, ensemble, batch, device.platform)
     if chunk is None:
@@ -238,25 +239,41 @@ def footprint(
     rows = zip(ensemble, batch.conditions, strict=True)
     kept = [_kept(loss, model, conditions, batch) for model, conditions in rows]
     references, residuals = zip(*kept, strict=True)
-    margin = _MARGIN * _PADDING.get(platform, 1)
-    return _footprint(ensemble, batch, sum(references), [margin * n for n in residuals])
+    margin = _MARGIN * (_MARGIN_ON_TPU if platform == "tpu" else 1)
+    image = [margin * n for n in residuals]
+    return _footprint(ensemble, batch, sum(references), image, platform)
 
 
-def generous_footprint(loss: str, ensemble: Sequence[Generator], batch: Batch) -> Footprint:
+def generous_footprint(
+    loss: str, ensemble: Sequence[Generator], batch: Batch, platform: str = "cpu"
+) -> Footprint:
     """At least the ``footprint``, from the sizes of the outputs: no generator is traced for it."""
     pixels = _output_pixels(ensemble, batch)
     image = [_GENEROUS * n for n in pixels]
     outputs = 3 * jnp.result_type(batch.images).itemsize * sum(pixels)
     references = sum(image) if loss == "latent" else outputs  # no latent's size is known
-    return _footprint(ensemble, batch, references, image)
+    return _footprint(ensemble, batch, references, image, platform)
 
 
 def _footprint(
-    ensemble: Sequence[Generator], batch: Batch, references: int, image: Sequence[float]
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    references: int,
+    image: Sequence[float],
+    platform: str,
 ) -> Footprint:
+    """The footprint, with rows padded as the platform does."""
     count, params = len(batch.images), _bytes([model.params for model in ensemble])
-    held = 8 * _bytes(batch.images) // count + 2 * references
-    return Footprint(count, 2 * params, held, tuple(map(math.ceil, image)))
+    width = batch.images.shape[2]
+    held = _padding(platform, width) * (8 * _bytes(batch.images) / count + 2 * references)
+    widths = (width if model.view is None else model.image_size for model in ensemble)
+    padded = (_padding(platform, each) * n for each, n in zip(widths, image, strict=True))
+    return Footprint(count, 2 * params, math.ceil(held), tuple(map(math.ceil, padded)))
+
+
+def _padding(platform: str, width: int) -> float:
+    """The memory of images over that of their values."""
+    return math.ceil(width / _LANES) * _LANES / width if platform == "tpu" else 1
 
 
 def free_memory(device: jax.Device) -> int:

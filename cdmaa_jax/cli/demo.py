@@ -24,9 +24,10 @@ def write_original(out: Path, force: bool) -> Path:
     from cdmaa_jax import disk, photos
 
     disk.make_folder(out)
-    original, picture = out / _ORIGINAL, out / PICTURE
-    if picture.exists() and not force and not _is_of_demo(out / photos.REPORT):
-        raise _in_the_way(picture)
+    original, report = out / _ORIGINAL, out / photos.REPORT
+    for path in (report, out / PICTURE):
+        if path.exists() and not force and not _is_of_demo(report):
+            raise _in_the_way(path)
     _write_portrait(original, force)
     return original
 

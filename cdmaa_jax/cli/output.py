@@ -63,11 +63,15 @@ def discard_output() -> None:
 
 
 def _to_stderr(line: str) -> None:
-    """Prints a line, above the progress bar if there is one."""
-    if "tqdm" in sys.modules:
-        from tqdm import tqdm
+    """Prints a line, above the progress bar if there is one.
 
-        tqdm.write(line, file=sys.stderr)
-    else:
-        print(line, file=sys.stderr)
-    sys.stderr.flush()
+    Or nowhere: work goes on if the disk of a log is full, or nobody reads the pipe any more.
+    """
+    with suppress(OSError):
+        if "tqdm" in sys.modules:
+            from tqdm import tqdm
+
+            tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr)
+        sys.stderr.flush()

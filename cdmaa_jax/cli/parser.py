@@ -41,6 +41,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _path(text: str) -> Path:
+    """A path as it was typed; an empty one, as of a variable without value, names nothing."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a path, or . for this folder")
+    return Path(text)
+
+
 def _add_demo(parsers: _Subparsers) -> None:
     demo = parsers.add_parser(
         "demo",
@@ -52,7 +59,7 @@ def _add_demo(parsers: _Subparsers) -> None:
     demo.set_defaults(run=commands.demo)
     demo.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         default=Path("cdmaa-demo"),
         metavar="DIR",
         help="output folder; default: cdmaa-demo",
@@ -72,11 +79,11 @@ def _add_protect(parsers: _Subparsers) -> None:
     )
     protect.set_defaults(run=commands.protect)
     protect.add_argument(
-        "photos", nargs="+", type=Path, metavar="PHOTO_OR_FOLDER",
+        "photos", nargs="+", type=_path, metavar="PHOTO_OR_FOLDER",
         help="JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or PPM files, or HEIC if pillow-heif is "
         "installed; a folder stands for all pictures directly in it",
     )  # fmt: skip
-    protect.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    protect.add_argument("--out", type=_path, required=True, metavar="DIR", help="output folder")
     _add_ensemble(protect)
     _add_labels(protect)
     _add_batch_size(protect)
@@ -120,8 +127,8 @@ def _add_evaluate(parsers: _Subparsers) -> None:
         "protected.",
     )
     evaluate.set_defaults(run=commands.evaluate)
-    evaluate.add_argument("originals", type=Path, metavar="ORIGINALS", help="a photo or a folder")
-    evaluate.add_argument("protected", type=Path, metavar="PROTECTED", help="a photo or a folder")
+    evaluate.add_argument("originals", type=_path, metavar="ORIGINALS", help="a photo or a folder")
+    evaluate.add_argument("protected", type=_path, metavar="PROTECTED", help="a photo or a folder")
     _add_ensemble(evaluate)
     _add_labels(evaluate)
     _add_batch_size(evaluate)
@@ -151,18 +158,18 @@ def _add_reproduce(parsers: _Subparsers) -> None:
         help=f"one or more of {', '.join(_RESULTS)}; or all",
     )  # fmt: skip
     reproduce.add_argument(
-        "--photos", type=Path, required=True, metavar="DIR",
+        "--photos", type=_path, required=True, metavar="DIR",
         help="a folder of portraits, CelebA's img_align_celeba or any other",
     )  # fmt: skip
-    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    reproduce.add_argument("--out", type=_path, required=True, metavar="DIR", help="output folder")
     _add_ensemble(reproduce)
     reproduce.add_argument(
-        "--attributes", type=Path, metavar="FILE",
+        "--attributes", type=_path, metavar="FILE",
         help="labels of the photos: a CSV with a column 'file', or list_attr_celeba.txt, which is "
         "found automatically beside CelebA's photos",
     )  # fmt: skip
     reproduce.add_argument(
-        "--partition", type=Path, metavar="FILE",
+        "--partition", type=_path, metavar="FILE",
         help="CelebA's list_eval_partition.txt, found automatically beside the photos: only the "
         "test photos are used",
     )  # fmt: skip
@@ -171,7 +178,7 @@ def _add_reproduce(parsers: _Subparsers) -> None:
         help="how many photos, the first by name, equal files once; default: 100",
     )  # fmt: skip
     reproduce.add_argument(
-        "--tune-photos", type=Path, metavar="DIR",
+        "--tune-photos", type=_path, metavar="DIR",
         help="photos to tune related methods on before they are tested; --attributes must list "
         "them, too; default: those of --photos that come after the tested ones",
     )  # fmt: skip
@@ -242,7 +249,7 @@ def _add_ensemble(parser: argparse.ArgumentParser) -> None:
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--labels", type=Path, metavar="FILE",
+        "--labels", type=_path, metavar="FILE",
         help="attributes of the photos, for all faces of each: a CSV with a column 'file', or "
         "list_attr_celeba.txt",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdmaa_jax.cli.output import fail, say
+from cdmaa_jax.cli.output import fail, printable, say
 from cdmaa_jax.cli.text import duration, outcomes_as_text
 
 if TYPE_CHECKING:
@@ -52,24 +52,28 @@ def watched(
 
     start, worked, lines = time.monotonic(), 0, _Lines()
     seen: list[Outcome] = []
+    left, under_way = "", None
 
     def partly(photo: Path, done: int, faces: int) -> None:
-        text = f"{done} of {faces} faces of {photo.name}"
+        nonlocal under_way
+        text, under_way = printable(f"{done} of {faces} faces of {photo.name}"), photo
         bar.set_postfix_str(text)
-        lines.tell(bar, len(seen), total, verb, text)
+        lines.tell(bar, len(seen), total, verb, ", ".join(filter(None, (text, left))))
 
     with tqdm(total=total, desc=verb, unit="photo", file=sys.stderr, disable=None) as bar:
         for outcome in begin(partly):
             seen.append(outcome)
-            bar.set_postfix_str("", refresh=False)
+            if outcome.source == under_way:
+                bar.set_postfix_str("", refresh=False)
             bar.update()
             if outcome.error is not None and not is_of_no_room(outcome.error):  # it ends the run
                 fail(outcome.error)
             for note in (outcome.entry or {}).get("notes", ()):
                 say(f"{outcome.source}: {note}")
             worked += outcome.status != "skipped"
-            left = (time.monotonic() - start) / worked * (total - len(seen)) if worked else None
-            lines.tell(bar, len(seen), total, verb, _left(left))
+            if worked:
+                left = _left((time.monotonic() - start) / worked * (total - len(seen)))
+            lines.tell(bar, len(seen), total, verb, left)
     say(outcomes_as_text(seen, time.monotonic() - start))
     return seen
 

@@ -290,6 +290,11 @@ class _Lab:
         judged = [vars(claim) for claim in found]
         record: dict[str, Any] = {"format": _FORMAT, "claims": judged, "results": list(records)}
         elsewhere = _made_elsewhere(records)
+        if others := [name for name in WHAT if name not in records and self._has(name)]:
+            self._listener.say(
+                f"{RESULTS}.md leaves out what {self._request.out} holds of other photos or "
+                f"settings: {', '.join(others)}"
+            )
         record |= {**tables.about(self._study, self._skipped), "made_with": elsewhere}
         parts = ["# The paper's experiments, measured again", ""]
         if purposes := tables.stated_purposes(record).strip():
@@ -374,6 +379,9 @@ class _Lab:
     ) -> str:
         write_result(self._request.out, name, record, {".md": text.encode(), **others})
         return text
+
+    def _has(self, name: str) -> bool:
+        return bool(read_record(self._request.out / f"{name}.json"))
 
     def _records(self) -> dict[str, Any]:
         """The results of this study in the folder, whenever they were made."""

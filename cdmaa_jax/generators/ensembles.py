@@ -68,8 +68,8 @@ def ensemble_directories(names: str | Sequence[str]) -> tuple[Path, ...]:
       EnsembleError: no name is given; or one is none of these, is of a folder without a generator,
         or cannot be read.
     """
-    if not names:
-        raise EnsembleError("an ensemble needs at least one generator")
+    if not names or not all(_each_of(names)):
+        raise EnsembleError("an ensemble needs at least one generator, and each needs a name")
     return tuple(path for name in _each_of(names) for path in _directories(name))
 
 

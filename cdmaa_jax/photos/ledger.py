@@ -104,7 +104,7 @@ def plan(photos: Sequence[Path], job: Job, ledger: Ledger) -> Iterator[Task | Ou
     for photo in photos:
         try:
             entry = claims.get(photo)
-            if entry is not None and _is_as_recorded(job.out / entry["protected"], entry):
+            if entry is not None and is_as_recorded(job.out / entry["protected"], entry):
                 yield Outcome(photo, "skipped", entry)
                 continue
             target = job.out / (entry["protected"] if entry else _free_name(photo, job, names))
@@ -206,7 +206,7 @@ def _claims(photos: Sequence[Path], job: Job, ledger: Ledger) -> dict[Path, Entr
     return claims
 
 
-def _is_as_recorded(path: Path, entry: Entry) -> bool:
+def is_as_recorded(path: Path, entry: Entry) -> bool:
     """Whether a copy exists and has the content that its entry records."""
     return path.is_file() and disk.sha256_of(path) == entry["protected_sha256"]
 

@@ -11,7 +11,8 @@ from cdmaa_jax.disk import TO_READ, FileError, real_path, translated
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.images import files
 from cdmaa_jax.images.labels import composed
-from cdmaa_jax.photos.ledger import REPORT
+from cdmaa_jax.photos.jobs import Entry
+from cdmaa_jax.photos.ledger import REPORT, is_as_recorded
 
 
 def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
@@ -21,12 +22,14 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
 
     Args:
       paths: files, which are taken whatever their suffix is, and folders.
-      out: the folder to write into; copies that its report lists are left out of folders.
+      out: the folder to write into; copies that its report lists are left out of folders and, if
+        they are as they were written, of files.
 
     Raises:
       FileError: a folder holds no picture or cannot be read, or there are only copies.
     """
-    made = {real_path(out / name) for name in _recorded_copies(out).values()} if out else set()
+    recorded = _recorded(out) if out else []
+    made = {real_path(out / entry["protected"]): entry for entry in recorded} if out else {}
     found: dict[Path, Path] = {}
     copies_alone = None
     for path in paths:
@@ -34,31 +37,34 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
             inside = [photo for photo in files.pictures_in(path) if real_path(photo) not in made]
             copies_alone = path if not inside else copies_alone
         else:
-            inside = [path]
+            entry = made.get(real_path(path))
+            is_copy = entry is not None and is_as_recorded(path, entry)
+            inside = [] if is_copy else [path]
+            copies_alone = path if is_copy else copies_alone
         for photo in inside:
             found.setdefault(real_path(photo), photo)
     if copies_alone is not None and not found:
-        what = f"it holds nothing but protected copies, which {REPORT} lists"
-        raise FileError(copies_alone, what, "give the original photos")
+        is_folder = os.path.isdir(copies_alone)
+        what = "it holds nothing but protected copies" if is_folder else "it is a protected copy"
+        raise FileError(copies_alone, f"{what}, by {REPORT}", "give the original photos")
     return list(found.values())
 
 
-def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | None]]:
-    """The originals, each with its protected copy, or with None if it has none.
+def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | FileError]]:
+    """The originals, each with its protected copy, or with the reason why that is not known.
 
     Two files are a pair. In folders, a report of this program says which files belong together;
     without one, files whose names differ only in the suffix do.
 
     Raises:
-      FileError: a file or folder is missing, no copy matches any original, or several copies match
-        the same original.
+      FileError: a file or folder is missing, or no original has a copy.
     """
     for path in (originals, protected):
         with translated(path, TO_READ):
             path.stat()
     if originals.is_file() and protected.is_file():
         return [(originals, protected)]
-    known = _recorded_copies(protected) if protected.is_dir() else {}
+    known = _copies_by_original(protected) if protected.is_dir() else {}
     copies = _by_stem(find_photos([protected]))
     pairs = [
         (original, _copy_of(original, protected, known, copies))
@@ -68,22 +74,30 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | No
         of = originals if originals.is_file() else f"a photo in {originals}"
         remedy = f"copies are known by {REPORT}, or by names that are equal but for the suffix"
         raise FileError(protected, f"it has no copy of {of}", remedy)
-    return pairs
+    return [(original, copy or _without_copy(original)) for original, copy in pairs]
 
 
-def _recorded_copies(folder: Path) -> dict[tuple[str | None, str], str]:
-    """The names of the copies that a folder's report lists, if there is one, by original.
+def _without_copy(original: Path) -> FileError:
+    return FileError(original, "there is no protected copy of it", "protect it first")
 
-    An original is keyed by its name and SHA-256 and, in case it was renamed, by None and SHA-256.
-    """
+
+def _recorded(folder: Path) -> list[Entry]:
+    """The entries of the copies that a folder's report lists, if there is one."""
     try:
         found = report.read_report(folder / REPORT)
     except FileError:
-        return {}
-    entries = found or {"photos": [], report.EARLIER: []}
+        return []
+    return [] if found is None else [*found[report.EARLIER], *found["photos"]]
+
+
+def _copies_by_original(folder: Path) -> dict[tuple[str | None, str], str]:
+    """The names of the copies that a folder's report lists, by original.
+
+    An original is keyed by its name and SHA-256 and, in case it was renamed, by None and SHA-256.
+    """
     return {
         (name, entry["sha256"]): entry["protected"]
-        for entry in (*entries[report.EARLIER], *entries["photos"])
+        for entry in _recorded(folder)
         for name in (entry["file"], None)
     }
 
@@ -101,8 +115,11 @@ def _copy_of(
     protected: Path,
     known: Mapping[tuple[str | None, str], str],
     copies: Mapping[str, list[Path]],
-) -> Path | None:
-    """The copy of one original: the one that the report lists, or the one with the same name."""
+) -> Path | FileError | None:
+    """The copy of one original: the one that the report lists, or the one with the same name.
+
+    An error if several have its name; None if none has.
+    """
     recorded = _recorded_copy(original, known)
     if recorded is not None and os.path.exists(protected / recorded):
         return protected / recorded
@@ -111,7 +128,7 @@ def _copy_of(
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
         remedy = "name the photo and one of them: cdmaa evaluate PHOTO COPY"
-        raise FileError(original, f"several files could be its copy, {names}", remedy)
+        return FileError(original, f"several files could be its copy, {names}", remedy)
     return candidates[0] if candidates else None
 
 

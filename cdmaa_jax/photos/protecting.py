@@ -119,7 +119,7 @@ def protect_photos(
 
 
 def evaluate_photos(
-    pairs: Sequence[tuple[Path, Path | None]],
+    pairs: Sequence[tuple[Path, Path | FileError]],
     ensemble: Ensemble,
     labels: LabelTable | None = None,
     batch_size: int = BATCH_SIZE,
@@ -129,8 +129,8 @@ def evaluate_photos(
     """Measures existing protected copies, and yields the outcome of each.
 
     Args:
-      pairs: each an original and its protected copy, of the same size; None instead of a copy is
-        a failure.
+      pairs: each an original and its protected copy, of the same size; an error instead of a copy
+        is a failure.
       ensemble: the generators.
       labels: the attributes of the originals.
       batch_size: how many faces are measured at once.
@@ -147,7 +147,7 @@ def evaluate_photos(
             comparing: _Futures[_Made] = []
             for a, b in pairs[first : first + size]:
                 work = partial(_compare, a, b, ensemble, labels, max_pixels, aligned)
-                comparing.append((a, workers.start(work, *filter(None, (a, b)))))
+                comparing.append((a, workers.start(work, a, *([b] if isinstance(b, Path) else []))))
             made, failures = _results(comparing)
             yield from failures
             entries = _measured(made, ensemble, labels, size)
@@ -454,15 +454,15 @@ def _staged(made: Sequence[_Made]) -> list[Staged]:
 
 def _compare(
     original: Path,
-    copy: Path | None,
+    copy: Path | FileError,
     ensemble: Ensemble,
     labels: LabelTable | None,
     max_pixels: int,
     aligned: bool,
 ) -> _Made:
     """Reads an original and an existing copy."""
-    if copy is None:
-        raise FileError(original, "there is no protected copy of it", "protect it first")
+    if isinstance(copy, FileError):
+        raise copy
     before, after = read_photo(original, max_pixels), read_photo(copy, max_pixels)
     if before.size != after.size:
         (h, w), (height, width) = before.size, after.size

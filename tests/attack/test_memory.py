@@ -227,8 +227,16 @@ def test_a_tpu_pads_what_gradients_keep(monkeypatch):
     monkeypatch.setattr(memory, "_PLANS", {})
     needed = memory.footprint("mse", ensemble, batch)
     padded = memory.footprint("mse", ensemble, batch, "tpu")
-    assert padded.batch == needed.batch
-    assert padded.image[0] == pytest.approx(1.4 * needed.image[0], rel=1e-3)
-    for platform, one, fitting in (("gpu", needed, 2), ("tpu", needed, 1), ("tpu", padded, 2)):
+    assert padded.held == 128 // 8 * needed.held
+    assert padded.image[0] == pytest.approx(1.4 * 128 / 8 * needed.image[0], rel=1e-3)
+    wide = toy_batch(jnp.zeros((1, 8, 256, 3)), ensemble)
+    values, rows = (memory.footprint("mse", ensemble, wide, name) for name in ("cpu", "tpu"))
+    assert rows.held == values.held
+    generous = memory.generous_footprint("mse", ensemble, batch, "tpu")
+    assert min(generous.image) >= max(padded.image) and generous.held >= padded.held
+    for platform, one in (("gpu", needed), ("tpu", padded)):
         device = Accelerator(int(one.of((2, 2)) / memory.SHARE) + 2, platform=platform)
-        assert memory.plan_chunks("mse", ensemble, batch, device, None) == (fitting, fitting)
+        assert memory.plan_chunks("mse", ensemble, batch, device, None) == (2, 2)
+    small = Accelerator(int(needed.of((2, 2)) / memory.SHARE) + 2, platform="tpu")
+    with pytest.raises(ValueError, match="not even one image fits"):
+        memory.plan_chunks("mse", ensemble, batch, small, None)

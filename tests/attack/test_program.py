@@ -275,9 +275,9 @@ def sharded_text(config, ensemble, batch, key, devices):
     ensemble, numbers = placed((ensemble, numbers), whole)
     batch, keys = placed((dataclasses.replace(batch, conditions=conditions), keys), split)
     platform = devices[0].platform
-    program, plan = program_for(platform, True), Plan((2, 2, 2))
+    plan = Plan((2, 2, 2), platform=None if platform == "cpu" else platform)
     arguments = (structure_of(config), mesh, ensemble, batch, keys, numbers)
-    return program.lower(*arguments, plan=plan).compile().as_text()
+    return program_for(platform, True).lower(*arguments, plan=plan).compile().as_text()
 
 
 def placed(tree, sharding):

@@ -16,7 +16,7 @@ def start(*arguments, **options):
     """Starts the command."""
     return subprocess.Popen(
         [sys.executable, "-m", "cdmaa_jax", *map(str, arguments)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        cwd=ROOT, text=True, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )  # fmt: skip
 
 

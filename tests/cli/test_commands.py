@@ -208,7 +208,7 @@ def test_generators_for_demonstration_are_told_of(protect, tmp_path, monkeypatch
 def test_options_reach_the_job(protect, ensemble, tmp_path, monkeypatch):
     jobs = []
 
-    def spy(found, job, *_):
+    def spy(found, job, starting, partly):
         jobs.append(job)
         return iter(())
 
@@ -303,6 +303,27 @@ def test_demo(call, monkeypatch, tmp_path):
     (out / "original.png").write_bytes(b"mine")
     status, _, err = call("demo", "--out", out)
     assert status == 1 and "--force" in err
+
+
+def test_demo_leaves_the_folder_of_others_as_it_is(call, protect, tmp_path):
+    assert protect(save_photo(tmp_path / "a.png"))[0] == 0
+    before = sorted(os.listdir(tmp_path / "out"))
+    status, _, err = call("demo", "--out", tmp_path / "out")
+    assert status == 1 and "report.json: it exists; choose another --out" in err
+    assert sorted(os.listdir(tmp_path / "out")) == before
+
+
+def test_an_empty_path_is_none(call, protect, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo = save_photo(tmp_path / "a.png")
+    for status, _, err in (
+        protect(photo, out=""),
+        protect(""),
+        call("evaluate", "", photo),
+        call("info", "--ensemble", "", options=()),
+    ):
+        assert status in (1, 2) and ("it is empty; give a path" in err or "needs a name" in err)
+    assert os.listdir(tmp_path) == ["a.png"]
 
 
 def test_demo_overwrites_no_picture_of_others(call, tmp_path):

@@ -1,5 +1,6 @@
 """What is printed where: to terminals, closed pipes, full disks, and nowhere."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,20 @@ def test_names_that_the_terminal_cannot_show_are_escaped(ensemble, tmp_path):
     )  # fmt: skip
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and "photo-\\u03c9.png" in out and not errors(err)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_full_disk_of_a_log_ends_no_run(ensemble, tmp_path):
+    photo = save_photo(tmp_path / "a.png")
+    with open("/dev/full", "w") as full:
+        process = start(
+            "protect", photo, tmp_path / "none.png", "--out", tmp_path / "out", "--steps", "2",
+            "--json", "--no-cache", "--ensemble", ensemble, stderr=full,
+        )  # fmt: skip
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1  # of the photo that is missing
+    assert [entry["file"] for entry in json.loads(out)["photos"]] == ["a.png"]
+    assert (tmp_path / "out" / "a.png").exists()
 
 
 def test_a_photos_line_is_of_all_its_faces():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from cdmaa_jax.cli import progress
 from cdmaa_jax.experiments.forecast import Work
@@ -78,18 +79,28 @@ def test_no_lines_beside_a_bar(clock, capsys, monkeypatch):
 def test_faces_of_a_photo_that_takes_several_batches(is_shown, clock, capsys, monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: is_shown, raising=False)
 
-    def outcomes(partly):
-        for faces in (8, 16):
-            clock[0] += 61
-            partly(Path("photos/group.png"), faces, 20)
-        yield Outcome(Path("photos/group.png"), "done", {"notes": []})
+    set_text, texts = tqdm.set_postfix_str, []
 
-    progress.watched(outcomes, 1, "protecting")
+    def listen(bar, text, *args, **options):
+        texts.append(text)
+        set_text(bar, text, *args, **options)
+
+    monkeypatch.setattr(tqdm, "set_postfix_str", listen)
+
+    def outcomes(partly):
+        clock[0] += 61
+        partly(Path("photos/gro\nup.png"), 8, 20)
+        yield Outcome(Path("photos/alone.png"), "done", {"notes": []})
+        clock[0] += 61
+        partly(Path("photos/gro\nup.png"), 16, 20)
+        yield Outcome(Path("photos/gro\nup.png"), "done", {"notes": []})
+
+    progress.watched(outcomes, 2, "protecting")
     shown = capsys.readouterr().err
-    for faces in (8, 16):
-        told = f"{faces} of 20 faces of group.png"
-        assert told in shown
-        assert (f"cdmaa: protecting: 0 of 1 photos, {told}" in shown) != is_shown
-    assert ("1/1" in shown) == is_shown
+    first, second = (f"{faces} of 20 faces of gro\\nup.png" for faces in (8, 16))
     if is_shown:
-        assert "faces" not in shown.rpartition("1/1")[2]
+        assert texts == [first, second, ""]
+        assert first in shown and second in shown and "faces" not in shown.rpartition("2/2")[2]
+    else:
+        lines = [line.partition("photos, ")[2] for line in shown.splitlines()[:-1]]
+        assert lines == [first, f"{second}, about 61 s left"]

@@ -178,7 +178,7 @@ def test_biases_beside_a_batch_norm_are_unexpected():
 
 
 def test_a_file_of_another_architecture():
-    assert "looks like a STGAN, stgan" in refusal("stargan", official("stgan"))
+    assert "looks like STGAN: stgan" in refusal("stargan", official("stgan"))
     assert refusal("ugatit", {"a": torch.zeros(1)}) == "tensor DownBlock.1.weight is missing"
 
 

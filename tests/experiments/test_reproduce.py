@@ -748,9 +748,14 @@ def test_the_sheets_of_the_ablations(ensemble, folder, tmp_path):
 
 
 def test_results_of_other_photos_are_not_told_of(ensemble, folder, tmp_path):
-    run(request_of(folder, ensemble, tmp_path / "out", "table3", images=2))
-    run(request_of(folder, ensemble, tmp_path / "out", "table4", images=3))
+    said = []
+    listener = dataclasses.replace(Listener(), say=said.append)
+    run(request_of(folder, ensemble, tmp_path / "out", "table3", images=2), listener)
+    assert not any("leaves out" in line for line in said)
+    run(request_of(folder, ensemble, tmp_path / "out", "table4", images=3), listener)
     assert read(tmp_path / "out", "results")["results"] == ["table4"]
+    (notice,) = (line for line in said if "leaves out" in line)
+    assert notice.endswith("of other photos or settings: table3")
 
 
 def test_results_of_other_labels_are_not_told_of(study):
