@@ -552,7 +552,7 @@ def test_a_folder_of_copies_alone_has_nothing_to_protect(tmp_path, job, monkeypa
     assert photos.find_photos([job.out, source], job.out) == [source]
 
 
-def test_copies_among_the_given_files_are_not_protected_again(tmp_path, job):
+def test_copies_among_the_given_files_are_not_protected_again(tmp_path, job, monkeypatch):
     source = save_photo(tmp_path / "in" / "a.jpg")
     copy = source.with_suffix(".png")
     run([source], dataclasses.replace(job, out=source.parent))
@@ -560,6 +560,12 @@ def test_copies_among_the_given_files_are_not_protected_again(tmp_path, job):
     with pytest.raises(FileError, match=r"a.png: it is a protected copy.*; give the original"):
         photos.find_photos([copy], source.parent)
     save_photo(copy, 5)  # a photo of one's own in its place
+    assert photos.find_photos([source, copy], source.parent) == [source, copy]
+
+    def refuse(path):
+        raise FileError(path, "it cannot be read", "check its permissions")
+
+    monkeypatch.setattr(disk, "sha256_of", refuse)
     assert photos.find_photos([source, copy], source.parent) == [source, copy]
 
 
@@ -702,8 +708,8 @@ def test_only_copies_of_the_same_size_are_compared(tmp_path, ensemble):
     pairs = [(save_photo(tmp_path / "a.png"), save_photo(tmp_path / "b.png", height=50))]
     unknown = FileError(tmp_path / "a.png", "it has none", "protect it first")
     pairs.append((tmp_path / "a.png", unknown))
-    outcomes = list(photos.evaluate_photos(pairs, ensemble))
-    assert "same size" in str(outcomes[0].error) and outcomes[1].error is unknown
+    first, second = photos.evaluate_photos(pairs, ensemble)
+    assert first.error is unknown and "same size" in str(second.error)
 
 
 def test_aligned_photos_are_taken_whole(ensemble, tmp_path):

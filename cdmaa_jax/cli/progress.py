@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cdmaa_jax.disk import FileError
     from cdmaa_jax.experiments.forecast import Work
     from cdmaa_jax.experiments.reproduce import Listener, Request
-    from cdmaa_jax.photos import Outcome
+    from cdmaa_jax.photos import Outcome, Partly
 
 LINE_EVERY = 60.0  # seconds between the lines that stand in for a bar
 
@@ -36,9 +36,7 @@ class _Lines:
             say(f"{what}: {done} of {total} photos{more and f', {more}'}")
 
 
-def watched(
-    begin: Callable[[Callable[[Path, int, int], None]], Iterator[Outcome]], total: int, verb: str
-) -> list[Outcome]:
+def watched(begin: Callable[[Partly], Iterator[Outcome]], total: int, verb: str) -> list[Outcome]:
     """Iterates over outcomes with a progress bar, reports failures, and returns all outcomes.
 
     Args:

@@ -24,6 +24,7 @@ from cdmaa_jax.photos.jobs import (
 from cdmaa_jax.photos.ledger import REPORT, make_report, read_job_report
 from cdmaa_jax.photos.pairing import find_photos, match_photos
 from cdmaa_jax.photos.protecting import (
+    Partly,
     against,
     devices_for,
     draw_picture,
@@ -37,6 +38,7 @@ __all__ = [
     "Entry",
     "Job",
     "Outcome",
+    "Partly",
     "ProtectImages",
     "against",
     "check_labels",

@@ -37,8 +37,7 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
             inside = [photo for photo in files.pictures_in(path) if real_path(photo) not in made]
             copies_alone = path if not inside else copies_alone
         else:
-            entry = made.get(real_path(path))
-            is_copy = entry is not None and is_as_recorded(path, entry)
+            is_copy = _is_copy(path, made.get(real_path(path)))
             inside = [] if is_copy else [path]
             copies_alone = path if is_copy else copies_alone
         for photo in inside:
@@ -48,6 +47,14 @@ def find_photos(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
         what = "it holds nothing but protected copies" if is_folder else "it is a protected copy"
         raise FileError(copies_alone, f"{what}, by {REPORT}", "give the original photos")
     return list(found.values())
+
+
+def _is_copy(path: Path, entry: Entry | None) -> bool:
+    """Whether a file is the copy that an entry records; one that cannot be read counts as none."""
+    try:
+        return entry is not None and is_as_recorded(path, entry)
+    except FileError:  # it is raised again, and reported, when the photo is read
+        return False
 
 
 def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | FileError]]:

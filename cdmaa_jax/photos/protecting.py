@@ -57,6 +57,8 @@ from cdmaa_jax.protection import protect
 from cdmaa_jax.types import Generator, Labels
 
 T = TypeVar("T")
+Partly = Callable[[Path, int, int], None]
+"""``partly(photo, attacked, faces)``: so many of a photo's faces are attacked so far."""
 _Futures = list[tuple[Path, Future[T]]]
 """Work under way on photos."""
 _MEASURED_AT_ONCE = 32
@@ -91,7 +93,7 @@ def protect_photos(
     photos: Sequence[Path],
     job: Job,
     starting: Callable[[int], None] | None = None,
-    partly: Callable[[Path, int, int], None] | None = None,
+    partly: Partly | None = None,
 ) -> Iterator[Outcome]:
     """Protects photos batch by batch, and yields the outcome of each photo as it is done.
 
@@ -105,8 +107,7 @@ def protect_photos(
       job: what to do with them.
       starting: called before the first batch with the number of photos to protect, if there are
         any.
-      partly: called after a batch that had room for some of a photo's faces only, with the photo,
-        how many of them are attacked, and how many it has.
+      partly: called after a batch that had room for some of a photo's faces only.
 
     Raises:
       FileError: the folder or the report in it cannot be used, or the disk is full.
@@ -146,8 +147,11 @@ def evaluate_photos(
         for first in range(0, len(pairs), size):
             comparing: _Futures[_Made] = []
             for a, b in pairs[first : first + size]:
+                if isinstance(b, FileError):
+                    yield failed(a, b)
+                    continue
                 work = partial(_compare, a, b, ensemble, labels, max_pixels, aligned)
-                comparing.append((a, workers.start(work, a, *([b] if isinstance(b, Path) else []))))
+                comparing.append((a, workers.start(work, a, b)))
             made, failures = _results(comparing)
             yield from failures
             entries = _measured(made, ensemble, labels, size)
@@ -213,7 +217,7 @@ def _protect_in_locked_folder(
     photos: Sequence[Path],
     job: Job,
     starting: Callable[[int], None] | None,
-    partly: Callable[[Path, int, int], None] | None,
+    partly: Partly | None,
 ) -> Iterator[Outcome]:
     """``protect_photos`` in a folder that no other run can write into."""
     ledger = open_ledger(job)
@@ -236,7 +240,7 @@ def _protect_batches(
     size: int,
     job: Job,
     ledger: Ledger,
-    partly: Callable[[Path, int, int], None] | None,
+    partly: Partly | None,
 ) -> Iterator[Outcome]:
     """Attacks one batch after the other, while threads read the next and copy the one before.
 
@@ -454,15 +458,13 @@ def _staged(made: Sequence[_Made]) -> list[Staged]:
 
 def _compare(
     original: Path,
-    copy: Path | FileError,
+    copy: Path,
     ensemble: Ensemble,
     labels: LabelTable | None,
     max_pixels: int,
     aligned: bool,
 ) -> _Made:
     """Reads an original and an existing copy."""
-    if isinstance(copy, FileError):
-        raise copy
     before, after = read_photo(original, max_pixels), read_photo(copy, max_pixels)
     if before.size != after.size:
         (h, w), (height, width) = before.size, after.size
