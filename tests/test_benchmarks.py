@@ -156,6 +156,23 @@ def test_peak_is_the_best_of_all_products():
     assert rate == max(2 * 64**3 / 2.0, 2 * 128**3 / 4.0) and seen == [64, 64, 128, 128]
 
 
+@pytest.mark.parametrize("precision", ("float32", "bfloat16"))
+def test_peak_of_each_side_is_of_products_in_that_precision(precision, monkeypatch):
+    """Both sides multiply what they are asked for; the rate follows from the clock alone."""
+    timed = []
+
+    def best_rate(sizes, square, wait):
+        product = square(sizes[0])()
+        wait(product)
+        timed.append((sizes[0], str(product.dtype).removeprefix("torch.")))
+        return float(product.shape[0])
+
+    monkeypatch.setattr(peak, "best_rate", best_rate)
+    monkeypatch.setattr(peak, "SIZES", {"cpu": (32,)})
+    assert peak.jax_rate(precision) == peak.torch_rate(precision, torch.device("cpu")) == 32
+    assert timed == [(32, precision)] * 2
+
+
 @pytest.mark.parametrize("count", (1, 2, 4))
 def test_solver_finds_the_shortest_combination(count):
     random = torch.Generator().manual_seed(count)

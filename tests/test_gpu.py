@@ -14,9 +14,9 @@ import pytest
 from benchmarks.work import random_params
 from cdmaa_jax import Config, in_bfloat16, protect
 from cdmaa_jax.attack import compilation, memory, run, running
-from cdmaa_jax.generators import layers
 from cdmaa_jax.generators.registry import make_generator
 from tests.attack.toys import photos, toy, toy_batch
+from tests.generators.test_norms import OFFSETS, check_moments_in_one_pass
 from tests.parity.test_generators import SMALL
 
 pytestmark = pytest.mark.gpu
@@ -61,15 +61,10 @@ def test_generators_agree_with_the_cpu(gpu, arch, config):
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-3 * np.abs(theirs[1]).max())
 
 
-@pytest.mark.parametrize("offset", [0.0, 30.0, -1e3])
+@pytest.mark.parametrize("offset", OFFSETS)
 def test_moments_of_what_is_far_from_zero(gpu, offset):
-    x = np.random.default_rng(0).normal(offset, 1, (2, 40, 40, 3)).astype(np.float32)
     with jax.default_device(gpu):
-        mean, var, _ = layers._moments_in_one_pass(jnp.asarray(x))
-    np.testing.assert_allclose(
-        np.asarray(mean)[:, 0, 0], x.astype(float).mean((1, 2)), rtol=1e-5, atol=1e-5
-    )
-    np.testing.assert_allclose(np.asarray(var)[:, 0, 0], x.astype(float).var((1, 2)), rtol=1e-3)
+        check_moments_in_one_pass(offset)
 
 
 @pytest.mark.parametrize("options", [{}, {"update": "apgd"}, {"across_domains": "mgda"}], ids=str)

@@ -287,7 +287,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "attack",
         "defaults are those of the CDMAA paper; colours are in [-1, 1]; epsilon may be 0.00785 to "
-        "2, step size up to 2, zeta and threshold up to 4",
+        "2, step size up to 2, zeta and threshold up to 4 (with the loss latent: any)",
     )
 
     def choice(option: str, values: str, text: str, note: str = "") -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import itertools
 import json
 import math
 import platform
@@ -98,13 +97,19 @@ def with_losses(
       entries: with B squares together.
       values: model name to L, ``[B, K]``.
       domains: model name to the names of its K domains.
+
+    Raises:
+      ValueError: there is another number of squares than B.
     """
+    count = sum(len(squares_of(entry)) for entry in entries)
+    if unlike := [name for name, rows in values.items() if len(rows) != count]:
+        raise ValueError(f"L of {unlike[0]} is not that of {count} squares")
     models = (
         {
             name: dict(zip(domains[name], map(float, values[name][i]), strict=True))
             for name in values
         }
-        for i in itertools.count()
+        for i in range(count)
     )
     return [
         {

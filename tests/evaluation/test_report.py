@@ -98,6 +98,13 @@ def test_further_faces_count_as_much_as_the_first():
     assert figures["domains"]["y"] == {"avg_l": 5, "attack_rate": 0.5}
 
 
+@pytest.mark.parametrize("rows", (1, 3))
+def test_as_many_losses_as_squares_are_needed(rows):
+    plain = [{"others": []}, {"others": []}]
+    with pytest.raises(ValueError, match="L of a is not that of 2 squares"):
+        report.with_losses(plain, {"a": np.ones((rows, 1))}, {"a": ("x",)})
+
+
 def test_what_is_equal_has_no_psnr(ensemble):
     same = entry(ensemble, pair_of(ensemble, change=0))
     assert same["psnr"] is None and same["ssim"] == pytest.approx(1) and same["linf"] == 0

@@ -8,6 +8,18 @@ import torch
 
 from cdmaa_jax.generators import layers
 
+OFFSETS = (0.0, 30.0, -1e3)
+
+
+def check_moments_in_one_pass(offset):
+    """Checks those of values of this mean, on JAX's default device."""
+    x = np.random.default_rng(0).normal(offset, 1, (2, 40, 40, 3)).astype(np.float32)
+    mean, var, kept = layers._moments_in_one_pass(jnp.asarray(x))
+    expected = x.astype(float)
+    np.testing.assert_allclose(mean[:, 0, 0], expected.mean((1, 2)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(var[:, 0, 0], expected.var((1, 2)), rtol=1e-3)
+    np.testing.assert_array_equal(kept, x)
+
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of how XLA compiles for CPUs")
 def test_a_layer_keeps_one_array_for_the_gradient():
@@ -26,15 +38,9 @@ def test_a_layer_keeps_one_array_for_the_gradient():
     assert 1 <= arrays < 1.1
 
 
-@pytest.mark.parametrize("offset", [0.0, 30.0, -1e3])
+@pytest.mark.parametrize("offset", OFFSETS)
 def test_moments_in_one_pass_need_no_gpu_to_be_right(offset):
-    x = np.random.default_rng(0).normal(offset, 1, (2, 40, 40, 3)).astype(np.float32)
-    mean, var, kept = layers._moments_in_one_pass(jnp.asarray(x))
-    np.testing.assert_allclose(
-        np.asarray(mean)[:, 0, 0], x.astype(float).mean((1, 2)), rtol=1e-5, atol=1e-5
-    )
-    np.testing.assert_allclose(np.asarray(var)[:, 0, 0], x.astype(float).var((1, 2)), rtol=1e-3)
-    np.testing.assert_array_equal(kept, x)
+    check_moments_in_one_pass(offset)
 
 
 def test_half_floats_are_normalized_in_float32():
