@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cdmaa_jax import attack as attack
+    from cdmaa_jax import images as images
     from cdmaa_jax.attack import Config
     from cdmaa_jax.generators.checkpoint import load_generator, save_generator
     from cdmaa_jax.generators.ensembles import load_ensemble
@@ -46,12 +48,20 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports names on first use: importing JAX takes a second, which ``--help`` avoids."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+_MODULES = {"attack": "cdmaa_jax.attack", "images": "cdmaa_jax.images.views"}
+"""Packages that are attributes of this one, and what is imported for each."""
+
+if not TYPE_CHECKING:  # type checkers would take every name for known
+
+    def __getattr__(name: str) -> Any:
+        """Imports names on first use: importing JAX takes a second, which ``--help`` avoids."""
+        if name in _MODULES:
+            importlib.import_module(_MODULES[name])
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_MODULES])

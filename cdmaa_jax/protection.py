@@ -13,16 +13,16 @@ import numpy as np
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, run
-from cdmaa_jax.attack.keys import check_implementation, seeded
+from cdmaa_jax.attack.config import check_config, check_whole
+from cdmaa_jax.attack.keys import check_count, check_implementation, check_seed, seeded
+from cdmaa_jax.attack.running import check_devices
 from cdmaa_jax.attack.targets import as_tuple
 from cdmaa_jax.images.views import resize
 from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
 
 DEFAULT_BATCH = 8
 """Images per device in one batch; generators of official width then fit in a few GiB."""
-SEEDS = 2**32
-"""The number of seeds: JAX makes keys from 32 bits."""
-_BATCH_AXES: Any = Result(images=0, losses=1, weights=1)  # type: ignore[arg-type]
+_BATCH_AXES = Result(images=0, losses=1, weights=1)
 
 
 def protect(
@@ -36,7 +36,7 @@ def protect(
     batch_size: int | None = None,
     devices: Sequence[Any] | None = None,
     chunk: int | None = None,
-) -> Result:
+) -> Result[np.ndarray]:
     """Protects images against every domain of every generator (Algorithm 1).
 
     Batches have one fixed shape, the last one padded, so one compiled program serves all of them,
@@ -69,7 +69,9 @@ def protect(
 
     Warns:
       UserWarning: the outputs of a generator change in no step, as if they did not depend on the
-        image: with ``mgda`` across models it keeps the others from changing the image.
+        image: with ``mgda`` across models it keeps the others from changing the image. A view that
+        rounds, such as ``jpeg``, may hide the jittered start of an 8-bit photo; the start
+        ``uniform`` is large enough.
 
     Example:
       A target is any JAX function:
@@ -97,7 +99,7 @@ def protect(
         result = run(config, models, batch, keys, devices=devices, chunk=chunk)
         parts.append(_unpad(result, batch.mask))
         check_finite(models, parts[-1].losses, parts[-1].images)
-        _warn_of_constant(models, parts[-1].losses)
+        warn_of_constant(models, config, parts[-1].losses)
     return _join(parts)
 
 
@@ -145,6 +147,7 @@ def _attacks(
     models = fit_views(ensemble, height, width)
     conditions = tuple(conditions_of(model, labels, count) for model in models)
     keys, weights = checked_keys(key, count), _checked_weights(face_weights, clean)
+    check_devices(devices)
     size = chosen_batch_size(batch_size, count, len(devices) if devices is not None else 1)
     for rows in batches(count, size):
         yield models, make_batch(clean, conditions, rows, padding_mask(rows), weights), keys[rows]
@@ -174,7 +177,8 @@ def checked_images(images: Any) -> np.ndarray:
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-        raise ValueError(f"images must be an array [B,H,W,3], not {list(images.shape)}")
+        what = list(images.shape) if images.ndim else type(images.item()).__name__
+        raise ValueError(f"images must be an array [B,H,W,3], at least one, not {what}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
     if not np.isfinite(images).all():
@@ -200,14 +204,18 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
             f"the conditions of {model.name} must be [B,{len(model.domains)},n], a vector for each "
             f"of its domains, not {list(vectors.shape)}"
         )
-    if len(vectors) != count and (labels is not None or len(vectors) != 1):
-        raise ValueError(f"there are labels of {len(vectors)} images, but {count} images")
+    for given in {np.size(column) for column in (labels or {}).values()} - {count}:
+        raise ValueError(f"there are labels of {given} images, but {count} images")
+    if len(vectors) not in (1, count):
+        raise ValueError(
+            f"the conditions of {model.name} are for {len(vectors)} images, not {count}, or one "
+            "for all"
+        )
     return np.broadcast_to(vectors, (count, *vectors.shape[1:]))
 
 
 def _check_config(config: Config) -> None:
-    if not isinstance(config, Config):
-        raise ValueError(f"the options of an attack are a Config, not {type(config).__name__}")
+    check_config(config)
     if config.perturbation != "image":
         raise ValueError(
             f"protect finds a perturbation for each image, not a {config.perturbation} one; "
@@ -241,15 +249,8 @@ def checked_keys(key: int | Array, count: int) -> Array:
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"key must be a whole number or a key of jax.random.key, not {key!r}")
     check_implementation(key)
-    if key.shape not in ((), (1,), (count,)):
-        raise ValueError(f"there are {key.size} keys, but {count} images")
+    check_count(key, count)
     return jnp.broadcast_to(key, (count,))
-
-
-def check_seed(seed: int) -> None:
-    """Raises ValueError for a seed that JAX would truncate to another one."""
-    if not 0 <= seed < SEEDS:
-        raise ValueError(f"the seed must be a whole number from 0 to {SEEDS - 1}, not {seed}")
 
 
 def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
@@ -261,6 +262,7 @@ def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
     if size is None:
         per_device = min(DEFAULT_BATCH, -(-count // max(devices, 1)))
         return per_device * max(devices, 1)
+    check_whole("batch_size", size)
     if size < 1 or size % max(devices, 1):
         raise ValueError(
             f"batch_size must be a positive multiple of the {devices} devices, not {size}"
@@ -292,7 +294,7 @@ def make_batch(
     return Batch(jnp.asarray(clean[rows]), vectors, jnp.asarray(mask), some)
 
 
-def _unpad(result: Result, mask: Any) -> Result:
+def _unpad(result: Result[Array], mask: Any) -> Result[np.ndarray]:
     """The rows of a result that are not padding, in NumPy."""
     mask = np.asarray(mask)
     images, losses, weights = jax.device_get((result.images, result.losses, result.weights))
@@ -317,23 +319,29 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
         raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
 
 
-def _warn_of_constant(models: Sequence[Generator], losses: Any) -> None:
-    """Warns of generators whose losses [T,N,J] stay 0: outputs that do not depend on the image.
+def warn_of_constant(models: Sequence[Generator], config: Config, losses: Any) -> None:
+    """Warns of generators whose losses [T,N,J] stay 0, since their outputs never change.
 
-    Their gradient is 0, and so is the shortest combination of it with others.
+    Their gradient is 0, and so is the shortest combination of it with others. To be called by what
+    a user calls.
     """
-    constant = (np.asarray(losses) == 0).all(0).any(0)  # [J]
-    if len(losses) > 1 and constant.any():
-        names = ", ".join(models[j].name for j in np.flatnonzero(constant).tolist())
-        warnings.warn(
-            f"the edits of {names} changed in no step; with across_models mgda, the image then "
-            f"changes for no other generator either: leave out {names}",
-            stacklevel=3,
+    constant = np.flatnonzero((np.asarray(losses) == 0).all(0).any(0)).tolist()  # of J
+    if len(losses) < 2 or not constant:
+        return
+    names = ", ".join(models[j].name for j in constant)
+    text = f"the edits of {names} changed in no step"
+    if len(models) > 1 and config.across_models == "mgda":
+        text += (
+            "; with across_models mgda, the image then changes for no other generator either: "
+            f"leave out {names}"
         )
+    if config.resolve().start == "jitter" and any(models[j].view is not None for j in constant):
+        text += "; if a view rounds small changes away, as jpeg does, choose the start uniform"
+    warnings.warn(text, stacklevel=3)
 
 
-def _join(parts: Sequence[Result]) -> Result:
-    def join(axis: int, *arrays: Any) -> Any:
+def _join(parts: Sequence[Result[np.ndarray]]) -> Result[np.ndarray]:
+    def join(axis: int, *arrays: np.ndarray) -> np.ndarray:
         return np.concatenate(arrays, axis=axis)
 
     return jax.tree.map(join, _BATCH_AXES, *parts)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cdmaa_jax.attack import Config, evaluate_losses
+from cdmaa_jax.attack.config import check_config, check_whole
 from cdmaa_jax.protection import (
     batches,
     checked_images,
@@ -57,7 +58,7 @@ def search_weights(
     key: int | Array = 0,
     *,
     labels: Labels | None = None,
-    grid: Sequence[float] = DECADES,
+    grid: Sequence[float] | np.ndarray = DECADES,
     rounds: int = 2,
     batch_size: int | None = None,
     devices: Sequence[Any] | None = None,
@@ -107,7 +108,12 @@ def search_weights(
 
 
 def weighted_config(config: Config, weights: Sequence[float]) -> Config:
-    """The weighted attack of Fang et al.: no regularization, and these weights."""
+    """The weighted attack of Fang et al.: no regularization, and these weights.
+
+    Raises:
+      ValueError: the weights are no such numbers, or there is no configuration.
+    """
+    check_config(config)
     return dataclasses.replace(
         config,
         across_models="weighted",
@@ -124,7 +130,7 @@ def disruption(losses: Sequence[np.ndarray], threshold: float) -> float:
 def line_search(
     value: Callable[[tuple[float, ...]], float],
     count: int,
-    grid: Sequence[float] = DECADES,
+    grid: Sequence[float] | np.ndarray = DECADES,
     rounds: int = 2,
     progress: Progress | None = None,
 ) -> tuple[tuple[float, ...], dict[tuple[float, ...], float]]:
@@ -152,7 +158,7 @@ def line_search(
     tell(done, total)
     for turn, axis in itertools.product(range(rounds), range(1, count)):
         centre = best
-        for factor in grid:
+        for factor in map(float, grid):
             ratio = centre[axis] * factor ** (1 / NARROWING**turn)
             tried = (*centre[:axis], ratio, *centre[axis + 1 :])
             if tried not in known:
@@ -185,8 +191,9 @@ def _shares(ratios: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(ratio / math.fsum(ratios) for ratio in ratios)
 
 
-def _check_grid(grid: Sequence[float], rounds: int) -> None:
+def _check_grid(grid: Sequence[float] | np.ndarray, rounds: int) -> None:
     if not len(grid) or not all(0 < factor < math.inf for factor in grid):
         raise ValueError(f"grid must be positive factors, at least one, not {tuple(grid)}")
+    check_whole("rounds", rounds)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
 from jaxtyping import Bool, Float, Int, Key
 
 Array: TypeAlias = jax.Array
+A = TypeVar("A")
 Images: TypeAlias = Float[Array, "B H W 3"]
 Conditions: TypeAlias = Float[Array, "B K n"]
 Keys: TypeAlias = Key[Array, "B"]
@@ -39,12 +40,13 @@ at a time, and in each step a different key than for the clean reference, so tha
 view includes the difference between two draws. A view that is not random ignores the key."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
     """A face-editing network as the attack sees it: a pure function and its parameters.
 
     A registered pytree whose only leaves are ``params``, so that weights are arguments of a
-    compiled program and everything else is part of its identity.
+    compiled program and everything else is part of its identity. Equal only to itself, as all
+    records of arrays.
 
     Attributes:
       name: what reports call it.
@@ -53,14 +55,15 @@ class Generator:
       image_size: the native height and width, in pixels, of what ``apply`` takes.
       domains: names of the K edits, in the order of ``conditions``.
       conditions: ``conditions(labels) -> [B,K,n]`` float32, the condition vector of each edit of
-        images with those labels; ``conditions(None) -> [1,K,n]``, a choice for unlabelled images.
+        images with those labels, or [1,K,n] for all of them; ``conditions(None) -> [1,K,n]``, a
+        choice for unlabelled images.
       view: what the network sees of the canonical image; None when it sees the image itself.
       encode: ``encode(params, x [B,h,w,3]) -> [B,...]``, the latent of a network that has one.
     """
 
     name: str
     apply: Callable[[Params, Any, Any], jax.Array]
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     image_size: int
     domains: tuple[str, ...]
     conditions: Callable[[Labels | None], Any]
@@ -80,7 +83,7 @@ jax.tree_util.register_dataclass(
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
     """Images of one fixed shape, with the condition vectors of every model.
 
@@ -99,18 +102,19 @@ class Batch:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The result of an attack.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result(Generic[A]):
+    """The result of an attack, in JAX's arrays or in NumPy's.
 
     Attributes:
-      images: [B,H,W,3], the protected images, within epsilon of the clean ones.
+      images: [B,H,W,3], the protected images, within epsilon of the clean ones as computed with:
+        in float32 unless JAX has float64 enabled.
       losses: [T,B,J], the loss L of every model at the start of each step.
       weights: [T,B,J], the weight of every model in each step.
       perturbation: [H,W,3], the universal one, if one was asked for.
     """
 
-    images: Images
-    losses: Float[Array, "T B J"]
-    weights: Float[Array, "T B J"]
-    perturbation: Float[Array, "H W 3"] | None = None
+    images: A
+    losses: A
+    weights: A
+    perturbation: A | None = None

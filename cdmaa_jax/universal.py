@@ -20,6 +20,7 @@ from jax.extend.backend import get_default_device
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, compilation, run
 from cdmaa_jax.attack.algorithm import Carried, Info, Plan, begin, box
+from cdmaa_jax.attack.config import check_config
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.running import step_program
@@ -33,6 +34,7 @@ from cdmaa_jax.protection import (
     fit_views,
     make_batch,
     padding_mask,
+    warn_of_constant,
 )
 from cdmaa_jax.tracing import is_once
 from cdmaa_jax.types import Array, Batch, Generator, Labels
@@ -87,10 +89,14 @@ def fit_universal(
     Raises:
       ValueError: an argument is not as above; ``apgd``, which compares an objective between steps,
         has more images than a batch holds; or what ``protect`` raises of generators.
+
+    Warns:
+      UserWarning: as ``protect``.
     """
     fit = _fit_of(images, ensemble, config, key, labels, batch_size)
     found = _fit_at_once(fit) if fit.at_once else _fit_in_turn(fit, progress)
     check_finite(fit.models, found.losses[:, None], found.perturbation)
+    warn_of_constant(fit.models, fit.config, found.losses[:, None])
     return found
 
 
@@ -126,7 +132,7 @@ def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarra
 
     Args:
       images: [N,H,W,3], floats in [-1, 1], any number; those it was fitted on or others.
-      perturbation: δ, [H,W,3], of ``fit_universal``.
+      perturbation: δ, [H,W,3], or what ``fit_universal`` returned.
       epsilon: the largest change of a value, in exact arithmetic.
 
     Returns:
@@ -138,6 +144,8 @@ def apply_universal(images: Any, perturbation: Any, epsilon: float) -> np.ndarra
     """
     Config(epsilon=epsilon)  # raises for an invalid epsilon
     clean = checked_images(images)
+    if isinstance(perturbation, Universal):
+        perturbation = perturbation.perturbation
     shared = np.asarray(perturbation, clean.dtype)
     if shared.shape != clean.shape[1:]:
         raise ValueError(
@@ -211,6 +219,7 @@ def _fit_of(
     models = fit_views(ensemble, *clean.shape[1:3])
     vectors = tuple(conditions_of(model, labels, len(clean)) for model in models)
     size = chosen_batch_size(batch_size, len(clean))
+    check_config(config)
     config = dataclasses.replace(config, perturbation="universal")
     fit = _Fit(config, models, clean, vectors, checked_keys(key, 1)[0], size)
     if config.update == "apgd" and not fit.at_once:

@@ -585,7 +585,7 @@ class Pen:
     def image(self) -> Image.Image:
         """The drawing, RGBA."""
         rgba = np.concatenate([self._colour, self._alpha[..., None]], axis=-1)
-        return Image.fromarray(np.rint(np.clip(rgba, 0, 255)).astype(np.uint8), "RGBA")
+        return Image.fromarray(np.rint(np.clip(rgba, 0, 255)).astype(np.uint8))
 
     def _paint(self, mask: np.ndarray, colour: tuple[int, int, int], alpha: int) -> None:
         if not self._alpha.any():

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,8 @@ def test_a_public_name_exists_and_is_documented(package, name):
 
 
 def test_each_name_of_the_package_has_a_home():
-    assert cdmaa_jax.__all__ == sorted(cdmaa_jax._HOMES) == dir(cdmaa_jax)
+    assert cdmaa_jax.__all__ == sorted(cdmaa_jax._HOMES)
+    assert dir(cdmaa_jax) == sorted([*cdmaa_jax._HOMES, *cdmaa_jax._MODULES])
     for name, home in cdmaa_jax._HOMES.items():
         assert getattr(cdmaa_jax, name) is getattr(importlib.import_module(home), name)
     with pytest.raises(AttributeError, match="has no attribute 'missing'"):
@@ -44,6 +47,32 @@ def test_each_name_of_the_package_has_a_home():
 
 def test_type_checkers_see_the_same_homes():
     tree = ast.parse(Path(cdmaa_jax.__file__).read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block, *_ = (node for node in tree.body if isinstance(node, ast.If))
     imported = {alias.name: line.module for line in block.body for alias in line.names}
-    assert imported == cdmaa_jax._HOMES
+    assert imported == cdmaa_jax._HOMES | dict.fromkeys(cdmaa_jax._MODULES, "cdmaa_jax")
+
+
+def test_the_packages_that_the_readme_names_need_no_import_of_their_own():
+    code = (
+        "import cdmaa_jax; assert 'CDMAA' in cdmaa_jax.attack.__doc__; "
+        "assert cdmaa_jax.images.views.jpeg(90).quality == 90"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_type_checkers_know_wrong_names(tmp_path):
+    client = tmp_path / "client.py"
+    client.write_text(
+        "import numpy as np\n"
+        "import cdmaa_jax\n"
+        "from cdmaa_jax import Config, load_ensemble, protect\n"
+        "config = Config(across_models='weighted', model_weights=[1, 3])\n"
+        "models = load_ensemble('demo').generators\n"
+        "images: np.ndarray = protect(np.zeros((1, 8, 8, 3)), models, config).images\n"
+        "run, jpeg = cdmaa_jax.attack.run, cdmaa_jax.images.views.jpeg\n"
+        "cdmaa_jax.protct\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(client)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    errors = [line for line in told.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1 and "protct" in errors[0], told.stdout

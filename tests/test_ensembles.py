@@ -35,6 +35,9 @@ def test_directories_in_the_order_given(folder):
     loaded = load_ensemble(names)
     assert [g.name for g in loaded.generators] == ["ugatit", "stargan"]
     assert loaded.name == "ugatit+stargan"
+    paths = [folder / "demo" / arch for arch in ("ugatit", "stargan")]
+    assert load_ensemble(paths).name == "ugatit+stargan"
+    assert [g.name for g in load_ensemble(paths[0]).generators] == ["ugatit"]
 
 
 def test_names_that_occur_twice_are_numbered(folder):

@@ -38,7 +38,9 @@ ALLOWED = {
         "disk", "generators", "attack", "images", "evaluation", "photos", "experiments", "kept",
     },
     "__main__": {"cli"},
-    "__init__": {"types", "generators", "attack", "protection", "search", "universal"},
+    "__init__": {
+        "types", "generators", "attack", "images", "protection", "search", "universal",
+    },
 }  # fmt: skip
 OUTSIDE = {"torch", "tests", "converters", "benchmarks", "checkpoints"}
 TOUCH_THE_DISK = {

@@ -1,5 +1,7 @@
 """``protect`` on arrays: what it accepts, batches and padding, devices, views, failures."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from cdmaa_jax import Config, protect, protection
 from cdmaa_jax.attack import compilation, running
+from cdmaa_jax.images.views import jpeg
 from cdmaa_jax.protection import fit_views
 from tests.attack.toys import photos, toy
 
@@ -91,6 +94,27 @@ def test_a_generator_that_ignores_its_input_is_told_of(ensemble):
     with pytest.warns(UserWarning, match=r"of constant changed in no step; .*: leave out constant"):
         result = protect(photos(2), [*ensemble, constant], QUICK)
     assert (result.weights[1:, :, -1] == 1).all()
+    with pytest.warns(UserWarning, match=r"of constant changed in no step$"):
+        protect(photos(2), [*ensemble, constant], replace(QUICK, across_models="uniform"))
+
+
+def test_a_view_that_rounds_needs_a_larger_start():
+    """An 8-bit photo comes back through JPEG unchanged by less than half of a grey level."""
+    photo = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.float32) / 127.5 - 1
+    model = toy(0, view=jpeg(90))
+    with pytest.warns(UserWarning, match=r"of toy0 changed in no step; .* choose the start unif"):
+        hidden = protect(photo, model, QUICK)
+    assert (hidden.losses == 0).all()
+    assert (protect(photo, model, replace(QUICK, start="uniform")).losses[-1] > 0).all()
+
+
+def test_a_generator_may_have_the_same_edits_whatever_the_labels(ensemble):
+    free = toy(3, conditions=lambda labels: np.eye(3, dtype=np.float32)[None])
+    result = protect(photos(2), [*ensemble, free], QUICK, labels={"odd": [0, 1]}, batch_size=2)
+    assert (result.losses[-1] > 0).all()
+    odd = toy(4, name="strange", conditions=lambda labels: np.zeros((3, 3, 3), np.float32))
+    with pytest.raises(ValueError, match="conditions of strange are for 3 images, not 2"):
+        protect(photos(2), odd, QUICK)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64])
@@ -126,9 +150,11 @@ def test_another_native_size_is_a_view():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((8, 8, 3), np.float32), r"\[B,H,W,3\], not \[8, 8, 3\]"),
-        (np.zeros((1, 8, 8, 4), np.float32), r"\[B,H,W,3\], not \[1, 8, 8, 4\]"),
-        (np.zeros((0, 8, 8, 3), np.float32), r"\[B,H,W,3\], not \[0, 8, 8, 3\]"),
+        (np.zeros((8, 8, 3), np.float32), r"\[B,H,W,3\], at least one, not \[8, 8, 3\]"),
+        (None, r"\[B,H,W,3\], at least one, not NoneType"),
+        ("photo.jpg", r"\[B,H,W,3\], at least one, not str"),
+        (np.zeros((1, 8, 8, 4), np.float32), r"\[B,H,W,3\], at least one, not \[1, 8, 8, 4\]"),
+        (np.zeros((0, 8, 8, 3), np.float32), r"\[B,H,W,3\], at least one, not \[0, 8, 8, 3\]"),
         (np.zeros((1, 8, 8, 3), np.uint8), r"floats in \[-1, 1\], not uint8"),
         (np.full((1, 8, 8, 3), 1.5, np.float32), r"in \[-1, 1\]"),
         (np.full((1, 8, 8, 3), np.nan, np.float32), "finite"),
@@ -146,7 +172,7 @@ def test_images_are_checked(images, message, ensemble):
         ({"key": jax.random.split(jax.random.key(0), 3)}, "3 keys, but 2 images"),
         ({"key": jax.random.key(0, impl="rbg")}, "keys must be of threefry2x32, not rbg"),
         ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": 3, "devices": [0, 1]}, "multiple of the 2 devices"),
+        ({"batch_size": 3, "devices": jax.devices()[:2]}, "multiple of the 2 devices"),
     ],
 )
 def test_arguments_are_checked(options, message, ensemble):

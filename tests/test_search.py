@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,11 +45,20 @@ def test_tries_nothing_twice_and_tells_of_each_trial():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"grid": ()}, "grid"), ({"grid": (1, 0)}, "grid"), ({"rounds": 0}, "rounds")],
+    [
+        ({"grid": ()}, "grid"),
+        ({"grid": (1, 0)}, "grid"),
+        ({"rounds": 0}, "rounds"),
+        ({"rounds": 1.5}, "rounds must be a whole number"),
+        ({"devices": jax.devices()[0]}, "devices must be different"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number"),
+    ],
 )
 def test_the_grid_is_checked(options, message):
     with pytest.raises(ValueError, match=message):
         search_weights(photos(1), toy(0), Config(steps=1), **options)
+    with pytest.raises(ValueError, match="a Config, not dict"):
+        search_weights(photos(1), toy(0), {"steps": 1})
 
 
 # Two models that depend on the same channel. The first is satisfied with either sign and five

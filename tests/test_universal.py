@@ -19,7 +19,7 @@ from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.attack.numbers import inner_radius
 from cdmaa_jax.attack.perturbations import universal as shared
 from cdmaa_jax.attack.targets import make_target
-from cdmaa_jax.universal import _deck
+from cdmaa_jax.universal import Universal, _deck
 from tests.attack.toys import photos, quick_run, toy, toy_batch
 
 UPDATES = ("i-fgsm", "apgd")
@@ -240,6 +240,8 @@ def test_the_deck_is_dealt_evenly(count, size, steps, seed):
 )
 def test_applying_never_leaves_epsilon_or_the_range(images, perturbation, epsilon):
     moved = apply_universal(images, perturbation, epsilon)
+    fitted = Universal(perturbation, np.zeros((1, 1)), np.ones((1, 1)))
+    np.testing.assert_array_equal(apply_universal(images, fitted, epsilon), moved)
     assert moved.dtype == np.float32 and moved.shape == images.shape
     assert np.abs(moved.astype(np.float64) - images).max() <= epsilon
     assert np.abs(moved).max() <= 1
@@ -273,6 +275,8 @@ def test_what_does_not_fit_is_refused():
         fit_universal(photos(3), toy(0), Config(update="apgd"), batch_size=2)
     with pytest.raises(ValueError, match="2 keys, but 1 images"):
         fit_universal(photos(2), toy(0), Config(steps=1), jax.random.split(jax.random.key(0), 2))
+    with pytest.raises(ValueError, match="a Config, not dict"):
+        fit_universal(photos(2), toy(0), {"steps": 1})
     with pytest.raises(ValueError, match=r"\[8, 8, 3\].*\[1, 4, 4, 3\]"):
         apply_universal(photos(1, size=4), np.zeros((8, 8, 3)), 0.05)
     with pytest.raises(ValueError, match="the perturbation must be finite"):
@@ -280,6 +284,13 @@ def test_what_does_not_fit_is_refused():
     for epsilon in (0, -0.05, float("nan"), 12.75):
         with pytest.raises(ValueError, match="epsilon must be"):
             apply_universal(photos(1), np.zeros((8, 8, 3)), epsilon)
+
+
+def test_a_generator_that_ignores_its_input_is_told_of():
+    constant = toy(1, name="constant", apply=lambda params, x, c: jnp.zeros_like(x))
+    for batch_size in (1, 2):
+        with pytest.warns(UserWarning, match=r"of constant changed in no step; .* leave out const"):
+            fit_universal(photos(2), [toy(0), constant], Config(steps=2), batch_size=batch_size)
 
 
 def test_a_generator_that_gives_nan_is_named():

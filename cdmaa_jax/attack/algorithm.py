@@ -20,14 +20,21 @@ from jaxtyping import Bool, Float, Key, ScalarLike
 
 from cdmaa_jax import hoisting
 from cdmaa_jax.attack import targets
-from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.config import Config, check_config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
+from cdmaa_jax.attack.keys import check_count, check_implementation
 from cdmaa_jax.attack.memory import in_chunks
 from cdmaa_jax.attack.models import MODEL_STRATEGIES, Gradients, Weights, combine
 from cdmaa_jax.attack.numbers import Number, Numbers, inner_radius, numbers_of
 from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, Gradient, per_image
-from cdmaa_jax.attack.targets import Target, fit_conditions, weigh
+from cdmaa_jax.attack.targets import (
+    Target,
+    check_conditions,
+    check_images,
+    fit_conditions,
+    weigh,
+)
 from cdmaa_jax.attack.updates import ApgdState, make_update
 from cdmaa_jax.scheduling import later
 from cdmaa_jax.tracing import once
@@ -147,8 +154,10 @@ def build(
       plan: how the steps are computed; of it the functions read ``chunks`` and ``overlap``.
 
     Raises:
-      ValueError: the batch has conditions, or the configuration ``model_weights``, for more or
-        fewer generators.
+      ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; or the batch
+        has conditions, or the configuration ``model_weights``, for more or fewer generators. Its
+        ``init`` raises it for a key that is untyped, of another implementation, or one of another
+        number of keys.
     """
     problem = _pose(config, ensemble, batch, numbers, axis, plan)
     bind = functools.partial
@@ -164,8 +173,10 @@ def _pose(
     plan: Plan,
 ) -> _Problem:
     ensemble = (ensemble,) if isinstance(ensemble, Generator) else ensemble
+    check_config(config)
+    check_images(batch.images)
     if ensemble:
-        check_conditions(ensemble, batch)
+        check_conditions(ensemble, batch.conditions, len(batch.images))
     config, batch = config.resolve(), fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
@@ -174,22 +185,16 @@ def _pose(
     return _Problem(config, numbers, ensemble, batch, perturbation, rule, plan)
 
 
-def check_conditions(ensemble: Sequence[Generator], batch: Batch) -> None:
-    """Raises ValueError unless a batch has one condition array per generator."""
-    if len(batch.conditions) != len(ensemble):
-        raise ValueError(
-            f"the batch has conditions for {len(batch.conditions)} generators, not {len(ensemble)}"
-        )
-
-
 def _init(
     problem: _Problem,
-    keys: Key[Array, "..."],
+    keys: Any,
     carried: Carried | None = None,
     observes: bool = True,
 ) -> State:
     """The initial state; its references are zeros unless it ``observes`` the clean images."""
     batch, clean = problem.batch, problem.batch.images
+    check_implementation(keys)
+    check_count(keys, len(clean))
     keys = jnp.broadcast_to(keys, (len(clean),))
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
@@ -386,7 +391,7 @@ def attack_batch(
     *,
     axis: str | None = None,
     plan: Plan = Plan(),
-) -> Result:
+) -> Result[Array]:
     """``run`` without its checks and compilation: a pure function, to be traced.
 
     It computes the same as ``init``, T times ``step``, and ``finish`` of ``build``. But APGD's last
@@ -441,6 +446,7 @@ def _carry(state: State) -> Carried:
 
 
 def fit(batch: Batch) -> Batch:
-    """The batch with its condition vectors broadcast to every image, in the images' dtype."""
-    conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
-    return dataclasses.replace(batch, conditions=conditions)
+    """The batch in JAX's types, with condition vectors for every image in the images' dtype."""
+    images = jnp.asarray(batch.images)
+    conditions = tuple(fit_conditions(c, images) for c in batch.conditions)
+    return dataclasses.replace(batch, images=images, conditions=conditions)

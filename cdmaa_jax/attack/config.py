@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.losses import LOSSES
@@ -52,6 +52,7 @@ class Config:
       perturbation: ``image``, one of its own for each; or ``universal``, one that all images of a
         batch share, which follows the mean of their gradients.
       model_weights: for ``weighted`` the share of each of the J models, of any sum; None otherwise.
+        Kept as a tuple.
 
     Raises:
       ValueError: an option has a value outside its choices or its range.
@@ -69,7 +70,7 @@ class Config:
     start: str = "jitter"
     loss: str = "mse"
     perturbation: str = "image"
-    model_weights: tuple[float, ...] | None = None
+    model_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in choices().items():
@@ -104,6 +105,18 @@ def choices() -> dict[str, tuple[str, ...]]:
         "loss": tuple(LOSSES),
         "perturbation": tuple(PERTURBATIONS),
     }
+
+
+def check_config(config: object) -> None:
+    """Raises ValueError if it is no ``Config``."""
+    if not isinstance(config, Config):
+        raise ValueError(f"the options of an attack are a Config, not {type(config).__name__}")
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raises ValueError if the value of an argument is no whole number."""
+    if not _is_integer(value):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

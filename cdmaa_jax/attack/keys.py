@@ -12,11 +12,25 @@ import jax.numpy as jnp
 from cdmaa_jax.types import Array
 
 IMPLEMENTATION = "threefry2x32"
+SEEDS = 2**32
+"""The number of seeds: JAX makes keys from 32 bits."""
 
 
 def seeded(seed: int) -> Array:
     """The typed key of a seed, whatever implementation JAX uses by default."""
     return jax.random.key(seed, impl=IMPLEMENTATION)
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that JAX would truncate to another one."""
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"the seed must be a whole number from 0 to {SEEDS - 1}, not {seed}")
+
+
+def check_count(key: Array, count: int) -> None:
+    """Raises ValueError unless there is one key, or one for each of ``count`` images."""
+    if key.shape not in ((), (1,), (count,)):
+        raise ValueError(f"there are {key.size} keys, but {count} images")
 
 
 def check_implementation(key: Array) -> None:

@@ -2,7 +2,7 @@
 
 An attack on a batch always holds its images, their clean outputs and those of a step, plus what
 the gradient of one generator keeps for the images that it takes at once: a *chunk* of the batch.
-A smaller chunk changes only the rounding of sums, and the time.
+A smaller chunk changes only the rounding of sums, which later steps magnify, and the time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import psutil
 from jax import lax
 
 from cdmaa_jax import cgroups
+from cdmaa_jax.attack.config import check_whole
 from cdmaa_jax.attack.keys import seeded
 from cdmaa_jax.attack.targets import domain_losses, make_target
 from cdmaa_jax.types import Batch, Generator
@@ -95,6 +96,8 @@ def plan_chunks(
       ValueError: ``chunk`` is not positive, or takes more than is free; the message says how many
         fit.
     """
+    if chunk is not None:
+        check_whole("chunk", chunk)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
     key = (*_kind_of(loss, ensemble, batch, device), chunk)

@@ -8,6 +8,7 @@ compared with the generators, while compiling a program for each is expensive.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -110,7 +111,7 @@ def _place(config: Config, option: str) -> np.ndarray:
     return np.asarray(choices()[option].index(getattr(config, option)), np.int32)
 
 
-def _shares(weights: tuple[float, ...] | None, dtype: Any, models: int) -> np.ndarray:
+def _shares(weights: Sequence[float] | None, dtype: Any, models: int) -> np.ndarray:
     weights = weights or (1.0,) * models
     if len(weights) != models:
         raise ValueError(

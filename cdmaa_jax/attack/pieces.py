@@ -98,7 +98,7 @@ def _sizes(chunks: Sequence[int], count: int) -> tuple[int | None, ...]:
     return tuple(None if chunk >= count else chunk for chunk in chunks)
 
 
-def run(attack: Attack, again: Attack, keys: Array, steps: int) -> Result:
+def run(attack: Attack, again: Attack, keys: Array, steps: int) -> Result[Array]:
     """Runs all T steps of an attack in pieces; returns what ``algorithm.attack_batch`` returns.
 
     ``again`` is the same attack, built with ``call_again``, for all steps but the first.

@@ -22,7 +22,6 @@ from cdmaa_jax.attack.algorithm import (
     Plan,
     advance,
     attack_batch,
-    check_conditions,
     fit,
 )
 from cdmaa_jax.attack.compilation import (
@@ -30,12 +29,19 @@ from cdmaa_jax.attack.compilation import (
     compiler_options,
     graph_options,
 )
-from cdmaa_jax.attack.config import Config, check_choice
-from cdmaa_jax.attack.keys import check_implementation, seeded
+from cdmaa_jax.attack.config import Config, check_choice, check_config
+from cdmaa_jax.attack.keys import check_count, check_implementation, check_seed, seeded
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.memory import can_overlap, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
-from cdmaa_jax.attack.targets import as_tuple, domain_losses, fit_conditions, make_target
+from cdmaa_jax.attack.targets import (
+    as_tuple,
+    check_conditions,
+    check_images,
+    domain_losses,
+    fit_conditions,
+    make_target,
+)
 from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
@@ -48,7 +54,7 @@ def run(
     *,
     devices: Sequence[Any] | None = None,
     chunk: int | None = None,
-) -> Result:
+) -> Result[Array]:
     """Runs all steps of an attack in one compiled program around one ``lax.scan``.
 
     Within ``apart``, it loops over separately compiled pieces instead, on the default device.
@@ -62,14 +68,16 @@ def run(
       key: one typed PRNG key, whose start noise every image gets, or [B] of them; of threefry2x32.
       devices: the devices that share the batch, equally; the default device if None.
       chunk: how many images a generator takes at once; for each what fits and suits the device if
-        None. Fewer take less memory, and change nothing but the rounding of sums.
+        None. Fewer take less memory, and change nothing but the rounding of sums, which signs of
+        gradients magnify from step to step: the images differ, and are as good.
 
     Raises:
       ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; the batch does
         not fit the memory; the batch or the weights do not fit the ensemble, or the batch the
         devices; ``chunk`` is below 1; a generator's outputs have another shape than its inputs, or
         it has no encoder for the loss ``latent``; the pixel weights are of another shape, or for a
-        loss that takes none; or the key is of another implementation.
+        loss that takes none; or the key is of another implementation, or there is another number
+        of keys.
     """
     devices = None if pieces.is_apart() else devices
     task = _task_of(config, ensemble, batch, key, devices, chunk)
@@ -142,9 +150,11 @@ def _task_of(
 ) -> _Task:
     """The checked arguments of an attack."""
     models = as_tuple(ensemble)
+    check_config(config)
     _check_batch(models, batch, devices)
     _check_weights(config.loss, batch.images, batch.pixel_weights)
     check_implementation(key)
+    check_count(key, len(batch.images))
     batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
@@ -185,13 +195,13 @@ def _kept_program(task: _Task, devices: Sequence[Any] | None) -> Any:
     return kept.program(_attack_kept, (task.config, task.plan), task.arguments, options)
 
 
-def _attack_kept(config: Config, plan: Plan, *arguments: Any) -> Result:
+def _attack_kept(config: Config, plan: Plan, *arguments: Any) -> Result[Array]:
     return attack_batch(config, *arguments, plan=plan)
 
 
 def _program_of(
     task: _Task, devices: Sequence[Any] | None
-) -> tuple[Callable[..., Result], tuple[Any, ...]]:
+) -> tuple[Callable[..., Result[Array]], tuple[Any, ...]]:
     """The program of an attack, and its arguments besides the plan."""
     program = program_for(task.device.platform, devices is not None)
     if devices is None:
@@ -210,14 +220,14 @@ def _run_sharded(
     keys: Array,
     numbers: Numbers,
     plan: Plan,
-) -> Result:
+) -> Result[Array]:
     """Each device attacks its own images; only a universal perturbation's means are exchanged."""
     attack_share = functools.partial(attack_batch, config, axis="batch", plan=plan)
     attack = jax.shard_map(
         attack_share,
         mesh=mesh,
         in_specs=(P(), P("batch"), P("batch"), P()),
-        out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch"), P()),  # type: ignore[arg-type]
+        out_specs=Result(P("batch"), P(None, "batch"), P(None, "batch"), P()),
         check_vma=False,  # the generators' custom gradient rules do not say what varies
     )
     return attack(ensemble, batch, keys, numbers)
@@ -235,7 +245,8 @@ def evaluate_losses(
 ) -> list[Array]:
     """L of every model, image and domain, equation (29), in one compiled program.
 
-    Within ``apart``, it calls the pieces with which attacks observe the clean images.
+    Within ``apart``, it calls the pieces with which attacks observe the clean images. It can be
+    differentiated in reverse mode, as far as the generators can.
 
     Args:
       ensemble: one generator or J of them.
@@ -251,20 +262,20 @@ def evaluate_losses(
 
     Raises:
       ValueError: the images are not [B,H,W,3], at least one, in float32 or float64, or not of one
-        shape; there are conditions for more or fewer generators; or there is no such loss, or none
-        that takes such weights.
+        shape; there are conditions for more or fewer generators or images; there is no such seed;
+        or there is no such loss, or none that takes such weights.
     """
     models = as_tuple(ensemble)
     clean, adversarial = jnp.asarray(clean), jnp.asarray(adversarial)
-    _check_images(clean)
-    _check_images(adversarial)
+    check_images(clean)
+    check_images(adversarial)
     if clean.shape != adversarial.shape:
         raise ValueError(
             f"clean and adversarial images must be of one shape, [B,H,W,3], not "
             f"{list(clean.shape)} and {list(adversarial.shape)}"
         )
-    if len(conditions) != len(models):
-        raise ValueError(f"there are conditions for {len(conditions)} of {len(models)} generators")
+    check_conditions(models, conditions, len(clean))
+    check_seed(seed)
     fitted = tuple(fit_conditions(c, clean) for c in conditions)
     check_choice("loss", loss, tuple(LOSSES))
     if pixel_weights is not None:
@@ -303,18 +314,18 @@ def _losses(
 
 
 @cached
-def program_for(platform: str, sharded: bool) -> Callable[..., Result]:
+def program_for(platform: str, sharded: bool) -> Callable[..., Result[Array]]:
     """``attack_batch``, or ``_run_sharded``, jitted; the first argument, the options, is static."""
     return _jitted(sharded, compiler_options(platform))
 
 
 @cached
-def graph_for(sharded: bool, overlap: bool) -> Callable[..., Result]:
+def graph_for(sharded: bool, overlap: bool) -> Callable[..., Result[Array]]:
     """``program_for`` a GPU as one graph, whose kernels may ``overlap``; for ``call_as_graph``."""
     return _jitted(sharded, graph_options(overlap))
 
 
-def _jitted(sharded: bool, options: dict[str, str]) -> Callable[..., Result]:
+def _jitted(sharded: bool, options: dict[str, str]) -> Callable[..., Result[Array]]:
     if sharded:
         static = ("config", "mesh", "plan")
         return jax.jit(_run_sharded, static_argnames=static, compiler_options=options)
@@ -337,31 +348,23 @@ def _share(batch: Batch, devices: int) -> Batch:
     return jax.tree.map(shape, batch)
 
 
+def check_devices(devices: Sequence[Any] | None) -> None:
+    """Raises ValueError for anything but a sequence of different devices, or None."""
+    alike = isinstance(devices, Sequence) and all(isinstance(one, jax.Device) for one in devices)
+    if devices is not None and (not alike or len({*devices}) < len(devices)):
+        raise ValueError(f"devices must be different ones of jax.devices(), not {devices!r}")
+
+
 def _check_batch(
     models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
 ) -> None:
-    _check_images(batch.images)
-    check_conditions(models, batch)
+    check_images(batch.images)
+    check_conditions(models, batch.conditions, len(batch.images))
+    check_devices(devices)
     if devices is not None and (not devices or len(batch.images) % len(devices)):
         raise ValueError(
             f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
         )
-
-
-def _check_images(images: Array) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise ValueError(f"images must be of shape [B,H,W,3], at least one, not {images.shape}")
-    if images.dtype in (np.float32, np.float64):
-        return
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images must be float32 or float64, not {images.dtype}, in which gradients "
-            "vanish; in_bfloat16 makes generators compute in half of the bits"
-        )
-    raise ValueError(
-        f"images must be float32 or float64, in [-1, 1], not {images.dtype}; scale photos as "
-        "pixels / 127.5 - 1"
-    )
 
 
 def _check_weights(loss: str, images: Array, pixel_weights: Array | None) -> None:

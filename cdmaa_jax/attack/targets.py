@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from cdmaa_jax.attack.losses import (
@@ -118,6 +119,44 @@ def domain_losses(loss: str, target: Target, images: Images, keys: Keys) -> Loss
 def compare(loss: str, target: Target, observed: Float[Array, "B K ..."]) -> Losses:
     """L of every domain, from the observations."""
     return LOSSES[loss].distance(observed, target.references, target.pixel_weights)
+
+
+def check_images(images: Any) -> None:
+    """Raises ValueError unless images are [B,H,W,3], at least one, in float32 or float64."""
+    if not (hasattr(images, "shape") and hasattr(images, "dtype")):
+        raise ValueError(f"images must be an array, not a {type(images).__name__}")
+    shape, dtype = images.shape, images.dtype
+    if len(shape) != 4 or shape[-1] != 3 or not shape[0]:
+        raise ValueError(f"images must be of shape [B,H,W,3], at least one, not {shape}")
+    if dtype in (np.float32, np.float64):
+        return
+    if jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"images must be float32 or float64, not {dtype}, in which gradients "
+            "vanish; in_bfloat16 makes generators compute in half of the bits"
+        )
+    raise ValueError(
+        f"images must be float32 or float64, in [-1, 1], not {dtype}; scale photos as "
+        "pixels / 127.5 - 1"
+    )
+
+
+def check_conditions(ensemble: Sequence[Generator], conditions: Any, count: int) -> None:
+    """Raises ValueError unless there is an array [B,K,n] or [1,K,n] for each generator."""
+    if not isinstance(conditions, Sequence):
+        what = f"a sequence, with an array for each generator, not a {type(conditions).__name__}"
+        raise ValueError(f"conditions must be {what}")
+    if len(conditions) != len(ensemble):
+        raise ValueError(
+            f"there are conditions for {len(conditions)} of {len(ensemble)} generators"
+        )
+    for model, each in zip(ensemble, conditions, strict=True):
+        shape = np.shape(each)
+        if len(shape) != 3 or shape[0] not in (1, count):
+            raise ValueError(
+                f"the conditions of {model.name} must be [B,K,n] for {count} images, or [1,K,n], "
+                f"not {list(shape)}"
+            )
 
 
 def as_tuple(ensemble: Any) -> tuple[Generator, ...]:

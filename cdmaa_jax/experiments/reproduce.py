@@ -13,6 +13,7 @@ from typing import Any
 
 from cdmaa_jax import disk, photos
 from cdmaa_jax.attack import apart
+from cdmaa_jax.attack.keys import check_seed
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import charts, claims, figures, methods, tables
@@ -25,7 +26,6 @@ from cdmaa_jax.experiments.runner import COLUMNS, Measured, Study, batch_for_dev
 from cdmaa_jax.experiments.sources import Source, find_source
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
-from cdmaa_jax.protection import check_seed
 from cdmaa_jax.tracing import once
 
 CROPS = "crops"

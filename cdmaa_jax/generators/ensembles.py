@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from cdmaa_jax.generators.checkpoint import (
     METADATA_FILE,
@@ -16,6 +18,7 @@ from cdmaa_jax.generators.checkpoint import (
 from cdmaa_jax.generators.registry import ARCHITECTURES
 from cdmaa_jax.types import Generator
 
+Names: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 DEFAULT = "demo"
 DEMONSTRATION = "demonstration weights"
 """What the metadata of the bundled generators state as their purpose."""
@@ -27,7 +30,7 @@ class EnsembleError(ValueError):
     """No ensemble is named, or one that is unknown, empty or unreadable; a one-line message."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble:
     """Generators that are attacked together.
 
@@ -57,7 +60,7 @@ def named_ensembles() -> dict[str, Path]:
     return found
 
 
-def ensemble_directories(names: str | Sequence[str]) -> tuple[Path, ...]:
+def ensemble_directories(names: Names) -> tuple[Path, ...]:
     """The checkpoint directories of an ensemble.
 
     Args:
@@ -68,21 +71,23 @@ def ensemble_directories(names: str | Sequence[str]) -> tuple[Path, ...]:
       EnsembleError: no name is given; or one is none of these, is of a folder without a generator,
         or cannot be read.
     """
-    if not names or not all(_each_of(names)):
+    each = _each_of(names)
+    if not each or not all(each):
         raise EnsembleError("an ensemble needs at least one generator, and each needs a name")
-    return tuple(path for name in _each_of(names) for path in _directories(name))
+    return tuple(path for name in each for path in _directories(name))
 
 
-def _each_of(names: str | Sequence[str]) -> Sequence[str]:
-    return (names,) if isinstance(names, str) else names
+def _each_of(names: Names) -> Sequence[str]:
+    several = (names,) if isinstance(names, str | os.PathLike) else names
+    return [os.fspath(name) for name in several]
 
 
-def read_ensemble_metadata(names: str | Sequence[str]) -> tuple[Metadata, ...]:
+def read_ensemble_metadata(names: Names) -> tuple[Metadata, ...]:
     """The metadata of an ensemble, without loading it. Raises as ``load_ensemble``."""
     return tuple(read_metadata(path) for path in ensemble_directories(names))
 
 
-def load_ensemble(names: str | Sequence[str] = DEFAULT) -> Ensemble:
+def load_ensemble(names: Names = DEFAULT) -> Ensemble:
     """Loads the generators of an ensemble; repeated names are numbered.
 
     Args:

@@ -55,4 +55,5 @@ class _InBfloat16:
 
     def __call__(self, params: Any, x: Any, *conditions: Any) -> jax.Array:
         half = [_narrow(array) for array in (x, *conditions)]
-        return self.function(params, *half).astype(x.dtype)
+        made = self.function(params, *half)  # one array; else ``losses.outputs`` says what is wrong
+        return jax.tree.map(lambda array: array.astype(x.dtype), made)

@@ -23,7 +23,7 @@ class Architecture:
 
     name: str
     title: str
-    config: type
+    config: type[Any]
     module: Callable[..., nnx.Module]
     conditions: Callable[[Any, Labels | None], np.ndarray]
 
@@ -115,9 +115,12 @@ def make_generator(arch: str, config: Any, params: Params, name: str | None = No
       name: what reports call it; the architecture's name if None.
 
     Raises:
-      ValueError: the parameters do not fit the configuration; the message names the first misfit.
+      ValueError: the configuration is not that architecture's, or the parameters do not fit it; the
+        message names the first misfit.
     """
     entry = architecture(arch)
+    if not isinstance(config, entry.config):
+        raise ValueError(f"config is a {type(config).__name__}, not the Config of {arch}")
     _check(graph_of(arch, config)[1], params)
     has_latent = hasattr(entry.module, "encode")
     return Generator(

@@ -2,7 +2,7 @@
 
 Images are ``[B, H, W, 3]``, RGB, in [-1, 1]. A view is called as ``view(images, key=None)``; it is
 a frozen, hashable record, so equal views share compiled programs. None of these is random: the key
-is ignored.
+is ignored. ``resize`` and ``jpeg`` raise ValueError for images of whole numbers.
 """
 
 from __future__ import annotations
@@ -130,6 +130,11 @@ def _straight_through(rounded: Array, x: Array) -> Array:
     return x + jax.lax.stop_gradient(rounded - x)
 
 
+def _check_floats(images: Array) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"a view takes images of floats in [-1, 1], not {images.dtype}")
+
+
 def _einsum(subscripts: str, *operands: Array) -> Array:
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
@@ -139,6 +144,7 @@ class _Resize:
     size: int
 
     def __call__(self, images: Array, key: Array | None = None) -> Array:
+        _check_floats(images)
         height, width = images.shape[1:3]
         if height == width == self.size:
             return images
@@ -164,6 +170,7 @@ class _Jpeg:
     quality: int
 
     def __call__(self, images: Array, key: Array | None = None) -> Array:
+        _check_floats(images)
         dtype = images.dtype
         height, width = images.shape[1:3]
         levels = (images + 1) * 127.5

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from cdmaa_jax.attack.config import Config, check_choice
+from cdmaa_jax.attack.keys import check_seed
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.images.squares import GREY_LEVEL
-from cdmaa_jax.protection import check_seed
 from cdmaa_jax.types import Labels
 
 BATCH_SIZE = 8

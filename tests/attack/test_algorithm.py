@@ -286,7 +286,7 @@ def test_a_generator_of_the_wrong_shape_is_named():
 
 def test_the_batch_must_fit_the_ensemble():
     batch = toy_batch(photos(1), [toy(0)])
-    with pytest.raises(ValueError, match="conditions for 1 generators, not 2"):
+    with pytest.raises(ValueError, match="conditions for 1 of 2 generators"):
         run(Config(steps=1), [toy(0), toy(1)], batch, jax.random.key(0))
     with pytest.raises(ValueError, match="ensemble is empty"):
         run(Config(steps=1), [], batch, jax.random.key(0))
@@ -317,6 +317,54 @@ def test_what_is_no_batch_of_images_is_refused(shape):
         run(Config(steps=1), toy(0), batch, jax.random.key(0))
     with pytest.raises(ValueError, match=r"of shape \[B,H,W,3\], at least one, not \("):
         evaluate_losses(toy(0), images, images, conditions)
+
+
+def test_an_attack_in_steps_checks_what_an_attack_checks():
+    images, key = photos(2), jax.random.key(0)
+    batch = toy_batch(images, [toy(0)])
+
+    def refused(message, key=key, **changes):
+        with pytest.raises(ValueError, match=message):
+            build(Config(steps=1), toy(0), dataclasses.replace(batch, **changes)).init(key)
+
+    refused("must be float32 or float64, not float16", images=images.astype(np.float16))
+    refused("scale photos as", images=np.zeros(images.shape, np.uint8))
+    refused("must be an array, not a list", images=images.tolist())
+    refused("must be a typed one", key=0)
+    refused("3 keys, but 2 images", key=jax.random.split(key, 3))
+    with pytest.raises(ValueError, match="a Config, not dict"):
+        run({}, toy(0), batch, key)
+
+
+@pytest.mark.parametrize(("conditions", "message"), [
+    (np.zeros((1, 3, 3)), "a sequence, with an array for each generator, not a ndarray"),
+    ([], "conditions for 0 of 1 generators"),
+    ([np.zeros((3, 3))], r"of toy0 must be \[B,K,n\] for 2 images, or \[1,K,n\], not \[3, 3\]"),
+    ([np.zeros((3, 3, 3))], r"of toy0 must be .* not \[3, 3, 3\]"),
+])  # fmt: skip
+def test_conditions_that_do_not_fit_are_refused(conditions, message):
+    images = photos(2)
+    batch = dataclasses.replace(toy_batch(images, [toy(0)]), conditions=conditions)
+    with pytest.raises(ValueError, match=message):
+        run(Config(steps=1), toy(0), batch, jax.random.key(0))
+    with pytest.raises(ValueError, match=message):
+        evaluate_losses(toy(0), images, images, conditions)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_of_losses_that_would_be_cut_are_refused(seed):
+    images = photos(1)
+    with pytest.raises(ValueError, match="seed must be a whole number from 0 to"):
+        evaluate_losses(toy(0), images, images, [toy(0).conditions(None)], seed=seed)
+
+
+def test_wide_images_are_attacked_within_epsilon_of_the_narrow_ones():
+    """Without ``jax_enable_x64``, JAX computes in float32 what NumPy has in float64."""
+    images = np.random.default_rng(0).uniform(-0.9, 0.9, (4, 8, 8, 3))
+    batch = dataclasses.replace(toy_batch(images, [toy(0)]), images=images)
+    found = run(Config(steps=8, update="pgd"), toy(0), batch, jax.random.key(0)).images
+    moved = np.asarray(found).astype(float) - images.astype(np.float32).astype(float)
+    assert 0.0499 < np.abs(moved).max() <= 0.05
 
 
 def test_losses_of_clean_images_are_zero():

@@ -131,6 +131,8 @@ def test_what_does_not_fit_is_told_with_the_number_that_does(monkeypatch):
     assert plan(needed.of((1, 1)) - 1, count=3, monkeypatch=monkeypatch) == (1, 1)
     with pytest.raises(ValueError, match="not even one image fits; choose fewer or smaller gene"):
         plan(needed.params, monkeypatch=monkeypatch)
+    with pytest.raises(ValueError, match=r"chunk must be a whole number, not 1\.5"):
+        plan(2**40, 1.5, monkeypatch=monkeypatch)
     with pytest.raises(ValueError, match="chunk must be at least 1, not 0"):
         plan(2**40, 0, monkeypatch=monkeypatch)
 

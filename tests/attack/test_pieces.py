@@ -193,7 +193,7 @@ def test_what_cannot_be_attacked_is_said_as_ever(ensemble):
     batch = toy_batch(photos(2), ensemble[:1])
     with apart():
         for function in (run, prepare):
-            with pytest.raises(ValueError, match="conditions for 1 generators, not 2"):
+            with pytest.raises(ValueError, match="conditions for 1 of 2 generators"):
                 function(Config(steps=2), ensemble, batch, KEY)
     with pytest.raises(ValueError, match="has no encoder"):
         run_apart(Config(steps=1, loss="latent"), ensemble, toy_batch(photos(2), ensemble), KEY)

@@ -212,11 +212,18 @@ def test_what_does_not_fit_is_refused():
         evaluate_losses(*arguments, loss="psnr")
     with pytest.raises(ValueError, match="the loss mse takes no weights of pixels"):
         evaluate_losses(*arguments, pixel_weights=np.ones((2, 4, 4)))
-    with pytest.raises(ValueError, match="conditions for 2 generators, not 1"):
+    with pytest.raises(ValueError, match="conditions for 2 of 1 generators"):
         build(Config(), ensemble[0], batch)
     for key in (0, jax.random.PRNGKey(0)):
         with pytest.raises(ValueError, match=r"a typed one, such as jax\.random\.key"):
             run(Config(steps=2), ensemble, batch, key)
+
+
+@pytest.mark.parametrize("devices", [jax.devices()[0], ["cpu"], jax.devices()[:1] * 2], ids=str)
+def test_what_is_no_list_of_devices_is_refused(devices):
+    batch = toy_batch(photos(2), [toy(0)])
+    with pytest.raises(ValueError, match=r"devices must be different ones of jax\.devices"):
+        run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=devices)
 
 
 def test_one_generator_and_one_key_do_for_an_attack_in_steps():

@@ -1,6 +1,5 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
-import dataclasses
 import errno
 import functools
 import json
@@ -289,8 +288,12 @@ def test_info(call, monkeypatch, tmp_path):
 def test_demo(call, monkeypatch, tmp_path):
     save_ensemble(tmp_path / "named" / "demo")
     monkeypatch.setattr(ensembles, "_FOLDERS", (tmp_path / "named",))
-    quick = dataclasses.replace(attack_config.Config(), steps=2)
-    monkeypatch.setattr(attack_config, "Config", lambda: quick)
+
+    class Quick(attack_config.Config):
+        def __init__(self, **options):
+            super().__init__(**({"steps": 2} | options))
+
+    monkeypatch.setattr(attack_config, "Config", Quick)
     out = tmp_path / "demo"
     status, table, err = call("demo", "--out", out)
     written = ["original.png", "protected.png", "report.json", "report.png"]

@@ -109,6 +109,9 @@ def test_parameters_that_do_not_fit():
     extra = {**params, "more": np.zeros(3, np.float32)}
     with pytest.raises(ValueError, match=r"parameter \['more'\] is not part of the network"):
         make_generator("stargan", config, extra)
+    for other in (TINY["attgan"], {}):
+        with pytest.raises(ValueError, match=f"is a {type(other).__name__}, not the Config of st"):
+            make_generator("stargan", other, params)
     lacking = {key: value for key, value in params.items() if key != "head"}
     with pytest.raises(ValueError, match=r"parameter \['head'\]\['kernel'\] is missing"):
         make_generator("stargan", config, lacking)

@@ -133,6 +133,12 @@ def test_equal_views_are_one_to_jax():
     assert len(traced) == 1
 
 
+@pytest.mark.parametrize("view", [views.resize(4), views.jpeg(90)], ids=str)
+def test_whole_numbers_are_no_images(view):
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\], not uint8"):
+        view(jnp.zeros((1, 8, 8, 3), jnp.uint8))
+
+
 @pytest.mark.parametrize(
     "make", [lambda: views.resize(0), lambda: views.jpeg(0), lambda: views.jpeg(101)]
 )
