@@ -48,15 +48,13 @@ _HOMES = {
 }
 
 
-_MODULES = {"attack": "cdmaa_jax.attack", "images": "cdmaa_jax.images.views"}
-"""Packages that are attributes of this one, and what is imported for each."""
+_MODULES = ("attack", "images")
 
 if not TYPE_CHECKING:  # type checkers would take every name for known
 
     def __getattr__(name: str) -> Any:
         """Imports names on first use: importing JAX takes a second, which ``--help`` avoids."""
         if name in _MODULES:
-            importlib.import_module(_MODULES[name])
             return importlib.import_module(f"{__name__}.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

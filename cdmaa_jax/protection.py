@@ -14,8 +14,8 @@ import numpy as np
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, run
 from cdmaa_jax.attack.config import check_config, check_whole
-from cdmaa_jax.attack.keys import check_count, check_implementation, check_seed, seeded
-from cdmaa_jax.attack.running import check_devices
+from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
+from cdmaa_jax.attack.running import devices_of
 from cdmaa_jax.attack.targets import as_tuple
 from cdmaa_jax.images.views import resize
 from cdmaa_jax.types import Array, Batch, Generator, Labels, Result
@@ -92,14 +92,14 @@ def protect(
       >>> result.images.shape, result.losses.shape
       ((1, 32, 32, 3), (10, 1, 1))
     """
-    parts = []
+    parts, devices = [], devices_of(devices)
     for models, batch, keys in _attacks(
         images, ensemble, config, key, labels, face_weights, batch_size, devices
     ):
         result = run(config, models, batch, keys, devices=devices, chunk=chunk)
         parts.append(_unpad(result, batch.mask))
         check_finite(models, parts[-1].losses, parts[-1].images)
-        warn_of_constant(models, config, parts[-1].losses)
+        warn_of_constant(ensemble, config, parts[-1].losses)
     return _join(parts)
 
 
@@ -124,6 +124,7 @@ def prepare(
     Raises:
       ValueError: as ``protect``, but for what only running shows.
     """
+    devices = devices_of(devices)
     models, batch, keys = next(
         _attacks(images, ensemble, config, key, labels, face_weights, batch_size, devices)
     )
@@ -141,13 +142,12 @@ def _attacks(
     devices: Sequence[Any] | None,
 ) -> Iterator[tuple[tuple[Generator, ...], Batch, Array]]:
     """Yields the models with each batch and its keys."""
-    _check_config(config)
+    _check_options(config)
     clean = checked_images(images)
     count, height, width, _ = clean.shape
     models = fit_views(ensemble, height, width)
     conditions = tuple(conditions_of(model, labels, count) for model in models)
     keys, weights = checked_keys(key, count), _checked_weights(face_weights, clean)
-    check_devices(devices)
     size = chosen_batch_size(batch_size, count, len(devices) if devices is not None else 1)
     for rows in batches(count, size):
         yield models, make_batch(clean, conditions, rows, padding_mask(rows), weights), keys[rows]
@@ -204,17 +204,17 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
             f"the conditions of {model.name} must be [B,{len(model.domains)},n], a vector for each "
             f"of its domains, not {list(vectors.shape)}"
         )
-    for given in {np.size(column) for column in (labels or {}).values()} - {count}:
-        raise ValueError(f"there are labels of {given} images, but {count} images")
     if len(vectors) not in (1, count):
-        raise ValueError(
-            f"the conditions of {model.name} are for {len(vectors)} images, not {count}, or one "
-            "for all"
-        )
+        given = "conditions" if labels is None else "labels or conditions"
+        raise ValueError(f"the {given} of {model.name} are for {len(vectors)} images, not {count}")
+    if len(vectors) < count:  # from labels of one image, or whatever the labels
+        for name, column in (labels or {}).items():
+            if (given := (np.shape(column) or (1,))[0]) != count:
+                raise ValueError(f"the labels of {name} are for {given} images, not {count}")
     return np.broadcast_to(vectors, (count, *vectors.shape[1:]))
 
 
-def _check_config(config: Config) -> None:
+def _check_options(config: Config) -> None:
     check_config(config)
     if config.perturbation != "image":
         raise ValueError(
@@ -248,9 +248,7 @@ def checked_keys(key: int | Array, count: int) -> Array:
         key = seeded(int(key))
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"key must be a whole number or a key of jax.random.key, not {key!r}")
-    check_implementation(key)
-    check_count(key, count)
-    return jnp.broadcast_to(key, (count,))
+    return key_of_each(key, count)
 
 
 def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
@@ -319,12 +317,20 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
         raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
 
 
-def warn_of_constant(models: Sequence[Generator], config: Config, losses: Any) -> None:
+def warn_of_constant(
+    ensemble: Generator | Sequence[Generator], config: Config, losses: Any
+) -> None:
     """Warns of generators whose losses [T,N,J] stay 0, since their outputs never change.
 
-    Their gradient is 0, and so is the shortest combination of it with others. To be called by what
-    a user calls.
+    Their gradient is 0, and so is the shortest combination of it with others. The warning is shown
+    at the call of the function that calls this.
+
+    Args:
+      ensemble: with their own views, without those of ``fit_views``.
+      config: the options of the attack.
+      losses: of all steps.
     """
+    models = as_tuple(ensemble)
     constant = np.flatnonzero((np.asarray(losses) == 0).all(0).any(0)).tolist()  # of J
     if len(losses) < 2 or not constant:
         return

@@ -192,8 +192,12 @@ def _shares(ratios: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _check_grid(grid: Sequence[float] | np.ndarray, rounds: int) -> None:
-    if not len(grid) or not all(0 < factor < math.inf for factor in grid):
-        raise ValueError(f"grid must be positive factors, at least one, not {tuple(grid)}")
+    try:
+        factors = [float(factor) for factor in grid]
+    except (TypeError, ValueError):
+        factors = []
+    if not factors or not all(0 < factor < math.inf for factor in factors):
+        raise ValueError(f"grid must be positive factors, at least one, not {grid!r}")
     check_whole("rounds", rounds)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")

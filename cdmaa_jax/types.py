@@ -45,8 +45,7 @@ class Generator:
     """A face-editing network as the attack sees it: a pure function and its parameters.
 
     A registered pytree whose only leaves are ``params``, so that weights are arguments of a
-    compiled program and everything else is part of its identity. Equal only to itself, as all
-    records of arrays.
+    compiled program and everything else is part of its identity. Equal only to itself.
 
     Attributes:
       name: what reports call it.

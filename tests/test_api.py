@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,8 @@ def test_type_checkers_see_the_same_homes():
 
 def test_the_packages_that_the_readme_names_need_no_import_of_their_own():
     code = (
-        "import cdmaa_jax; assert 'CDMAA' in cdmaa_jax.attack.__doc__; "
+        "from cdmaa_jax.images import files; import cdmaa_jax; "
+        "assert 'CDMAA' in cdmaa_jax.attack.__doc__; "
         "assert cdmaa_jax.images.views.jpeg(90).quality == 90"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -73,6 +75,9 @@ def test_type_checkers_know_wrong_names(tmp_path):
         "cdmaa_jax.protct\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(client)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    told = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(ROOT.parent)},
+    )  # fmt: skip
     errors = [line for line in told.stdout.splitlines() if ": error:" in line]
     assert len(errors) == 1 and "protct" in errors[0], told.stdout

@@ -63,6 +63,9 @@ def test_what_is_no_ensemble(tmp_path):
         load_ensemble(["no such thing"])
     with pytest.raises(EnsembleError, match="holds no generator"):
         load_ensemble([str(tmp_path)])
+    for nothing in (None, [None], [], [""]):
+        with pytest.raises(EnsembleError, match="at least one generator"):
+            load_ensemble(nothing)
     with pytest.raises(EnsembleError, match="at least one"):
         load_ensemble([])
 

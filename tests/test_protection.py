@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from cdmaa_jax import Config, protect, protection
 from cdmaa_jax.attack import compilation, running
@@ -85,13 +86,16 @@ def test_labels_choose_the_conditions(ensemble):
     np.testing.assert_allclose(result.losses[:, 0], plain.losses[:, 0], rtol=1e-4)
     assert not np.allclose(result.losses[:, 1], plain.losses[:, 1], rtol=1e-2)
     for count in (1, 3):
-        with pytest.raises(ValueError, match=f"labels of {count} images, but 2 images"):
+        with pytest.raises(ValueError, match=f"labels .* for {count} images, not 2"):
             protect(images, ensemble, QUICK, labels={"odd": np.zeros(count)})
+    unused = {"odd": torch.tensor([0, 1]), "name": "x", "box": np.zeros((2, 4)), "more": [1, 2, 3]}
+    other = protect(images, ensemble, QUICK, labels=unused, batch_size=2)
+    np.testing.assert_array_equal(other.losses, result.losses)
 
 
 def test_a_generator_that_ignores_its_input_is_told_of(ensemble):
-    constant = toy(3, name="constant", apply=lambda params, x, c: jnp.zeros_like(x))
-    with pytest.warns(UserWarning, match=r"of constant changed in no step; .*: leave out constant"):
+    constant = toy(3, name="constant", size=4, apply=lambda params, x, c: jnp.zeros_like(x))
+    with pytest.warns(UserWarning, match=r"constant changed in no step; .*: leave out constant$"):
         result = protect(photos(2), [*ensemble, constant], QUICK)
     assert (result.weights[1:, :, -1] == 1).all()
     with pytest.warns(UserWarning, match=r"of constant changed in no step$"):
@@ -112,8 +116,10 @@ def test_a_generator_may_have_the_same_edits_whatever_the_labels(ensemble):
     free = toy(3, conditions=lambda labels: np.eye(3, dtype=np.float32)[None])
     result = protect(photos(2), [*ensemble, free], QUICK, labels={"odd": [0, 1]}, batch_size=2)
     assert (result.losses[-1] > 0).all()
+    with pytest.raises(ValueError, match="the labels of odd are for 3 images, not 2"):
+        protect(photos(2), free, QUICK, labels={"odd": [0, 1, 1]})
     odd = toy(4, name="strange", conditions=lambda labels: np.zeros((3, 3, 3), np.float32))
-    with pytest.raises(ValueError, match="conditions of strange are for 3 images, not 2"):
+    with pytest.raises(ValueError, match="the conditions of strange are for 3 images, not 2"):
         protect(photos(2), odd, QUICK)
 
 
@@ -169,7 +175,10 @@ def test_images_are_checked(images, message, ensemble):
     ("options", "message"),
     [
         ({"key": 1.5}, "key must be"),
-        ({"key": jax.random.split(jax.random.key(0), 3)}, "3 keys, but 2 images"),
+        (
+            {"key": jax.random.split(jax.random.key(0), 3)},
+            r"one key, or one for each of the 2 images, not keys of shape \(3,\)",
+        ),
         ({"key": jax.random.key(0, impl="rbg")}, "keys must be of threefry2x32, not rbg"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 3, "devices": jax.devices()[:2]}, "multiple of the 2 devices"),

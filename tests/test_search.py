@@ -48,9 +48,11 @@ def test_tries_nothing_twice_and_tells_of_each_trial():
     [
         ({"grid": ()}, "grid"),
         ({"grid": (1, 0)}, "grid"),
+        ({"grid": ["a"]}, "grid"),
+        ({"grid": 3}, "grid"),
         ({"rounds": 0}, "rounds"),
         ({"rounds": 1.5}, "rounds must be a whole number"),
-        ({"devices": jax.devices()[0]}, "devices must be different"),
+        ({"devices": jax.devices()[0]}, "devices must be a list"),
         ({"batch_size": 2.0}, "batch_size must be a whole number"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Bool, Float, Key, ScalarLike
@@ -22,7 +23,7 @@ from cdmaa_jax import hoisting
 from cdmaa_jax.attack import targets
 from cdmaa_jax.attack.config import Config, check_config
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation
-from cdmaa_jax.attack.keys import check_count, check_implementation
+from cdmaa_jax.attack.keys import key_of_each
 from cdmaa_jax.attack.memory import in_chunks
 from cdmaa_jax.attack.models import MODEL_STRATEGIES, Gradients, Weights, combine
 from cdmaa_jax.attack.numbers import Number, Numbers, inner_radius, numbers_of
@@ -193,9 +194,7 @@ def _init(
 ) -> State:
     """The initial state; its references are zeros unless it ``observes`` the clean images."""
     batch, clean = problem.batch, problem.batch.images
-    check_implementation(keys)
-    check_count(keys, len(clean))
-    keys = jnp.broadcast_to(keys, (len(clean),))
+    keys = key_of_each(keys, len(clean))
     start_keys, view_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     rows = zip(problem.ensemble, batch.conditions, problem.chunks, strict=True)
     loss, see = problem.config.loss, observe if observes else _blank
@@ -446,7 +445,9 @@ def _carry(state: State) -> Carried:
 
 
 def fit(batch: Batch) -> Batch:
-    """The batch in JAX's types, with condition vectors for every image in the images' dtype."""
-    images = jnp.asarray(batch.images)
+    """The batch with images in one of JAX's types, and condition vectors of each in the same."""
+    images = batch.images
+    if isinstance(images, np.ndarray):  # not where there are shapes alone, to ``prepare`` for
+        images = jnp.asarray(images)
     conditions = tuple(fit_conditions(c, images) for c in batch.conditions)
     return dataclasses.replace(batch, images=images, conditions=conditions)

@@ -115,7 +115,7 @@ def check_config(config: object) -> None:
 
 def check_whole(name: str, value: object) -> None:
     """Raises ValueError if the value of an argument is no whole number."""
-    if not _is_integer(value):
+    if not hasattr(value, "__index__"):
         raise ValueError(f"{name} must be a whole number, not {value!r}")
 
 

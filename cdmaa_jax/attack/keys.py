@@ -6,6 +6,9 @@ implementations (``rbg``, ``unsafe_rbg``) would use the first image's key for al
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -21,21 +24,26 @@ def seeded(seed: int) -> Array:
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
-def check_seed(seed: int) -> None:
-    """Raises ValueError for a seed that JAX would truncate to another one."""
-    if not 0 <= seed < SEEDS:
-        raise ValueError(f"the seed must be a whole number from 0 to {SEEDS - 1}, not {seed}")
+def check_seed(seed: Any) -> None:
+    """Raises ValueError for a seed that JAX would truncate to another one, unless it is traced."""
+    if isinstance(seed, jax.core.Tracer):
+        return
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < SEEDS:
+        raise ValueError(f"the seed must be a whole number from 0 to {SEEDS - 1}, not {seed!r}")
 
 
-def check_count(key: Array, count: int) -> None:
-    """Raises ValueError unless there is one key, or one for each of ``count`` images."""
-    if key.shape not in ((), (1,), (count,)):
-        raise ValueError(f"there are {key.size} keys, but {count} images")
+def key_of_each(key: Any, count: int) -> Array:
+    """The typed keys [count] of images that have one key, or one each.
 
-
-def check_implementation(key: Array) -> None:
-    """Raises ValueError for an untyped key, or one whose draws depend on the batch."""
-    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+    Raises:
+      ValueError: it is no typed key; its draws depend on the batch; or there are other keys than
+        one, or one for each image.
+    """
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError("a key must be a typed one, such as jax.random.key(0)")
     found = jax.random.key_impl(key)
     if str(found) != IMPLEMENTATION:
@@ -43,3 +51,7 @@ def check_implementation(key: Array) -> None:
             f"keys must be of {IMPLEMENTATION}, not {found}, whose draws for an image depend on "
             f"the rest of its batch: jax.random.key(seed, impl={IMPLEMENTATION!r})"
         )
+    if key.shape not in ((), (1,), (count,)):
+        what = "one key" if count == 1 else f"one key, or one for each of the {count} images"
+        raise ValueError(f"there must be {what}, not keys of shape {key.shape}")
+    return jnp.broadcast_to(key, (count,))

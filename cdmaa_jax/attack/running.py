@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ from cdmaa_jax.attack.compilation import (
     graph_options,
 )
 from cdmaa_jax.attack.config import Config, check_choice, check_config
-from cdmaa_jax.attack.keys import check_count, check_implementation, check_seed, seeded
+from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.memory import can_overlap, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
@@ -79,7 +79,7 @@ def run(
         loss that takes none; or the key is of another implementation, or there is another number
         of keys.
     """
-    devices = None if pieces.is_apart() else devices
+    devices = None if pieces.is_apart() else devices_of(devices)
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if _is_traced(task):
         return attack_batch(task.config, *task.arguments, plan=task.plan)
@@ -113,7 +113,7 @@ def prepare(
     Raises:
       ValueError: as ``run``.
     """
-    devices = None if pieces.is_apart() else devices
+    devices = None if pieces.is_apart() else devices_of(devices)
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if pieces.is_apart():
         pieces.prepare(_in_pieces(task, pieces.only_compile), task.keys)
@@ -153,9 +153,7 @@ def _task_of(
     check_config(config)
     _check_batch(models, batch, devices)
     _check_weights(config.loss, batch.images, batch.pixel_weights)
-    check_implementation(key)
-    check_count(key, len(batch.images))
-    batch, keys = fit(batch), jnp.broadcast_to(key, (len(batch.images),))
+    batch, keys = fit(batch), key_of_each(key, len(batch.images))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
     device = get_default_device() if devices is None else devices[0]
@@ -348,11 +346,18 @@ def _share(batch: Batch, devices: int) -> Batch:
     return jax.tree.map(shape, batch)
 
 
-def check_devices(devices: Sequence[Any] | None) -> None:
-    """Raises ValueError for anything but a sequence of different devices, or None."""
-    alike = isinstance(devices, Sequence) and all(isinstance(one, jax.Device) for one in devices)
-    if devices is not None and (not alike or len({*devices}) < len(devices)):
-        raise ValueError(f"devices must be different ones of jax.devices(), not {devices!r}")
+def devices_of(devices: Any) -> tuple[jax.Device, ...] | None:
+    """Devices that share a batch; None stays None.
+
+    Raises:
+      ValueError: they are no devices, or not different ones.
+    """
+    if devices is None:
+        return None
+    each = tuple(devices) if isinstance(devices, Iterable) else (None,)
+    if not all(isinstance(one, jax.Device) for one in each) or len({*each}) < len(each):
+        raise ValueError(f"devices must be a list of different jax.devices(), not {devices!r}")
+    return each
 
 
 def _check_batch(
@@ -360,7 +365,6 @@ def _check_batch(
 ) -> None:
     check_images(batch.images)
     check_conditions(models, batch.conditions, len(batch.images))
-    check_devices(devices)
     if devices is not None and (not devices or len(batch.images) % len(devices)):
         raise ValueError(
             f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"

@@ -126,7 +126,7 @@ def check_images(images: Any) -> None:
     if not (hasattr(images, "shape") and hasattr(images, "dtype")):
         raise ValueError(f"images must be an array, not a {type(images).__name__}")
     shape, dtype = images.shape, images.dtype
-    if len(shape) != 4 or shape[-1] != 3 or not shape[0]:
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape:
         raise ValueError(f"images must be of shape [B,H,W,3], at least one, not {shape}")
     if dtype in (np.float32, np.float64):
         return
@@ -143,19 +143,18 @@ def check_images(images: Any) -> None:
 
 def check_conditions(ensemble: Sequence[Generator], conditions: Any, count: int) -> None:
     """Raises ValueError unless there is an array [B,K,n] or [1,K,n] for each generator."""
-    if not isinstance(conditions, Sequence):
-        what = f"a sequence, with an array for each generator, not a {type(conditions).__name__}"
-        raise ValueError(f"conditions must be {what}")
+    if not hasattr(conditions, "__len__"):
+        raise ValueError(f"conditions must be a list of arrays, not {conditions!r}")
     if len(conditions) != len(ensemble):
         raise ValueError(
             f"there are conditions for {len(conditions)} of {len(ensemble)} generators"
         )
     for model, each in zip(ensemble, conditions, strict=True):
-        shape = np.shape(each)
-        if len(shape) != 3 or shape[0] not in (1, count):
+        shape = each.shape if hasattr(each, "shape") else jnp.asarray(each).shape
+        if len(shape) != 3 or shape[0] not in (1, count) or not shape[1]:
             raise ValueError(
-                f"the conditions of {model.name} must be [B,K,n] for {count} images, or [1,K,n], "
-                f"not {list(shape)}"
+                f"conditions must be a list of arrays, that of {model.name} [B,K,n] for {count} "
+                f"images, or [1,K,n], not {list(shape)}"
             )
 
 

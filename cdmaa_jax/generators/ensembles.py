@@ -78,8 +78,8 @@ def ensemble_directories(names: Names) -> tuple[Path, ...]:
 
 
 def _each_of(names: Names) -> Sequence[str]:
-    several = (names,) if isinstance(names, str | os.PathLike) else names
-    return [os.fspath(name) for name in several]
+    several = (names,) if isinstance(names, str | os.PathLike) else names or ()
+    return [os.fspath(name or "") for name in several]
 
 
 def read_ensemble_metadata(names: Names) -> tuple[Metadata, ...]:

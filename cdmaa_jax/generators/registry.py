@@ -120,7 +120,8 @@ def make_generator(arch: str, config: Any, params: Params, name: str | None = No
     """
     entry = architecture(arch)
     if not isinstance(config, entry.config):
-        raise ValueError(f"config is a {type(config).__name__}, not the Config of {arch}")
+        given, needed = (f"{c.__module__}.{c.__name__}" for c in (type(config), entry.config))
+        raise ValueError(f"the configuration is a {given}, not a {needed}")
     _check(graph_of(arch, config)[1], params)
     has_latent = hasattr(entry.module, "encode")
     return Generator(

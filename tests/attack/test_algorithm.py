@@ -331,16 +331,19 @@ def test_an_attack_in_steps_checks_what_an_attack_checks():
     refused("scale photos as", images=np.zeros(images.shape, np.uint8))
     refused("must be an array, not a list", images=images.tolist())
     refused("must be a typed one", key=0)
-    refused("3 keys, but 2 images", key=jax.random.split(key, 3))
+    refused("must be a typed one", key=[key, key])
+    refused("at least one, not", images=images[:, :0])
+    refused(r"for each of the 2 images, not keys of shape \(3,\)", key=jax.random.split(key, 3))
     with pytest.raises(ValueError, match="a Config, not dict"):
         run({}, toy(0), batch, key)
 
 
 @pytest.mark.parametrize(("conditions", "message"), [
-    (np.zeros((1, 3, 3)), "a sequence, with an array for each generator, not a ndarray"),
+    (None, "must be a list of arrays, not None"),
     ([], "conditions for 0 of 1 generators"),
-    ([np.zeros((3, 3))], r"of toy0 must be \[B,K,n\] for 2 images, or \[1,K,n\], not \[3, 3\]"),
-    ([np.zeros((3, 3, 3))], r"of toy0 must be .* not \[3, 3, 3\]"),
+    (np.zeros((1, 3, 3)), r"list of arrays, that of toy0 \[B,K,n\] for 2 images, .* not \[3, 3\]"),
+    ([np.zeros((3, 3, 3))], r"that of toy0 .* not \[3, 3, 3\]"),
+    ([np.zeros((1, 0, 3))], r"that of toy0 .* not \[1, 0, 3\]"),
 ])  # fmt: skip
 def test_conditions_that_do_not_fit_are_refused(conditions, message):
     images = photos(2)
@@ -351,7 +354,25 @@ def test_conditions_that_do_not_fit_are_refused(conditions, message):
         evaluate_losses(toy(0), images, images, conditions)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_conditions_may_be_stacked_or_listed():
+    images, ensemble = photos(2), [toy(0), toy(1)]
+    rows = toy_batch(images, ensemble).conditions[0]
+    expected = evaluate_losses(ensemble, images, images / 2, [rows, rows])
+    for conditions in (jnp.stack([rows, rows]), {0: rows, 1: rows}.values(), [[rows[0]]] * 2):
+        found = evaluate_losses(ensemble, images, images / 2, conditions)
+        np.testing.assert_array_equal(np.stack(found), np.stack(expected))
+
+
+def test_a_seed_may_be_traced():
+    images, model = photos(1), toy(0, view=noisy_view)
+    losses = functools.partial(evaluate_losses, model, images, images / 2, [model.conditions(None)])
+    for seed in (3, np.int64(3), jnp.int32(3)):
+        traced = jax.jit(lambda seed: losses(seed=seed))(jnp.int32(3))
+        np.testing.assert_allclose(losses(seed=seed), traced, rtol=1e-5)
+    assert not np.allclose(losses(seed=4), losses(seed=3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "a", None])
 def test_seeds_of_losses_that_would_be_cut_are_refused(seed):
     images = photos(1)
     with pytest.raises(ValueError, match="seed must be a whole number from 0 to"):

@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -222,8 +225,33 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize("devices", [jax.devices()[0], ["cpu"], jax.devices()[:1] * 2], ids=str)
 def test_what_is_no_list_of_devices_is_refused(devices):
     batch = toy_batch(photos(2), [toy(0)])
-    with pytest.raises(ValueError, match=r"devices must be different ones of jax\.devices"):
+    with pytest.raises(ValueError, match=r"devices must be a list of different jax\.devices"):
         run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=devices)
+
+
+def test_devices_may_come_from_a_mesh():
+    batch, devices = toy_batch(photos(2), [toy(0)]), np.asarray(jax.devices()[:2])
+    expected = run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=[*devices])
+    for given in (devices, devices.flat):
+        found = run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=given)
+        np.testing.assert_array_equal(found.images, expected.images)
+
+
+PREPARED_FOR_SHAPES = """
+import dataclasses, jax
+from cdmaa_jax.attack import Config, prepare
+from tests.attack.toys import photos, toy, toy_batch
+
+batch = toy_batch(photos(2), [toy(0)])
+batch = dataclasses.replace(batch, images=jax.ShapeDtypeStruct(batch.images.shape, "float32"))
+prepare(Config(steps=2), toy(0), batch, jax.random.key(0))
+"""
+
+
+def test_an_attack_is_prepared_for_shapes_alone():
+    """In another process: in this one, signatures are checked, which know arrays alone."""
+    code = [sys.executable, "-c", PREPARED_FOR_SHAPES]
+    subprocess.run(code, check=True, timeout=300, cwd=Path(__file__).parents[2])
 
 
 def test_one_generator_and_one_key_do_for_an_attack_in_steps():

@@ -82,3 +82,9 @@ def test_an_attack_keeps_float32():
     result = protect(images, in_bfloat16(model), Config(steps=2))
     assert result.images.dtype == result.losses.dtype == np.float32
     assert np.abs(result.images - images).max() <= np.float32(0.05) + 1e-7
+
+
+def test_what_returns_no_array_is_told_of_as_ever():
+    model = in_bfloat16(toy(0, apply=lambda params, x, c: (x, x)))
+    with pytest.raises(ValueError, match="toy0 returns a tuple; its apply must return the images"):
+        protect(photos(1), model, Config(steps=1))
