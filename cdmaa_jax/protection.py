@@ -205,8 +205,8 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
             f"of its domains, not {list(vectors.shape)}"
         )
     if len(vectors) not in (1, count):
-        given = "conditions" if labels is None else "labels or conditions"
-        raise ValueError(f"the {given} of {model.name} are for {len(vectors)} images, not {count}")
+        what = "conditions" if labels is None else "labels or conditions"
+        raise ValueError(f"the {what} of {model.name} are for {len(vectors)} images, not {count}")
     if len(vectors) < count:  # from labels of one image, or whatever the labels
         for name, column in (labels or {}).items():
             if (given := (np.shape(column) or (1,))[0]) != count:

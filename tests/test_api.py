@@ -65,12 +65,13 @@ def test_the_packages_that_the_readme_names_need_no_import_of_their_own():
 def test_type_checkers_know_wrong_names(tmp_path):
     client = tmp_path / "client.py"
     client.write_text(
+        "from typing import Any\n"
         "import numpy as np\n"
         "import cdmaa_jax\n"
         "from cdmaa_jax import Config, load_ensemble, protect\n"
         "config = Config(across_models='weighted', model_weights=[1, 3])\n"
         "models = load_ensemble('demo').generators\n"
-        "images: np.ndarray = protect(np.zeros((1, 8, 8, 3)), models, config).images\n"
+        "images: np.ndarray[Any, Any] = protect(np.zeros((1, 8, 8, 3)), models, config).images\n"
         "run, jpeg = cdmaa_jax.attack.run, cdmaa_jax.images.views.jpeg\n"
         "cdmaa_jax.protct\n"
     )
