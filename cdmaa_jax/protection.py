@@ -92,7 +92,7 @@ def protect(
       >>> result.images.shape, result.losses.shape
       ((1, 32, 32, 3), (10, 1, 1))
     """
-    parts, devices = [], devices_of(devices)
+    parts, devices, ensemble = [], devices_of(devices), as_tuple(ensemble)
     for models, batch, keys in _attacks(
         images, ensemble, config, key, labels, face_weights, batch_size, devices
     ):
@@ -317,9 +317,7 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
         raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
 
 
-def warn_of_constant(
-    ensemble: Generator | Sequence[Generator], config: Config, losses: Any
-) -> None:
+def warn_of_constant(ensemble: Sequence[Generator], config: Config, losses: Any) -> None:
     """Warns of generators whose losses [T,N,J] stay 0, since their outputs never change.
 
     Their gradient is 0, and so is the shortest combination of it with others. The warning is shown
@@ -330,18 +328,17 @@ def warn_of_constant(
       config: the options of the attack.
       losses: of all steps.
     """
-    models = as_tuple(ensemble)
     constant = np.flatnonzero((np.asarray(losses) == 0).all(0).any(0)).tolist()  # of J
     if len(losses) < 2 or not constant:
         return
-    names = ", ".join(models[j].name for j in constant)
+    names = ", ".join(ensemble[j].name for j in constant)
     text = f"the edits of {names} changed in no step"
-    if len(models) > 1 and config.across_models == "mgda":
+    if len(ensemble) > 1 and config.across_models == "mgda":
         text += (
             "; with across_models mgda, the image then changes for no other generator either: "
             f"leave out {names}"
         )
-    if config.resolve().start == "jitter" and any(models[j].view is not None for j in constant):
+    if config.resolve().start == "jitter" and any(ensemble[j].view is not None for j in constant):
         text += "; if a view rounds small changes away, as jpeg does, choose the start uniform"
     warnings.warn(text, stacklevel=3)
 

@@ -24,6 +24,7 @@ from cdmaa_jax.attack.config import check_config
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.running import step_program
+from cdmaa_jax.attack.targets import as_tuple
 from cdmaa_jax.protection import (
     batches,
     check_finite,
@@ -93,6 +94,7 @@ def fit_universal(
     Warns:
       UserWarning: as ``protect``.
     """
+    ensemble = as_tuple(ensemble)
     fit = _fit_of(images, ensemble, config, key, labels, batch_size)
     found = _fit_at_once(fit) if fit.at_once else _fit_in_turn(fit, progress)
     check_finite(fit.models, found.losses[:, None], found.perturbation)

@@ -102,6 +102,12 @@ def test_a_generator_that_ignores_its_input_is_told_of(ensemble):
         protect(photos(2), [*ensemble, constant], replace(QUICK, across_models="uniform"))
 
 
+def test_an_ensemble_may_be_any_iterable(ensemble):
+    expected = protect(photos(3), ensemble, QUICK, batch_size=2)
+    found = protect(photos(3), iter(ensemble), QUICK, batch_size=2)
+    np.testing.assert_array_equal(found.images, expected.images)
+
+
 def test_a_view_that_rounds_needs_a_larger_start():
     """An 8-bit photo comes back through JPEG unchanged by less than half of a grey level."""
     photo = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.float32) / 127.5 - 1
