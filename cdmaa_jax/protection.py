@@ -13,7 +13,7 @@ import numpy as np
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, run
-from cdmaa_jax.attack.config import check_config, check_whole
+from cdmaa_jax.attack.config import check_config, check_positive
 from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.running import devices_of
 from cdmaa_jax.attack.targets import as_tuple
@@ -260,11 +260,9 @@ def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
     if size is None:
         per_device = min(DEFAULT_BATCH, -(-count // max(devices, 1)))
         return per_device * max(devices, 1)
-    check_whole("batch_size", size)
-    if size < 1 or size % max(devices, 1):
-        raise ValueError(
-            f"batch_size must be a positive multiple of the {devices} devices, not {size}"
-        )
+    check_positive(batch_size=size)
+    if size % max(devices, 1):
+        raise ValueError(f"batch_size must be a multiple of the {devices} devices, not {size}")
     return size
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cdmaa_jax.attack import Config, evaluate_losses
-from cdmaa_jax.attack.config import check_config, check_whole
+from cdmaa_jax.attack.config import check_config, check_positive
 from cdmaa_jax.protection import (
     batches,
     checked_images,
@@ -198,6 +198,4 @@ def _check_grid(grid: Sequence[float] | np.ndarray, rounds: int) -> None:
         factors = []
     if not factors or not all(0 < factor < math.inf for factor in factors):
         raise ValueError(f"grid must be positive factors, at least one, not {grid!r}")
-    check_whole("rounds", rounds)
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, not {rounds}")
+    check_positive(rounds=rounds)

@@ -113,10 +113,13 @@ def check_config(config: object) -> None:
         raise ValueError(f"the options of an attack are a Config, not {type(config).__name__}")
 
 
-def check_whole(name: str, value: object) -> None:
-    """Raises ValueError if the value of an argument is no whole number."""
-    if not hasattr(value, "__index__"):
-        raise ValueError(f"{name} must be a whole number, not {value!r}")
+def check_positive(**numbers: int) -> None:
+    """Raises a ValueError that names the number if one is no whole number of at least 1."""
+    for name, number in numbers.items():
+        if not hasattr(number, "__index__"):
+            raise ValueError(f"{name} must be a whole number, not {number!r}")
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}")
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

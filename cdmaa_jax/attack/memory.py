@@ -22,7 +22,7 @@ import psutil
 from jax import lax
 
 from cdmaa_jax import cgroups
-from cdmaa_jax.attack.config import check_whole
+from cdmaa_jax.attack.config import check_positive
 from cdmaa_jax.attack.keys import seeded
 from cdmaa_jax.attack.targets import domain_losses, make_target
 from cdmaa_jax.types import Batch, Generator
@@ -97,9 +97,7 @@ def plan_chunks(
         fit.
     """
     if chunk is not None:
-        check_whole("chunk", chunk)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1, not {chunk}")
+        check_positive(chunk=chunk)
     key = (*_kind_of(loss, ensemble, batch, device), chunk)
     with _PLANNING:
         if key not in _PLANS:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cdmaa_jax import disk, photos
 from cdmaa_jax.attack import apart
+from cdmaa_jax.attack.config import check_positive
 from cdmaa_jax.attack.keys import check_seed
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import report
@@ -130,9 +131,9 @@ def _reproduced(request: Request, listener: Listener) -> Iterator[tuple[Path, st
 
 
 def _check(request: Request) -> None:
-    photos.check_positive(images=request.images, steps=request.steps, max_pixels=request.max_pixels)
+    check_positive(images=request.images, steps=request.steps, max_pixels=request.max_pixels)
     if request.batch_size is not None:
-        photos.check_positive(batch_size=request.batch_size)
+        check_positive(batch_size=request.batch_size)
     check_seed(request.seed)
     for folder in (request.photos, request.tune_photos):
         if folder is not None and disk.real_path(folder) == disk.real_path(request.out):

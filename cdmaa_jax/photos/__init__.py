@@ -18,7 +18,6 @@ from cdmaa_jax.photos.jobs import (
     Outcome,
     ProtectImages,
     check_labels,
-    check_positive,
     default_canonical_size,
 )
 from cdmaa_jax.photos.ledger import REPORT, make_report, read_job_report
@@ -42,7 +41,6 @@ __all__ = [
     "ProtectImages",
     "against",
     "check_labels",
-    "check_positive",
     "default_canonical_size",
     "devices_for",
     "draw_picture",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cdmaa_jax.attack.config import Config, check_choice
+from cdmaa_jax.attack.config import Config, check_choice, check_positive
 from cdmaa_jax.attack.keys import check_seed
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators.ensembles import Ensemble
@@ -133,13 +133,6 @@ def check_job(job: Job) -> None:
         )
     if job.labels is not None:
         check_labels(job.labels, job.ensemble)
-
-
-def check_positive(**numbers: int) -> None:
-    """Raises a ValueError that names the number if a number is below 1."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, not {number}")
 
 
 def check_labels(table: LabelTable, ensemble: Ensemble) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cdmaa_jax import disk
 from cdmaa_jax.allocator import release_memory
-from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.config import Config, check_positive
 from cdmaa_jax.disk import FileError, Staged
 from cdmaa_jax.evaluation import picture, report
 from cdmaa_jax.evaluation.drawing import encode
@@ -39,7 +39,6 @@ from cdmaa_jax.photos.jobs import (
     Outcome,
     ProtectImages,
     check_job,
-    check_positive,
     failed,
 )
 from cdmaa_jax.photos.ledger import (
