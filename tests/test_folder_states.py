@@ -45,6 +45,7 @@ class Folder(RuleBasedStateMachine):
 
     @rule(name=NAMES, seed=SEEDS)
     def add_or_change_a_photo(self, name, seed):
+        seed += 3 * name.startswith("sub/")  # two photos alike with one name would be one photo
         path = save_photo(self.inputs / name, seed)
         self.originals[path] = path.read_bytes()
 
@@ -98,13 +99,9 @@ class Folder(RuleBasedStateMachine):
             if force:
                 self.foreign.pop(copy, None)
         self._check_report()
-        copies = self._contents("*.png")
-        again = self._protect(seed, False)
-        assert {o.status for o in again} <= {"skipped", "failed"}
-        assert [o.source for o in again if o.status == "failed"] == [
-            o.source for o in outcomes if o.status == "failed"
-        ]
-        assert self._contents("*.png") == copies
+        failed = {o.source for o in outcomes if o.status == "failed"}
+        if len(failed) < len(outcomes):  # else the report is not written, and may be as before
+            self._check_that_nothing_is_left_to_do(seed, failed)
 
     @rule(seed=SEEDS, force=st.booleans(), left=st.integers(0, 4))
     def interrupt_a_run(self, seed, force, left):
@@ -148,6 +145,13 @@ class Folder(RuleBasedStateMachine):
             attack=lambda job, images, labels, size: instant_protect(images).images,
         )
         return list(photos.protect_photos(sorted(self.originals), job))
+
+    def _check_that_nothing_is_left_to_do(self, seed, failed):
+        copies = self._contents("*.png")
+        again = self._protect(seed, force=False)
+        assert {o.source for o in again if o.status == "failed"} == failed
+        assert {o.status for o in again} == {"skipped", *(["failed"] if failed else [])}
+        assert self._contents("*.png") == copies
 
     def _check_report(self):
         """Every copy is in the report."""
