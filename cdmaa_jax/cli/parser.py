@@ -95,7 +95,8 @@ def _add_protect(parsers: _Subparsers) -> None:
     protect.add_argument(
         "--precision", choices=("float32", "tf32", "bfloat16"), metavar="NAME",
         help="what the attacked generators compute in: float32, tf32 or bfloat16; default: the "
-        "device's own: tf32 on a GPU, and on a TPU float32 with bfloat16 factors in products",
+        "device's own: float32 on a CPU, where bfloat16 is slower, tf32 on a GPU, and on a TPU "
+        "float32 with bfloat16 factors in products",
     )  # fmt: skip
     protect.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the random start; default: 0"

@@ -11,6 +11,7 @@ from flax import nnx
 
 from cdmaa_jax.generators import layers
 from cdmaa_jax.generators.attributes import flip_consistent, source_vectors
+from cdmaa_jax.generators.sizes import check_image_size
 from cdmaa_jax.types import Labels
 
 SLOPE = 0.01
@@ -43,8 +44,12 @@ class Config:
             raise ValueError(
                 "encoder_layers and decoder_layers must be equal to give the size back"
             )
-        if self.image_size < 1 or self.image_size % 2**self.encoder_layers:
-            raise ValueError(f"image_size must be a positive multiple of {2**self.encoder_layers}")
+        check_image_size(self.image_size, self.multiple)
+
+    @property
+    def multiple(self):
+        """What height and width must be multiples of."""
+        return 2**self.encoder_layers
 
 
 class _Encoder(nnx.Module):

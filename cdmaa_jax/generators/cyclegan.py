@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cdmaa_jax.generators import layers, norms
+from cdmaa_jax.generators.sizes import check_image_size
 
 PADDINGS = {"reflect": "reflect", "replicate": "edge", "zero": "constant"}
 """A residual block's padding to its mode in ``jax.numpy.pad``."""
@@ -23,6 +25,8 @@ class Config:
     the official keys; dropout itself is always off.
     """
 
+    multiple: ClassVar[int] = 4  # what height and width must be multiples of
+
     image_size: int = 256
     width: int = 64
     blocks: int = 9
@@ -36,8 +40,7 @@ class Config:
         norms.check(self.norm, self.statistics)
         if self.padding not in PADDINGS:
             raise ValueError(f"padding must be one of {', '.join(PADDINGS)}")
-        if self.image_size % 4 or self.image_size < 8:
-            raise ValueError("image_size must be a multiple of 4 and at least 8")
+        check_image_size(self.image_size, self.multiple, least=8)
 
     def norm_of(self, features):
         """A normalization of ``features`` channels."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cdmaa_jax.generators import layers, norms
+from cdmaa_jax.generators.sizes import check_image_size
 
 SLOPE = 0.2
 MAX_FACTOR = 8
@@ -35,8 +36,12 @@ class Config:
         norms.check(self.norm, self.statistics)
         if self.layers < 2:
             raise ValueError("layers must be at least 2")
-        if self.image_size < 1 or self.image_size % 2**self.layers:
-            raise ValueError(f"image_size must be a positive multiple of {2**self.layers}")
+        check_image_size(self.image_size, self.multiple)
+
+    @property
+    def multiple(self):
+        """What height and width must be multiples of."""
+        return 2**self.layers
 
     @property
     def features(self):

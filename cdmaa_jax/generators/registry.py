@@ -14,6 +14,7 @@ from flax import nnx
 
 from cdmaa_jax.generators import attgan, cyclegan, pix2pix, stargan, stgan, ugatit
 from cdmaa_jax.generators.attributes import no_conditions
+from cdmaa_jax.generators.sizes import check_images
 from cdmaa_jax.types import Array, Generator, Labels, Params
 
 
@@ -65,6 +66,7 @@ class _Apply:
     method: str = "__call__"
 
     def __call__(self, params: Params, *args: Any) -> Any:
+        check_images(ARCHITECTURES[self.arch].title, args[0], self.config.multiple)
         if args[0].dtype == jnp.float64:  # convolutions take only one dtype
             params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
         module = nnx.merge(graph_of(self.arch, self.config)[0], params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 
 from cdmaa_jax.generators import layers
 from cdmaa_jax.generators.attributes import flip_exclusive_hair, source_vectors
+from cdmaa_jax.generators.sizes import check_image_size
 from cdmaa_jax.types import Labels
 
 OFFICIAL_ATTRIBUTES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
@@ -20,14 +22,15 @@ OFFICIAL_ATTRIBUTES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young"
 class Config:
     """Sizes of a StarGAN generator; width in channels, image_size in pixels."""
 
+    multiple: ClassVar[int] = 4  # what height and width must be multiples of
+
     image_size: int = 128
     attributes: tuple[str, ...] = OFFICIAL_ATTRIBUTES
     width: int = 64
     blocks: int = 6
 
     def __post_init__(self):
-        if self.image_size % 4 or self.image_size < 8:
-            raise ValueError("image_size must be a multiple of 4 and at least 8")
+        check_image_size(self.image_size, self.multiple, least=8)
 
 
 class _ResidualBlock(nnx.Module):

@@ -11,6 +11,7 @@ from flax import nnx
 
 from cdmaa_jax.generators import layers
 from cdmaa_jax.generators.attributes import flip_exclusive_hair, source_vectors
+from cdmaa_jax.generators.sizes import check_image_size
 from cdmaa_jax.types import Labels
 
 SLOPE = 0.2
@@ -40,8 +41,12 @@ class Config:
             raise ValueError("stu_kernel_size must be odd to keep the size")
         if not 0 <= self.shortcut_layers < self.layers:
             raise ValueError("shortcut_layers must be at least 0 and below layers")
-        if self.image_size < 1 or self.image_size % 2**self.layers:
-            raise ValueError(f"image_size must be a positive multiple of {2**self.layers}")
+        check_image_size(self.image_size, self.multiple)
+
+    @property
+    def multiple(self):
+        """What height and width must be multiples of."""
+        return 2**self.layers
 
 
 class _Encoder(nnx.Module):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cdmaa_jax.generators import layers
+from cdmaa_jax.generators.sizes import check_image_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Sizes of a U-GAT-IT generator; width in channels, image_size in pixels."""
+
+    multiple: ClassVar[int] = 4  # what height and width must be multiples of
 
     image_size: int = 256
     width: int = 64
@@ -22,8 +27,7 @@ class Config:
     domain: str = "A2B"
 
     def __post_init__(self):
-        if self.image_size % 4 or self.image_size < 8:
-            raise ValueError("image_size must be a multiple of 4 and at least 8")
+        check_image_size(self.image_size, self.multiple, least=8)
 
 
 class _Conv(nnx.Module):
@@ -105,7 +109,7 @@ class UGATIT(nnx.Module):
 
     def decode(self, x):
         """The image decoded from attended features."""
-        y = x.mean((1, 2)) if self.light else _flatten(x)
+        y = x.mean((1, 2)) if self.light else self._flatten(x)
         for linear in self.mlp:
             y = jax.nn.relu(linear(y))
         scale, bias = self.gamma(y), self.beta(y)
@@ -115,10 +119,15 @@ class UGATIT(nnx.Module):
             x = stage(x)
         return jnp.tanh(self.head(x))
 
+    def _flatten(self, x):
+        """Features [B,H,W,C] as vectors [B,CHW], in PyTorch's order."""
+        length = self.mlp[0].kernel.shape[0]
+        if math.prod(x.shape[1:]) != length:
+            side = 4 * math.isqrt(length // x.shape[3])
+            raise ValueError(
+                f"a U-GAT-IT that is not light takes images of its own size alone, {side} × {side}"
+            )
+        return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+
     def __call__(self, x, c=None):
         return self.decode(self.attend(self.encode(x))[0])
-
-
-def _flatten(x):
-    """Features [B,H,W,C] as vectors [B,CHW], in PyTorch's order."""
-    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)

@@ -146,6 +146,30 @@ def test_configurations_that_cannot_be(make, message):
         make()
 
 
+def edited_shape(arch, config, height, width):
+    model = make_generator(arch, config, random_params(arch, config))
+    x, c = np.zeros((1, height, width, 3), np.float32), model.conditions(None)[:, 0]
+    return jax.eval_shape(model.apply, model.params, x, c).shape
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_images_of_other_sizes(arch):
+    config, multiple = TINY[arch], TINY[arch].multiple
+    height, width = 4 * multiple, 5 * multiple
+    assert edited_shape(arch, config, height, width) == (1, height, width, 3)
+    for height, width in ((4 * multiple - 1, multiple), (multiple, 4 * multiple + 1)):
+        message = f"this {architecture(arch).title} .* of {multiple}, not {height} × {width}"
+        with pytest.raises(ValueError, match=message):
+            edited_shape(arch, config, height, width)
+
+
+def test_a_full_ugatit_takes_its_own_size_alone():
+    config = dataclasses.replace(TINY["ugatit"], light=False)
+    assert edited_shape("ugatit", config, 16, 16) == (1, 16, 16, 3)
+    with pytest.raises(ValueError, match=r"takes images of its own size alone, 16 × 16"):
+        edited_shape("ugatit", config, 20, 16)
+
+
 @pytest.mark.parametrize("arch", ["stargan", "attgan"])
 def test_photos_of_float64_are_attacked_in_float64(arch, x64):
     model = make_generator(arch, TINY[arch], random_params(arch, TINY[arch]))
