@@ -121,12 +121,10 @@ class UGATIT(nnx.Module):
 
     def _flatten(self, x):
         """Features [B,H,W,C] as vectors [B,CHW], in PyTorch's order."""
-        length = self.mlp[0].kernel.shape[0]
-        if math.prod(x.shape[1:]) != length:
-            side = 4 * math.isqrt(length // x.shape[3])
-            raise ValueError(
-                f"a U-GAT-IT that is not light takes images of its own size alone, {side} × {side}"
-            )
+        side = math.isqrt(self.mlp[0].kernel.shape[0] // x.shape[3])
+        if x.shape[1:3] != (side, side):
+            own = f"{4 * side} × {4 * side}"
+            raise ValueError(f"a U-GAT-IT that is not light takes images of its own size, {own}")
         return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
 
     def __call__(self, x, c=None):

@@ -166,8 +166,9 @@ def test_images_of_other_sizes(arch):
 def test_a_full_ugatit_takes_its_own_size_alone():
     config = dataclasses.replace(TINY["ugatit"], light=False)
     assert edited_shape("ugatit", config, 16, 16) == (1, 16, 16, 3)
-    with pytest.raises(ValueError, match=r"takes images of its own size alone, 16 × 16"):
-        edited_shape("ugatit", config, 20, 16)
+    for sides in ((20, 16), (32, 8)):  # the second has as many pixels
+        with pytest.raises(ValueError, match=r"not light takes images of its own size, 16 × 16"):
+            edited_shape("ugatit", config, *sides)
 
 
 @pytest.mark.parametrize("arch", ["stargan", "attgan"])
