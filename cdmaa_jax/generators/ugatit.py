@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -77,14 +76,14 @@ class UGATIT(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs | None):
         w, f = config.width, 4 * config.width
-        self.light = config.light
+        self.light, self.side = config.light, config.image_size // 4
         self.stem = _Conv(3, w, 7, rngs=rngs)
         self.down = nnx.List([_Conv(i, 2 * i, 3, 2, rngs=rngs) for i in (w, 2 * w)])
         self.blocks = nnx.List([_ResidualBlock(f, rngs) for _ in range(config.blocks)])
         self.gap = layers.Linear(f, 1, rngs=rngs)
         self.gmp = layers.Linear(f, 1, rngs=rngs)
         self.attention = layers.Conv(2 * f, f, 1, bias=True, rngs=rngs)
-        flat = f if config.light else (config.image_size // 4) ** 2 * f
+        flat = f if config.light else self.side**2 * f
         self.mlp = nnx.List([layers.Linear(flat, f, rngs=rngs), layers.Linear(f, f, rngs=rngs)])
         self.gamma = layers.Linear(f, f, rngs=rngs)
         self.beta = layers.Linear(f, f, rngs=rngs)
@@ -121,9 +120,8 @@ class UGATIT(nnx.Module):
 
     def _flatten(self, x):
         """Features [B,H,W,C] as vectors [B,CHW], in PyTorch's order."""
-        side = math.isqrt(self.mlp[0].kernel.shape[0] // x.shape[3])
-        if x.shape[1:3] != (side, side):
-            own = f"{4 * side} × {4 * side}"
+        if x.shape[1:3] != (self.side, self.side):
+            own = f"{4 * self.side} × {4 * self.side}"
             raise ValueError(f"a U-GAT-IT that is not light takes images of its own size, {own}")
         return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
 
