@@ -20,8 +20,11 @@ def check_images(title: str, images: Any, multiple: int) -> None:
     """Checks images [B,H,W,C] before a generator of this title is traced.
 
     Raises:
-      ValueError: height or width is not a multiple of ``multiple``.
+      ValueError: they are not of four dimensions, or height or width is not a multiple of
+        ``multiple``.
     """
+    if images.ndim != 4:
+        raise ValueError(f"this {title} takes images [B,H,W,3], not of shape {images.shape}")
     height, width = images.shape[1:3]
     if height % multiple or width % multiple:
         raise ValueError(

@@ -163,6 +163,13 @@ def test_images_of_other_sizes(arch):
             edited_shape(arch, config, height, width)
 
 
+def test_one_photo_without_its_batch_is_no_batch():
+    model = make_generator("stargan", TINY["stargan"], random_params("stargan", TINY["stargan"]))
+    message = r"this StarGAN takes images \[B,H,W,3\], not of shape \(16, 16, 3\)"
+    with pytest.raises(ValueError, match=message):
+        model.apply(model.params, np.zeros((16, 16, 3), np.float32), model.conditions(None)[0])
+
+
 def test_a_full_ugatit_takes_its_own_size_alone():
     config = dataclasses.replace(TINY["ugatit"], light=False)
     assert edited_shape("ugatit", config, 16, 16) == (1, 16, 16, 3)
