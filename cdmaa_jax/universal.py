@@ -20,7 +20,7 @@ from jax.extend.backend import get_default_device
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, compilation, run
 from cdmaa_jax.attack.algorithm import Carried, Info, Plan, begin, box
-from cdmaa_jax.attack.config import check_config
+from cdmaa_jax.attack.config import check_config, registered
 from cdmaa_jax.attack.memory import plan_chunks
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.running import step_program
@@ -260,7 +260,8 @@ def _step_of(
     device = get_default_device()
     chunks = plan_chunks(fit.config.loss, fit.models, batch, device, None)
     arguments = (fit.structure, *fit.arguments_of(batch), carried)
-    return step_program(device.platform), arguments, Plan(chunks, computed_once=is_once())
+    plan = Plan(chunks, computed_once=is_once(), registered=registered())
+    return step_program(device.platform), arguments, plan
 
 
 def _deck(key: Array, count: int, size: int, steps: int) -> Iterator[np.ndarray]:

@@ -110,12 +110,14 @@ class Plan:
       computed_once: whether fast compilation is preferred to fast execution.
       platform: the platform for which everything that is the same in all steps is computed before
         them (see ``hoisting``); None leaves that to XLA, which does it on CPUs alone.
+      registered: ``config.registered()`` when the program was asked for.
     """
 
     chunks: tuple[int, ...] | None = None
     overlap: bool = False
     computed_once: bool = False
     platform: str | None = None
+    registered: tuple[Any, ...] = ()
 
 
 class _Problem(NamedTuple):

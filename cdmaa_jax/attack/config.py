@@ -6,6 +6,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.losses import LOSSES
@@ -105,6 +106,15 @@ def choices() -> dict[str, tuple[str, ...]]:
         "loss": tuple(LOSSES),
         "perturbation": tuple(PERTURBATIONS),
     }
+
+
+def registered() -> tuple[Any, ...]:
+    """What the names of options stand for: part of the key of every program that looks one up.
+
+    Else a program compiled before an entry was added or replaced would be used with it.
+    """
+    registries = DOMAIN_STRATEGIES, LOSSES, MODEL_STRATEGIES, PERTURBATIONS, REGULARIZATIONS
+    return tuple(tuple(entries.items()) for entries in registries)
 
 
 def check_config(config: object) -> None:

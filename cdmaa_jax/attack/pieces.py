@@ -22,7 +22,7 @@ from jax.extend.backend import get_default_device
 from cdmaa_jax.attack import algorithm, compilation
 from cdmaa_jax.attack.algorithm import Attack, Info, State, observe
 from cdmaa_jax.attack.compilation import compiler_options
-from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.config import Config, registered
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES, Evaluation, each_domain, joined
 from cdmaa_jax.attack.keys import seeded
 from cdmaa_jax.attack.losses import LOSSES
@@ -356,13 +356,19 @@ _REPEATED = (_evaluate, _each_domain)
 def _program(piece: Callable[..., Any], static: Sequence[Any]) -> Any:
     platform = get_default_device().platform
     quick = piece not in _REPEATED or (is_once() and platform == "cpu")  # no effect elsewhere
-    return _compiled(piece, tuple(static), platform, quick)
+    return _compiled(piece, tuple(static), platform, quick, registered())
 
 
 @compilation.cached
 def _compiled(
-    piece: Callable[..., Any], static: tuple[Any, ...], platform: str, computed_once: bool
+    piece: Callable[..., Any],
+    static: tuple[Any, ...],
+    platform: str,
+    computed_once: bool,
+    registered: tuple[Any, ...],
 ) -> Any:
+    del registered  # of the program's key alone
+
     def traced(*arguments: Any) -> Any:
         with once(computed_once):
             return piece(*static, *arguments)

@@ -29,7 +29,7 @@ from cdmaa_jax.attack.compilation import (
     compiler_options,
     graph_options,
 )
-from cdmaa_jax.attack.config import Config, check_choice, check_config
+from cdmaa_jax.attack.config import Config, check_choice, check_config, registered
 from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.memory import can_overlap, plan_chunks
@@ -161,7 +161,7 @@ def _task_of(
     chunks = plan_chunks(config.loss, models, share, device, chunk)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
     platform = None if device.platform == "cpu" else device.platform  # XLA itself hoists on CPUs
-    plan = Plan(chunks, overlap, is_once(), platform)
+    plan = Plan(chunks, overlap, is_once(), platform, registered())
     return _Task(config, models, batch, keys, numbers, plan, device)
 
 
@@ -280,18 +280,20 @@ def evaluate_losses(
         pixel_weights = jnp.asarray(pixel_weights)
     _check_weights(loss, clean, pixel_weights)
     keys = jnp.broadcast_to(seeded(seed), (len(clean),))
-    arguments = (loss, models, clean, adversarial, fitted, keys, pixel_weights)
+    arguments = (models, clean, adversarial, fitted, keys, pixel_weights)
     if _is_traced(arguments):
-        return _losses(*arguments)
+        return _losses(loss, *arguments)
     if pieces.is_apart():
-        return pieces.losses_of(*arguments)
-    return _losses_program(get_default_device().platform)(*arguments)
+        return pieces.losses_of(loss, *arguments)
+    program = _losses_program(get_default_device().platform)
+    return program(loss, *arguments, registered=registered())
 
 
 @cached
 def _losses_program(platform: str) -> Any:
     options = compiler_options(platform)
-    return jax.jit(_losses, static_argnames="loss", compiler_options=options)
+    static = ("loss", "registered")
+    return jax.jit(_losses, static_argnames=static, compiler_options=options)
 
 
 def _losses(
@@ -302,7 +304,9 @@ def _losses(
     conditions: tuple[Array, ...],
     keys: Array,
     pixel_weights: Array | None,
+    registered: tuple[Any, ...] = (),
 ) -> list[Array]:
+    del registered  # of the program's key alone
     with once():
         targets = [
             make_target(loss, model, clean, c, keys, pixel_weights)
