@@ -69,9 +69,9 @@ def protect(
 
     Warns:
       UserWarning: the outputs of a generator change in no step, as if they did not depend on the
-        image: with ``mgda`` across models it keeps the others from changing the image. A view that
-        rounds, such as ``jpeg``, may hide the jittered start of an 8-bit photo; the start
-        ``uniform`` is large enough.
+        image, or had no gradient: with ``mgda`` across models it keeps the others from changing the
+        image. A view that rounds, such as ``jpeg``, may hide the jittered start of an 8-bit photo;
+        the start ``uniform`` is large enough.
 
     Example:
       A target is any JAX function:
@@ -99,7 +99,7 @@ def protect(
         result = run(config, models, batch, keys, devices=devices, chunk=chunk)
         parts.append(_unpad(result, batch.mask))
         check_finite(models, parts[-1].losses, parts[-1].images)
-        warn_of_constant(ensemble, config, parts[-1].losses)
+        warn_of_constant(ensemble, config, parts[-1].losses, parts[-1].weights)
     return _join(parts)
 
 
@@ -178,7 +178,7 @@ def checked_images(images: Any) -> np.ndarray:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         what = list(images.shape) if images.ndim else type(images.item()).__name__
-        raise ValueError(f"images must be an array [B,H,W,3], at least one, not {what}")
+        raise ValueError(f"images must be an array [N,H,W,3], at least one, not {what}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
     if not np.isfinite(images).all():
@@ -198,6 +198,9 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
     """
     if not model.domains:
         raise ValueError(f"{model.name} has no domains; there is nothing to spoil")
+    if not callable(model.conditions):
+        kind = type(model.conditions).__name__
+        raise ValueError(f"the conditions of {model.name} must be a function of labels, no {kind}")
     vectors = np.asarray(model.conditions(labels))
     if vectors.ndim != 3 or vectors.shape[1] != len(model.domains):
         raise ValueError(
@@ -315,18 +318,24 @@ def check_finite(models: Sequence[Generator], losses: Any, found: Any) -> None:
         raise ValueError("in the last step a generator's gradient is not finite (NaN or infinite)")
 
 
-def warn_of_constant(ensemble: Sequence[Generator], config: Config, losses: Any) -> None:
-    """Warns of generators whose losses [T,N,J] stay 0, since their outputs never change.
+def warn_of_constant(
+    ensemble: Sequence[Generator], config: Config, losses: np.ndarray, weights: np.ndarray
+) -> None:
+    """Warns of generators whose losses [T,N,J] stay the same, since their outputs never change.
 
-    Their gradient is 0, and so is the shortest combination of it with others. The warning is shown
-    at the call of the function that calls this.
+    Their gradient is 0, and so is the shortest combination of it with others: if it has all the
+    weight, the losses of the others stay the same, too. The warning is shown at the call of the
+    function that calls this.
 
     Args:
       ensemble: with their own views, without those of ``fit_views``.
       config: the options of the attack.
       losses: of all steps.
+      weights: of the generators in all steps, [T,N,J].
     """
-    constant = np.flatnonzero((np.asarray(losses) == 0).all(0).any(0)).tolist()  # of J
+    held_by_others = (weights == 0) & (losses > 0) & (config.across_models == "mgda")
+    same = ((losses == losses[:1]) & ~held_by_others).all(0).any(0)
+    constant = np.flatnonzero(same).tolist()  # of J
     if len(losses) < 2 or not constant:
         return
     names = ", ".join(ensemble[j].name for j in constant)

@@ -33,11 +33,7 @@ Params: TypeAlias = Any
 Labels: TypeAlias = Mapping[str, Any]
 """Maps an attribute's name to an array [B] of 0 (absent) or 1 (present), as in a label file."""
 View: TypeAlias = Callable[..., jax.Array]
-"""``view(images [B,H,W,3], key) -> [B,h,w,3]``: the canonical images as a generator sees them.
-
-Differentiable. ``key`` is one typed PRNG key for all images of the call; an attack passes one image
-at a time, and in each step a different key than for the clean reference, so that L under a random
-view includes the difference between two draws. A view that is not random ignores the key."""
+"""What a ``Generator`` sees of the canonical images: see there."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +52,11 @@ class Generator:
       conditions: ``conditions(labels) -> [B,K,n]`` float32, the condition vector of each edit of
         images with those labels, or [1,K,n] for all of them; ``conditions(None) -> [1,K,n]``, a
         choice for unlabelled images.
-      view: what the network sees of the canonical image; None when it sees the image itself.
+      view: ``view(images [B,H,W,3], key) -> [B,h,w,3]``, what the network sees of the canonical
+        images, differentiable; None when it sees the images themselves. An attack passes one image
+        at a time, and one typed PRNG key, in each step another than for the clean reference, so
+        that L under a random view includes the difference between two draws. A view that is not
+        random ignores the key.
       encode: ``encode(params, x [B,h,w,3]) -> [B,...]``, the latent of a network that has one.
     """
 
@@ -89,14 +89,15 @@ class Batch:
     Attributes:
       images: [B,H,W,3], the clean canonical images.
       conditions: one array [B,K_j,n_j] (or [1,K_j,n_j]) for each of the J models.
-      mask: [B], False where an image is padding.
-      pixel_weights: [B,H,W], how much each pixel counts in a loss that weighs them, of any scale;
-        None for the loss's own choice.
+      mask: [B], False where an image is padding, which a universal perturbation leaves out, and
+        others attack like any other; None if none is.
+      pixel_weights: [B,H,W], how much each pixel counts in a loss that weighs them, at least 0 and
+        of any scale; None for the loss's own choice.
     """
 
     images: Images
     conditions: tuple[Conditions, ...]
-    mask: Bool[Array, "B"]
+    mask: Bool[Array, "B"] | None = None
     pixel_weights: Float[Array, "B H W"] | None = None
 
 

@@ -98,7 +98,7 @@ def fit_universal(
     fit = _fit_of(images, ensemble, config, key, labels, batch_size)
     found = _fit_at_once(fit) if fit.at_once else _fit_in_turn(fit, progress)
     check_finite(fit.models, found.losses[:, None], found.perturbation)
-    warn_of_constant(ensemble, fit.config, found.losses[:, None])
+    warn_of_constant(ensemble, fit.config, found.losses[:, None], found.weights[:, None])
     return found
 
 

@@ -42,8 +42,9 @@ def test_the_readme_has_examples():
     assert python_blocks(README)
 
 
-def test_examples_of_the_docstrings_run():
-    failed, tried = doctest.testmod(cdmaa_jax.protection)
+@pytest.mark.parametrize("module", [cdmaa_jax.protection, cdmaa_jax.attack])
+def test_examples_of_the_docstrings_run(module):
+    failed, tried = doctest.testmod(module)
     assert tried > 3 and not failed
 
 

@@ -102,6 +102,23 @@ def test_a_generator_that_ignores_its_input_is_told_of(ensemble):
         protect(photos(2), [*ensemble, constant], replace(QUICK, across_models="uniform"))
 
 
+def test_a_generator_without_a_gradient_is_told_of(ensemble):
+    """Its outputs differ, since the jittered start crosses a rounding, but no step changes them."""
+    flat = toy(3, name="flat", apply=lambda params, x, c: jnp.round(127.5 * x) / 127.5)
+    with pytest.warns(UserWarning, match=r"edits of flat changed in no step; .*: leave out flat$"):
+        result = protect(photos(2), [*ensemble, flat], QUICK)
+    assert (result.losses[:, :, -1] > 0).all() and (result.weights[:, :, -1] == 1).all()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"params": {"mode": "x"}}, r"params\['mode'\] of toy0 must be an array, not a str"),
+    ({"conditions": np.eye(3)[None]}, "toy0 must be a function of labels, no ndarray"),
+])  # fmt: skip
+def test_parts_of_a_generator_of_another_kind_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        protect(photos(2), toy(0, **changes), QUICK)
+
+
 def test_an_ensemble_may_be_any_iterable(ensemble):
     expected = protect(photos(3), ensemble, QUICK, batch_size=2)
     found = protect(photos(3), iter(ensemble), QUICK, batch_size=2)
@@ -162,11 +179,11 @@ def test_another_native_size_is_a_view():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((8, 8, 3), np.float32), r"\[B,H,W,3\], at least one, not \[8, 8, 3\]"),
-        (None, r"\[B,H,W,3\], at least one, not NoneType"),
-        ("photo.jpg", r"\[B,H,W,3\], at least one, not str"),
-        (np.zeros((1, 8, 8, 4), np.float32), r"\[B,H,W,3\], at least one, not \[1, 8, 8, 4\]"),
-        (np.zeros((0, 8, 8, 3), np.float32), r"\[B,H,W,3\], at least one, not \[0, 8, 8, 3\]"),
+        (np.zeros((8, 8, 3), np.float32), r"\[N,H,W,3\], at least one, not \[8, 8, 3\]"),
+        (None, r"\[N,H,W,3\], at least one, not NoneType"),
+        ("photo.jpg", r"\[N,H,W,3\], at least one, not str"),
+        (np.zeros((1, 8, 8, 4), np.float32), r"\[N,H,W,3\], at least one, not \[1, 8, 8, 4\]"),
+        (np.zeros((0, 8, 8, 3), np.float32), r"\[N,H,W,3\], at least one, not \[0, 8, 8, 3\]"),
         (np.zeros((1, 8, 8, 3), np.uint8), r"floats in \[-1, 1\], not uint8"),
         (np.full((1, 8, 8, 3), 1.5, np.float32), r"in \[-1, 1\]"),
         (np.full((1, 8, 8, 3), np.nan, np.float32), "finite"),

@@ -37,6 +37,14 @@ def masked(batch, mask):
     return dataclasses.replace(batch, mask=jnp.asarray(mask))
 
 
+def test_without_a_mask_no_image_is_padding():
+    ensemble, images, key = pair(), photos(2, size=4), jax.random.key(0)
+    batch = toy_batch(images, ensemble)
+    expected = quick_run(config_of(), ensemble, batch, key)
+    result = quick_run(config_of(), ensemble, dataclasses.replace(batch, mask=None), key)
+    np.testing.assert_array_equal(result.images, expected.images)
+
+
 @pytest.mark.parametrize("update", UPDATES)
 def test_of_one_image_it_is_that_images_own(update, x64):
     """Exactly so where the image is far enough from black and white."""

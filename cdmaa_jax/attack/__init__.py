@@ -25,10 +25,55 @@ method; the number of steps, epsilon and the update rule are free.
   weights are not known here, see ``losses`` for those used.
 - The latent in place of the outputs (Dong and Xie 2021): ``Config(loss="latent")``, for generators
   with an ``encode``.
+
+Methods of one's own are made of the same parts. A new entry in ``losses.LOSSES``,
+``domains.DOMAIN_STRATEGIES``, ``models.MODEL_STRATEGIES``, ``regularization.REGULARIZATIONS`` or
+``perturbations.PERTURBATIONS`` is a value of the option of ``Config``, everywhere; figures on disk
+are known by its name, so a changed entry needs another one. ``build`` also takes an update rule:
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> import optax
+>>> from cdmaa_jax import Batch, Config, Generator
+>>> from cdmaa_jax.attack import build
+>>> from cdmaa_jax.attack.domains import uniform
+>>> from cdmaa_jax.attack.targets import Target
+>>> def tint(gain, x, c):
+...     return jnp.tanh(gain * x + c[:, None, None, :])
+>>> def conditions(labels):
+...     return jnp.array([[[-0.5], [0.5]]])
+>>> ensemble = [
+...     Generator(f"tint{gain}", tint, jnp.array(gain), 8, ("darker", "lighter"), conditions)
+...     for gain in (1.0, 2.0)
+... ]
+>>> batch = Batch(jnp.zeros((1, 8, 8, 3)), tuple(model.conditions(None) for model in ensemble))
+>>> @jax.jit
+... def nesterov(ensemble, batch, key):
+...     momentum = optax.trace(0.9, nesterov=True)
+...     rule = optax.chain(momentum, optax.scale_by_sign(), optax.scale(0.01))
+...     attack = build(Config(), ensemble, batch, rule=rule)
+...     step = lambda state, _: attack.step(state)
+...     state, info = jax.lax.scan(step, attack.init(key), length=10)
+...     return attack.finish(state).images, info.losses
+>>> images, losses = nesterov(ensemble, batch, jax.random.key(0))
+>>> images.shape, losses.shape
+((1, 8, 8, 3), (10, 1, 2))
+
+A step takes the models' losses and gradients from anywhere, here from images with more noise:
+
+>>> attack = build(Config(), ensemble, batch)
+>>> state = attack.init(jax.random.key(0))
+>>> noisy = state.images + 0.01 * jax.random.normal(jax.random.key(1), state.images.shape)
+>>> evaluations = [
+...     uniform("mse", Target(model, vectors, references), noisy, state.keys, state.time)
+...     for model, vectors, references in zip(ensemble, batch.conditions, state.references)
+... ]
+>>> state, info = attack.step(state, evaluations)
 """
 
 from cdmaa_jax.attack.algorithm import Attack, Info, State, build
 from cdmaa_jax.attack.config import Config, choices
+from cdmaa_jax.attack.domains import Evaluation
 from cdmaa_jax.attack.minnorm import min_norm_weights
 from cdmaa_jax.attack.pieces import apart
 from cdmaa_jax.attack.running import evaluate_losses, prepare, run
@@ -36,6 +81,7 @@ from cdmaa_jax.attack.running import evaluate_losses, prepare, run
 __all__ = [
     "Attack",
     "Config",
+    "Evaluation",
     "Info",
     "State",
     "apart",

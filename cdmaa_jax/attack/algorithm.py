@@ -31,8 +31,7 @@ from cdmaa_jax.attack.perturbations import PERTURBATIONS, Perturbation, bounds
 from cdmaa_jax.attack.regularization import REGULARIZATIONS, Gradient, per_image
 from cdmaa_jax.attack.targets import (
     Target,
-    check_conditions,
-    check_images,
+    check_batch,
     fit_conditions,
     weigh,
 )
@@ -142,6 +141,7 @@ def build(
     numbers: Numbers | None = None,
     axis: str | None = None,
     plan: Plan = Plan(),
+    rule: optax.GradientTransformation | None = None,
 ) -> Attack:
     """The attack on a batch; its functions are pure, to be called under ``jit``.
 
@@ -150,19 +150,26 @@ def build(
 
     Args:
       config: the options.
-      ensemble: the generators; with none, the steps must be given evaluations.
+      ensemble: the generators; with none, the steps must be given evaluations, and ``numbers`` be
+        ``numbers.numbers_of`` as many models.
       batch: the clean images and the condition vectors of each generator.
       numbers: used in place of the configuration's, where they are arguments of a program.
       axis: under ``shard_map``, the axis of the devices that share the batch.
       plan: how the steps are computed; of it the functions read ``chunks`` and ``overlap``.
+      rule: an optax transformation in place of the configuration's update rule. It is given the
+        direction along which the losses rise, and returns what to add to the images, or to a
+        universal perturbation; the sum is projected onto the box.
 
     Raises:
-      ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; or the batch
-        has conditions, or the configuration ``model_weights``, for more or fewer generators. Its
-        ``init`` raises it for a key that is untyped, of another implementation, or one of another
-        number of keys.
+      ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; the batch has
+        conditions, or the configuration ``model_weights``, for more or fewer generators; or its
+        mask or pixel weights are of another shape, or for a loss that takes none. Its ``init``
+        raises it for a key that is untyped, of another implementation, or one of another number of
+        keys, and ``step`` for evaluations of more or fewer models.
     """
     problem = _pose(config, ensemble, batch, numbers, axis, plan)
+    if rule is not None:
+        problem = problem._replace(rule=optax.with_extra_args_support(rule))
     bind = functools.partial
     return Attack(bind(_init, problem), bind(_step, problem), bind(_finish, problem))
 
@@ -177,9 +184,7 @@ def _pose(
 ) -> _Problem:
     ensemble = (ensemble,) if isinstance(ensemble, Generator) else ensemble
     check_config(config)
-    check_images(batch.images)
-    if ensemble:
-        check_conditions(ensemble, batch.conditions, len(batch.images))
+    check_batch(config.loss, ensemble, batch)
     config, batch = config.resolve(), fit(batch)
     if numbers is None:
         numbers = numbers_of(config, batch.images.dtype, len(ensemble))
@@ -260,6 +265,10 @@ def _step(
     numbers, pool = problem.numbers, problem.perturbation.pool
     if models is None:
         models = _evaluate(problem, state)
+    if len(models) != len(numbers.model_weights):
+        raise ValueError(
+            f"there are evaluations of {len(models)} of {len(numbers.model_weights)} models"
+        )
     gradients = [regularized(numbers, pool(m.gradient), pool(m.loss)) for m in models]
     stacked = jnp.stack(gradients, axis=1)
     weights = weights_of(numbers, stacked, state.time)

@@ -76,9 +76,10 @@ class Config:
     def __post_init__(self) -> None:
         for name, allowed in choices().items():
             check_choice(name, getattr(self, name), allowed)
-        if not _is_integer(self.steps) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, not {self.steps!r}")
-        object.__setattr__(self, "steps", int(self.steps))
+        steps = _plain(self.steps)
+        if not _is_integer(steps) or steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}")
+        object.__setattr__(self, "steps", int(steps))
         most = math.inf if self.loss == "latent" else 4  # L of outputs, which are in [-1, 1]
         limits = (("epsilon", 2), ("step_size", 2), ("zeta", most), ("threshold", most))
         for name, largest in limits:
@@ -143,6 +144,7 @@ def _is_integer(value: object) -> bool:
 
 
 def _checked_number(name: str, value: object, largest: float) -> float:
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number, not {value!r}")
     number = float(value)
@@ -167,11 +169,17 @@ def _checked_weights(given: object, across_models: str) -> tuple[float, ...] | N
     return weights
 
 
+def _plain(value: Any) -> Any:
+    """An array or a scalar of NumPy's or JAX's as lists or numbers of Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _as_floats(values: object) -> tuple[float, ...]:
     """The values as floats; empty if any of them is not a number."""
+    values = _plain(values)
     if not isinstance(values, Iterable) or isinstance(values, str):
         return ()
-    values = tuple(values)
+    values = tuple(map(_plain, values))
     if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
         return ()
     return tuple(float(v) for v in values)

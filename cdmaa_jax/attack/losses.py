@@ -77,7 +77,7 @@ def latent(generator: Generator, seen: Seen, conditions: Conditions) -> Float[Ar
     A generator whose first layer takes the condition, such as StarGAN, has no such encoder.
 
     Raises:
-      ValueError: the generator has none.
+      ValueError: the generator has none, or it returns no array with a row for each image.
     """
     del conditions
     if generator.encode is None:
@@ -85,7 +85,10 @@ def latent(generator: Generator, seen: Seen, conditions: Conditions) -> Float[Ar
             f"{generator.name} has no encoder, which the loss latent needs: leave {generator.name} "
             "out, or choose another loss"
         )
-    return generator.encode(generator.params, seen)[:, None]
+    features = generator.encode(generator.params, seen)
+    if not isinstance(features, jax.Array) or features.shape[:1] != seen.shape[:1]:
+        raise ValueError(f"the encode of {generator.name} must return an array [B,...]")
+    return features[:, None]
 
 
 def mean_squared_error(outputs: Outputs, references: Outputs, weights: None = None) -> Losses:

@@ -36,8 +36,14 @@ def min_norm_weights(gradients: Float[Array, "B J ..."]) -> Float[Array, "B J"]:
         of 1e6, float32 rounds too coarsely for the combination to be sure to ascend along all.
 
     Returns:
-      [B,J], non-negative, summing to one; uniform where all gradients are zero.
+      [B,J], non-negative, summing to one; uniform where all gradients are zero or one is NaN. They
+      cannot be differentiated in reverse mode for more than two gradients.
+
+    Raises:
+      ValueError: there are no gradients.
     """
+    if 0 in gradients.shape:
+        raise ValueError(f"gradients must be [B,J,...], at least one, not {gradients.shape}")
     vectors = gradients.reshape(*gradients.shape[:2], -1)
     return jax.vmap(solve)(jax.vmap(gram)(vectors))
 

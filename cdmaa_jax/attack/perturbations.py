@@ -93,9 +93,11 @@ def _first(noise: Images, axis: str | None) -> Float[Array, "1 H W 3"]:
 
 
 def _mean(
-    mask: Bool[Array, "B"], values: Float[Array, "B *rest"], axis: str | None
+    mask: Bool[Array, "B"] | None, values: Float[Array, "B *rest"], axis: str | None
 ) -> Float[Array, "1 *rest"]:
     """The mean over the images that are not padding, on all devices."""
+    if mask is None:
+        mask = jnp.ones(len(values), bool)
     counted = mask.reshape(-1, *(1,) * (values.ndim - 1))
     total = jnp.where(counted, values, 0).sum(0, keepdims=True)
     count = mask.sum(dtype=values.dtype)

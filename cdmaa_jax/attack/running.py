@@ -36,8 +36,10 @@ from cdmaa_jax.attack.memory import can_overlap, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
 from cdmaa_jax.attack.targets import (
     as_tuple,
+    check_batch,
     check_conditions,
     check_images,
+    check_pixel_weights,
     domain_losses,
     fit_conditions,
     make_target,
@@ -59,7 +61,8 @@ def run(
 
     Within ``apart``, it loops over separately compiled pieces instead, on the default device.
     Within another function's trace, under ``jit`` for example, it becomes part of that, whatever
-    the ``devices``. ``algorithm.build`` says how generators see the images.
+    the ``devices``; a ``shard_map`` around it needs ``check_vma=False``. ``algorithm.build`` says
+    how generators see the images. Shapes and types are checked; values only by ``protect``.
 
     Args:
       config: the options; but for ``steps`` its numbers are arguments of the program.
@@ -151,8 +154,8 @@ def _task_of(
     """The checked arguments of an attack."""
     models = as_tuple(ensemble)
     check_config(config)
-    _check_batch(models, batch, devices)
-    _check_weights(config.loss, batch.images, batch.pixel_weights)
+    check_batch(config.loss, models, batch)
+    _check_shares(batch, devices)
     batch, keys = fit(batch), key_of_each(key, len(batch.images))
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
@@ -244,7 +247,9 @@ def evaluate_losses(
     """L of every model, image and domain, equation (29), in one compiled program.
 
     Within ``apart``, it calls the pieces with which attacks observe the clean images. It can be
-    differentiated in reverse mode, as far as the generators can.
+    differentiated in reverse mode, as far as the generators can. Like ``run``, and unlike
+    ``protect``, it gives generators the images unchanged, or through their own ``view``, whatever
+    their ``image_size``: of other images, ``protection.fit_views`` first makes generators ready.
 
     Args:
       ensemble: one generator or J of them.
@@ -278,7 +283,7 @@ def evaluate_losses(
     check_choice("loss", loss, tuple(LOSSES))
     if pixel_weights is not None:
         pixel_weights = jnp.asarray(pixel_weights)
-    _check_weights(loss, clean, pixel_weights)
+    check_pixel_weights(loss, clean, pixel_weights)
     keys = jnp.broadcast_to(seeded(seed), (len(clean),))
     arguments = (models, clean, adversarial, fitted, keys, pixel_weights)
     if _is_traced(arguments):
@@ -364,24 +369,8 @@ def devices_of(devices: Any) -> tuple[jax.Device, ...] | None:
     return each
 
 
-def _check_batch(
-    models: tuple[Generator, ...], batch: Batch, devices: Sequence[Any] | None
-) -> None:
-    check_images(batch.images)
-    check_conditions(models, batch.conditions, len(batch.images))
+def _check_shares(batch: Batch, devices: Sequence[Any] | None) -> None:
     if devices is not None and (not devices or len(batch.images) % len(devices)):
         raise ValueError(
             f"a batch of {len(batch.images)} cannot be shared by {len(devices)} devices"
-        )
-
-
-def _check_weights(loss: str, images: Array, pixel_weights: Array | None) -> None:
-    if pixel_weights is None:
-        return
-    if not LOSSES[loss].weighs_pixels:
-        raise ValueError(f"the loss {loss} takes no weights of pixels; face-weighted does")
-    if pixel_weights.shape != images.shape[:3]:
-        raise ValueError(
-            f"weights of pixels must be [B,H,W], {list(images.shape[:3])}, "
-            f"not {list(pixel_weights.shape)}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Number
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from cdmaa_jax.attack.losses import (
     unit_largest,
     unit_mean,
 )
-from cdmaa_jax.types import Array, Conditions, Generator, Images, Keys
+from cdmaa_jax.types import Array, Batch, Conditions, Generator, Images, Keys
 
 
 class Target(NamedTuple):
@@ -141,6 +142,30 @@ def check_images(images: Any) -> None:
     )
 
 
+def check_batch(loss: str, ensemble: Sequence[Generator], batch: Batch) -> None:
+    """Raises ValueError unless a batch's arrays have the shapes that generators and loss take."""
+    check_images(batch.images)
+    count = len(batch.images)
+    check_conditions(ensemble, batch.conditions, count)
+    check_pixel_weights(loss, batch.images, batch.pixel_weights)
+    mask = batch.mask
+    if mask is not None and (np.shape(mask), jnp.result_type(mask)) != ((count,), np.bool_):
+        raise ValueError(f"the mask of a batch must be booleans [B], for {count} images")
+
+
+def check_pixel_weights(loss: str, images: Any, weights: Any) -> None:
+    """Raises ValueError unless weights are None, or [B,H,W] for a loss that weighs pixels."""
+    if weights is None:
+        return
+    if not LOSSES[loss].weighs_pixels:
+        raise ValueError(f"the loss {loss} takes no weights of pixels; face-weighted does")
+    if weights.shape != images.shape[:3]:
+        raise ValueError(
+            f"weights of pixels must be [B,H,W], {list(images.shape[:3])}, not "
+            f"{list(weights.shape)}"
+        )
+
+
 def check_conditions(ensemble: Sequence[Generator], conditions: Any, count: int) -> None:
     """Raises ValueError unless there is an array [B,K,n] or [1,K,n] for each generator."""
     if not hasattr(conditions, "__len__"):
@@ -162,7 +187,7 @@ def as_tuple(ensemble: Any) -> tuple[Generator, ...]:
     """One generator or a sequence of them as a tuple.
 
     Raises:
-      ValueError: it is neither, or the sequence is empty.
+      ValueError: it is neither, the sequence is empty, or a generator's parameters are no arrays.
     """
     if isinstance(ensemble, Generator):
         return (ensemble,)
@@ -175,4 +200,8 @@ def as_tuple(ensemble: Any) -> tuple[Generator, ...]:
                 "an ensemble is a Generator or a sequence of them, such as "
                 f"load_ensemble(...).generators; {type(model).__name__} is no Generator"
             )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+            if not hasattr(leaf, "dtype") and not isinstance(leaf, Number):
+                name = f"params{jax.tree_util.keystr(path)} of {model.name}"
+                raise ValueError(f"{name} must be an array, not a {type(leaf).__name__}")
     return models

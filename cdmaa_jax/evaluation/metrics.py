@@ -54,22 +54,30 @@ def losses(clean: Array | np.ndarray, protected: Array | np.ndarray) -> np.ndarr
 
 
 def avg_l(values: np.ndarray) -> float:
-    """The mean of L over images and domains; NaN if there are none."""
+    """The mean of a model's L ``[B, K]`` over images and domains; NaN if there are none."""
     return float(np.mean(values)) if np.size(values) else math.nan
 
 
 def attack_rate(values: np.ndarray, threshold: float = THRESHOLD) -> float:
-    """The share of images and domains with L above the threshold; NaN if there are none."""
+    """The share of a model's L ``[B, K]`` above the threshold; NaN if there are none."""
     return float(np.mean(np.asarray(values) > threshold)) if np.size(values) else math.nan
 
 
 def linf(original: np.ndarray, protected: np.ndarray) -> float:
-    """The largest change of a channel between uint8 photos, in units of [-1, 1]."""
+    """The largest change of a channel between uint8 photos ``[H, W, 3]``, in units of [-1, 1].
+
+    Raises:
+      ValueError: they are no such photos of one size.
+    """
     return max(int(_distance(*strip).max()) for strip in _strips(original, protected)) / 127.5
 
 
 def psnr(original: np.ndarray, protected: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 photos ``[H, W, 3]``, in dB; infinite if equal."""
+    """Peak signal-to-noise ratio of uint8 photos ``[H, W, 3]``, in dB; infinite if equal.
+
+    Raises:
+      ValueError: they are no such photos of one size.
+    """
     total = sum(
         int(np.sum(np.square(_distance(*strip), dtype=np.uint32), dtype=np.uint64))
         for strip in _strips(original, protected)
@@ -81,8 +89,9 @@ def ssim(original: np.ndarray, protected: np.ndarray) -> float:
     """Structural similarity of uint8 photos ``[H, W, 3]``, mean over channels, window 7.
 
     Raises:
-      ValueError: the photos are smaller than the window.
+      ValueError: they are no such photos of one size, or smaller than the window.
     """
+    _check(original, protected)
     rows = original.shape[0] - _WINDOW + 1
     if min(rows, original.shape[1] - _WINDOW + 1) < 1:
         raise ValueError(f"SSIM needs photos of at least {_WINDOW} pixels a side")
@@ -107,9 +116,21 @@ def _strips(
     original: np.ndarray, protected: np.ndarray, overlap: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Both photos in strips of rows, each with ``overlap`` rows of the next."""
+    _check(original, protected)
     for top in range(0, len(original) - overlap, _STRIP):
         rows = slice(top, top + _STRIP + overlap)
         yield original[rows], protected[rows]
+
+
+def _check(*photos: np.ndarray) -> None:
+    told = [f"{photo.dtype} {list(photo.shape)}" for photo in photos]
+    if any(photo.dtype != np.uint8 or photo.shape[2:] != (3,) for photo in photos):
+        raise ValueError(
+            f"photos must be uint8 [H,W,3], not {' and '.join(told)}; images.squares.to_levels "
+            "makes them of images in [-1, 1]"
+        )
+    if photos[0].shape != photos[1].shape:
+        raise ValueError(f"photos must be of one size, not {' and '.join(told)}")
 
 
 def _distance(original: np.ndarray, protected: np.ndarray) -> np.ndarray:

@@ -66,7 +66,8 @@ def summarize(
 
     Args:
       losses: of the column.
-      default: of the column that it is compared with, of the same images in the same order.
+      default: of the column that it is compared with, of the same models, and of the same images in
+        the same order.
       draws: as ``resampling`` gives them.
       threshold: τ.
 
@@ -74,6 +75,7 @@ def summarize(
       Model name, or ``mean``, to avg_l, attack_rate, their intervals, and the same of the paired
       difference: this column less the default.
     """
+    default = {name: default[name] for name in losses}  # in the same order
     ours, theirs = per_image(losses, threshold), per_image(default, threshold)
     figures = {name: _figures(ours[name], draws) for name in ours}
     differences = {name: _figures(ours[name] - theirs[name], draws) for name in ours}

@@ -7,6 +7,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cdmaa_jax.attack import Config, apart, build, choices, evaluate_losses, run
@@ -14,6 +15,7 @@ from cdmaa_jax.attack.algorithm import attack_batch, box, objective, start_noise
 from cdmaa_jax.attack.domains import Evaluation, iterative, single
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
 from cdmaa_jax.attack.targets import make_target
+from cdmaa_jax.attack.updates import i_fgsm
 from tests.attack.toys import DOMAINS, photos, quick_run, toy, toy_batch
 
 OPTIONS = {
@@ -333,9 +335,50 @@ def test_an_attack_in_steps_checks_what_an_attack_checks():
     refused("must be a typed one", key=0)
     refused("must be a typed one", key=[key, key])
     refused("at least one, not", images=images[:, :0])
+    refused("mask of a batch must be booleans", mask=jnp.ones(3, bool))
+    refused("mask of a batch must be booleans", mask=jnp.ones(2))
+    refused("mse takes no weights of pixels", pixel_weights=jnp.ones((2, 8, 8)))
     refused(r"for each of the 2 images, not keys of shape \(3,\)", key=jax.random.split(key, 3))
     with pytest.raises(ValueError, match="a Config, not dict"):
         run({}, toy(0), batch, key)
+
+
+def test_evaluations_are_of_every_model():
+    ensemble = [toy(0), toy(1)]
+    batch, config = toy_batch(photos(2), ensemble), Config(steps=1)
+    whole = build(config, ensemble, batch)
+    state = whole.init(jax.random.key(0))
+    shape = state.images.shape
+    found = [
+        Evaluation(jnp.ones(2), jnp.full(shape, sign), jnp.ones((2, 3))) for sign in (1.0, 2.0)
+    ]
+    bare = dataclasses.replace(batch, conditions=())
+    apart_from = build(config, (), bare, numbers_of(config, np.float32, 2))
+    expected, _ = whole.step(state, found)
+    stepped, _ = apart_from.step(state, found)
+    np.testing.assert_array_equal(stepped.images, expected.images)
+    with pytest.raises(ValueError, match="there are evaluations of 1 of 2 models"):
+        whole.step(state, found[:1])
+    with pytest.raises(ValueError, match="there are evaluations of 2 of 0 models"):
+        build(config, (), bare).step(state, found)
+
+
+@pytest.mark.parametrize("perturbation", ["image", "universal"])
+def test_an_update_rule_of_ones_own(perturbation):
+    ensemble, key = [toy(0), toy(1)], jax.random.key(0)
+    batch = toy_batch(photos(2), ensemble)
+
+    def images_after(steps, options, **rule):
+        attack = build(Config(perturbation=perturbation, **options), ensemble, batch, **rule)
+        state = attack.init(key)
+        for _ in range(steps):
+            state, _ = attack.step(state)
+        return attack.finish(state).images
+
+    expected = images_after(3, {"step_size": 0.02})
+    np.testing.assert_allclose(images_after(3, {}, rule=i_fgsm(0.02)), expected, atol=1e-6)
+    far = images_after(3, {}, rule=optax.scale_by_sign())  # a step far beyond the bounds
+    assert np.abs(far - batch.images).max() <= 0.05 and np.abs(far).max() <= 1
 
 
 @pytest.mark.parametrize(("conditions", "message"), [

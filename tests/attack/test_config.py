@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,6 +67,10 @@ def test_only_the_loss_of_latents_has_no_bound(name):
 def test_frozen_and_hashable():
     config = Config(epsilon=np.float64(0.1), steps=np.int64(3))
     assert hash(config) == hash(Config(epsilon=0.1, steps=3))
+    assert Config(epsilon=jnp.float32(0.25), steps=jnp.int32(3)) == Config(epsilon=0.25, steps=3)
+    for weights in ([1, 3], np.array([1, 3]), jnp.array([1.0, 3.0]), [jnp.float32(1), 3]):
+        given = Config(across_models="weighted", model_weights=weights)
+        assert given.model_weights == (1, 3) and hash(given)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.steps = 4
 
@@ -111,7 +116,7 @@ def test_model_weights_are_checked(weights):
 
 def test_the_published_methods_are_options():
     """Those written out in the package's documentation are accepted, and all differ."""
-    written = re.findall(r"Config\([^`]*\)", attack.__doc__)
+    written = re.findall(r"``(Config\([^`]*\))``", attack.__doc__)
     configs = {eval(text, {"Config": Config}) for text in written}
     assert len(configs) == len(written) - 1  # joint domains are the default
     for option in ("loss", "across_models", "perturbation"):

@@ -223,6 +223,12 @@ def test_a_generator_without_an_encoder_is_named():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("encode", [lambda params, x: (x, x), lambda params, x: x.mean(0)])
+def test_an_encoder_returns_an_array_of_each_image(encode):
+    with pytest.raises(ValueError, match=r"the encode of toy0 must return an array \[B,...\]"):
+        protect(photos(2), toy(0, encode=encode), Config(steps=1, loss="latent"))
+
+
 @pytest.mark.parametrize("pieces", [False, True])
 def test_losses_are_of_the_weights_and_the_draws_given(pieces):
     def noisy(images, key):

@@ -193,6 +193,12 @@ def test_weight_leaves_a_gradient_that_another_dominates():
     np.testing.assert_array_equal(solve(vectors)[0], [0, 1, 0])
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 5), (0, 2, 5), (2, 3, 0)])
+def test_no_gradients_are_refused(shape):
+    with pytest.raises(ValueError, match=r"gradients must be \[B,J,...\], at least one, not \("):
+        minnorm.min_norm_weights(jnp.zeros(shape))
+
+
 def test_images_do_not_share_weights():
     rng = np.random.default_rng(0)
     stacks = np.stack([make(kind, 4, rng) for kind in KINDS]).astype(np.float32)

@@ -81,6 +81,16 @@ def test_ssim_takes_little_memory_for_small_photos_too():
     assert peak / photo.size < 10  # 3 bytes of each pixel are the photo's, 30 those of its copy
 
 
+@pytest.mark.parametrize("metric", [metrics.linf, metrics.psnr, metrics.ssim])
+def test_what_are_no_photos_of_one_size_is_refused(metric):
+    photo = photos()[0]
+    for other in (photo / 127.5 - 1, photo[None], photo[..., :1], photo[..., 0]):
+        with pytest.raises(ValueError, match=r"must be uint8 \[H,W,3\], not .*to_levels makes"):
+            metric(photo, other)
+    with pytest.raises(ValueError, match=r"of one size, not uint8 \[30, 20, 3\] and uint8 \["):
+        metric(photo, photo[:-1])
+
+
 def test_ssim_needs_a_window():
     with pytest.raises(ValueError, match="at least 7"):
         metrics.ssim(*photos(6, 30))

@@ -59,6 +59,7 @@ def test_a_column_compared_with_itself_does_not_differ():
         assert figures["difference"]["attack_rate"] == 0
         assert figures["difference"]["interval"] == [0, 0]
     assert column["mean"]["attack_rate"] == pytest.approx(0.5)
+    assert summarize(losses, dict(reversed(losses.items())), resampling(3), 0.05) == column
 
 
 def test_the_threshold_is_the_one_given_and_strict():
