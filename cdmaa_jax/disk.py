@@ -154,7 +154,7 @@ def locked(folder: Path) -> Iterator[bool]:
     locked and nothing removed. Yields whether the folder is locked.
 
     Raises:
-      FileError: another has it, or a link or a folder is in its place.
+      FileError: another has it, it is another user's, or a link or a folder is in its place.
     """
     path = folder / _LOCK_FILE
     if path.is_symlink() or path.is_dir():
@@ -171,6 +171,9 @@ def locked(folder: Path) -> Iterator[bool]:
         except Timeout:
             what = "another run is writing into this folder"
             raise FileError(folder, what, "wait for it, or choose another --out") from None
+        except PermissionError as error:
+            what, remedy = "it is another user's lock", "remove it and run again"
+            raise FileError(path, what, remedy) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise

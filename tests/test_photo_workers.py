@@ -153,11 +153,11 @@ def test_a_batch_is_kept_if_the_next_cannot_be_read(job, sources, diary, monkeyp
     def see_first(task, job):
         if task.source in sources[:2]:
             return see(task, job)
-        raise MemoryError
+        raise RuntimeError("not foreseen")
 
     monkeypatch.setattr(protecting, "_see_photo", see_first)
     seen = []
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError, match="not foreseen"):
         for outcome in photos.protect_photos(sources, dataclasses.replace(job, attack=brighter)):
             seen.append(outcome.source)
     assert seen == sources[:2]

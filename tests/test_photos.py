@@ -449,12 +449,49 @@ def test_a_full_disk_leaves_only_whole_files(job, tmp_path, monkeypatch):
 
 def test_what_fails_after_a_copy_was_written_leaves_nothing(job, tmp_path, monkeypatch):
     def fail(*_):
-        raise MemoryError
+        raise RuntimeError("not foreseen")
 
     monkeypatch.setattr(protecting, "see_pair", fail)
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError, match="not foreseen"):
         run([save_photo(tmp_path / "a.png")], job)
     assert os.listdir(job.out) == []
+
+
+@pytest.mark.parametrize("part", ["look", "write_back", "see_pair"])
+def test_a_photo_too_large_for_the_memory_fails_alone(job, tmp_path, monkeypatch, part):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(2)]
+    sources.insert(1, save_photo(tmp_path / "large.png", 2, height=400, width=20))
+    work = getattr(protecting, part)
+
+    def lacking(photo, *others):
+        if len(photo) == 400:
+            raise MemoryError
+        return work(photo, *others)
+
+    monkeypatch.setattr(protecting, part, lacking)
+    first, second, large = sorted(run(sources, job), key=lambda outcome: outcome.status)
+    assert (first.status, second.status, large.status) == ("done", "done", "failed")
+    assert str(large.error) == f"{sources[1]}: it does not fit into memory; shrink it"
+    assert sorted(os.listdir(job.out)) == ["0.png", "1.png", "report.json"]
+
+
+def test_a_folder_that_vanishes_ends_the_run(job, tmp_path, monkeypatch):
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(6)]
+    seen = []
+    with pytest.raises(FileError, match=r"out: the folder is gone; run again"):
+        for outcome in photos.protect_photos(sources, job):
+            seen.append(outcome.status)
+            if len(seen) == 2:
+                shutil.rmtree(job.out)
+    assert seen == ["done", "done"]
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced(job, tmp_path):
+    job.out.mkdir()
+    (job.out / "a.png").symlink_to(tmp_path / "elsewhere.png")
+    (outcome,) = run([save_photo(tmp_path / "a.png")], job)
+    assert outcome.status == "failed" and "a.png: it exists" in str(outcome.error)
+    assert (job.out / "a.png").is_symlink()
 
 
 def test_an_input_is_never_overwritten_however_its_name_is_written(job, tmp_path):
@@ -601,6 +638,12 @@ def test_a_report_says_which_copy_is_whose(tmp_path, job):
     run(sources, job)
     matched = dict(photos.match_photos(tmp_path / "x", job.out))
     assert matched == {sources[0]: job.out / "a.png", sources[1]: job.out / "a-2.png"}
+
+
+def test_a_pipe_is_no_original(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(FileError, match="a: it is a pipe or a device"):
+        photos.match_photos(tmp_path / "a", save_photo(tmp_path / "b.png"))
 
 
 def test_copies_in_the_folder_of_the_originals(tmp_path, job):

@@ -19,16 +19,18 @@ def write_original(out: Path, force: bool) -> Path:
     """Makes the folder, writes the demo's photo into it, and returns the photo's path.
 
     Raises:
-      FileError: a file that is not the demo's is in the way, or nothing can be written there.
+      FileError: a file that is not the demo's is in the way, another run is writing there, or
+        nothing can be written there.
     """
     from cdmaa_jax import disk, photos
 
     disk.make_folder(out)
     original, report = out / _ORIGINAL, out / photos.REPORT
-    for path in (report, out / PICTURE):
-        if path.exists() and not force and not _is_of_demo(report):
-            raise _in_the_way(path)
-    _write_portrait(original, force)
+    with disk.locked(out):
+        for path in (report, out / PICTURE):
+            if path.exists() and not force and not _is_of_demo(report):
+                raise _in_the_way(path)
+        _write_portrait(original, force)
     return original
 
 

@@ -19,7 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from cdmaa_jax.disk import TO_READ, FileError, is_too_long, read_bytes, translated
+from cdmaa_jax.disk import (
+    TO_READ,
+    FileError,
+    is_too_long,
+    read_bytes,
+    refuse_pipes,
+    translated,
+)
 from cdmaa_jax.evaluation.measure import Pair
 from cdmaa_jax.evaluation.metrics import attack_rate, avg_l
 from cdmaa_jax.generators.ensembles import Ensemble
@@ -239,6 +246,7 @@ def read_report(path: Path) -> dict[str, Any] | None:
     with translated(path, TO_READ):
         if not path.exists():
             return None
+    refuse_pipes(path)
     try:
         report = json.loads(read_bytes(path))
         to_json(report)  # which takes no NaN nor infinity

@@ -227,7 +227,7 @@ def _check_target(photo: Path, target: Path, sources: set[Any], job: Job) -> Non
         raise FileError(photo, "its protected copy would replace a photo", "choose another --out")
     if target.is_dir():
         raise FileError(target, "it is a folder", "choose another --out")
-    if target.exists() and not job.force:
+    if os.path.lexists(target) and not job.force:
         what = (
             f"it exists, and is not known as the copy of {photo.name} with these settings: it may "
             "be another picture, or a copy made otherwise or changed since"

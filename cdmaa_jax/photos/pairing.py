@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cdmaa_jax import disk
-from cdmaa_jax.disk import TO_READ, FileError, real_path, translated
+from cdmaa_jax.disk import FileError, real_path
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.images import files
 from cdmaa_jax.images.labels import composed
@@ -67,8 +67,7 @@ def match_photos(originals: Path, protected: Path) -> list[tuple[Path, Path | Fi
       FileError: a file or folder is missing, or no original has a copy.
     """
     for path in (originals, protected):
-        with translated(path, TO_READ):
-            path.stat()
+        disk.refuse_pipes(path)
     if originals.is_file() and protected.is_file():
         return [(originals, protected)]
     known = _copies_by_original(protected) if protected.is_dir() else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -326,6 +327,8 @@ def _finish_batch(
     for outcome in outcomes:
         if outcome.error is not None and disk.is_of_no_room(outcome.error):
             raise outcome.error  # the remaining photos would not fit either
+    if not job.out.is_dir():
+        raise FileError(job.out, "the folder is gone", "run again, or choose another --out")
 
 
 def _record_batch(copying: _Futures[_Made], size: int, job: Job, ledger: Ledger) -> list[Outcome]:
@@ -440,7 +443,7 @@ def _made(
 
 def _refuse_taken(target: Path, job: Job) -> None:
     """Raises FileError if a file has appeared where a copy is to go, and must not be replaced."""
-    if target.exists() and not job.force:
+    if os.path.lexists(target) and not job.force:
         what = "it was made by another program meanwhile"
         raise FileError(target, what, "choose another --out, or overwrite with --force")
 

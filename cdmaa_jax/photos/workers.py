@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cdmaa_jax.attack.memory import free_host_memory
+from cdmaa_jax.disk import TO_READ, translated
 from cdmaa_jax.images.files import count_pixels
 from cdmaa_jax.processor import cores
 
@@ -52,11 +53,11 @@ class Workers:
     def start(self, work: Callable[[], T], *photos: Path) -> Future[T]:
         """Starts work on a photo and its copy, done as soon as there is a thread and room for it.
 
-        Room is taken for the larger of them.
+        Room is taken for the larger of them. The future raises a lack of memory as ``FileError``.
         """
 
         def work_in_room() -> T:
-            with self._room.taken(max(map(count_pixels, photos))):
+            with self._room.taken(max(map(count_pixels, photos))), translated(photos[0], TO_READ):
                 return work()
 
         return self._threads.submit(work_in_room)

@@ -308,6 +308,14 @@ def test_demo(call, monkeypatch, tmp_path):
     assert status == 1 and "--force" in err
 
 
+def test_demo_writes_nothing_beside_another_run(call, tmp_path):
+    with disk.locked(tmp_path):
+        before = os.listdir(tmp_path)
+        status, _, err = call("demo", "--out", tmp_path)
+        assert status == 1 and "another run is writing into this folder" in err
+        assert os.listdir(tmp_path) == before
+
+
 def test_demo_leaves_the_folder_of_others_as_it_is(call, protect, tmp_path):
     assert protect(save_photo(tmp_path / "a.png"))[0] == 0
     before = sorted(os.listdir(tmp_path / "out"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import jax
 import numpy as np
@@ -144,6 +145,12 @@ def test_damaged_entries_are_refused(ensemble, tmp_path, damage):
     is_json = isinstance(damage.get("linf", 0), str | int)
     with pytest.raises(FileError, match="it is damaged" if is_json else "no report of this"):
         report.read_report(path)
+
+
+def test_a_pipe_is_no_report(tmp_path):
+    os.mkfifo(tmp_path / "report.json")
+    with pytest.raises(FileError, match="a pipe or a device, not a file"):
+        report.read_report(tmp_path / "report.json")
 
 
 def test_reports_of_another_version_and_none(tmp_path):
