@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cdmaa_jax.cli import print_any_name, printable
+from cdmaa_jax.cli import ensure_stderr, print_any_name, printable
 from cdmaa_jax.cli.parser import OneLineParser
+from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators.checkpoint import DTYPES, CheckpointError, Metadata, read_metadata
 from cdmaa_jax.generators.cyclegan import PADDINGS
 from cdmaa_jax.generators.norms import STATISTICS
@@ -30,16 +32,20 @@ EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    ensure_stderr()
     print_any_name()
+    logging.basicConfig(handlers=[logging.NullHandler()])  # else Orbax adds one that prints
     parser = _parser()
     args = parser.parse_args(argv)
     _check(parser, args)
     try:
         summary = _convert(args) if args.to_torch is None else _convert_back(args)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         what = "run pip install '.[convert]' in the folder of cdmaa-jax"
         return _fail(f"{error.name} is not installed; {what}")
-    except (ConversionError, CheckpointError) as error:
+    except ImportError as error:
+        return _fail(f"a library does not work: {error}")
+    except (ConversionError, CheckpointError, FileError) as error:
         return _fail(str(error))
     except MemoryError:
         return _fail(f"{args.file}: does not fit into memory; nothing was written")

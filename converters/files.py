@@ -33,6 +33,9 @@ def read_file(path: Path) -> Any:
     try:
         if path.is_dir():
             raise ConversionError(f"{path}: it is a folder; give a file")
+        if path.exists() and not path.is_file():
+            what = "it is a pipe or a device, not a file; copy what it gives to a file"
+            raise ConversionError(f"{path}: {what}")
         start = _start(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -125,8 +128,13 @@ def _reason(path: Path, error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return "does not fit into memory"
-    start = _start(path)
+    try:
+        start = _start(path)
+    except OSError as again:
+        return _reason(path, again)
     if path.suffix == ".safetensors":
+        if os.fsencode(path).decode(errors="replace") != str(path):
+            return "its path is not UTF-8 text; rename it"
         return "not a safetensors file, or a truncated one"
     if start[:2] != b"PK" and start[:1] != b"\x80":  # a zip archive, or a pickle
         return "not a PyTorch file (.pth, .pt, .ckpt) nor named .safetensors"
@@ -150,7 +158,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the disk refuses"
+        reason = error.strerror if isinstance(error, OSError) else "perhaps the disk is full"
         if isinstance(error, FileExistsError):
             reason = "its folder is a file"
         raise ConversionError(f"{path}: cannot be written, {reason}") from error

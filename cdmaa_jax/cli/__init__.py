@@ -6,7 +6,7 @@ anything failed, 2 for a wrong command line, 128 plus the signal number if inter
 Modules that import JAX are imported inside functions, so that ``--help`` is instant.
 """
 
-from cdmaa_jax.cli.output import print_any_name, printable
+from cdmaa_jax.cli.output import ensure_stderr, print_any_name, printable
 from cdmaa_jax.cli.process import main
 
-__all__ = ["main", "print_any_name", "printable"]
+__all__ = ["ensure_stderr", "main", "print_any_name", "printable"]

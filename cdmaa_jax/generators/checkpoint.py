@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ FORMAT_VERSION = 1
 METADATA_FILE = "metadata.json"
 ARRAYS_DIRECTORY = "arrays"
 DTYPES = ("float32", "float16")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LARGEST, _DEEPEST = 4096, 128
 """Largest number in a configuration, and largest count of layers: real ones stay far below."""
 _CHECKS: dict[str, Callable[[Any], bool]] = {
@@ -335,9 +338,28 @@ def _digest(arrays: Params) -> str:
 def _write_arrays(path: Path, arrays: Params) -> None:
     import orbax.checkpoint as ocp  # takes a second; only file access needs it
 
-    with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
-        checkpointer.save(path.absolute(), arrays)
+    _check_room(path.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+    try:
+        with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
+            checkpointer.save(path.absolute(), arrays)
+    except Exception as error:  # Orbax and TensorStore raise their own types
+        raise OSError(f"the disk refuses, {_one_line(error)}") from error
     (path / "commit_success.txt").unlink(missing_ok=True)  # holds the absolute path; never read
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raises OSError unless a folder takes so many bytes.
+
+    If Orbax finds that out, its threads print tracebacks, and may leave files behind.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
 
 
 def _hashes(path: Path) -> dict[str, str]:

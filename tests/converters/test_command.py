@@ -100,6 +100,25 @@ def test_without_torch(monkeypatch, capsys):
     assert "torch is not installed; run pip install '.[convert]' in" in capsys.readouterr().err
 
 
+def test_a_library_that_does_not_load(monkeypatch, capsys):
+    def load(*_, **options):
+        raise ImportError("libfoo.so.1: cannot open shared object file", name="torch")
+
+    monkeypatch.setattr(conversion, "read", load)
+    assert main(["stargan", "a.pth", "--out", "out"]) == 1
+    expected = "cdmaa-convert: error: a library does not work: libfoo.so.1: cannot open"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_without_stderr_nothing_else_is_printed(tmp_path):
+    command = [sys.executable, "-m", "converters", "stargan", "none.pth", "--out", "out"]
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command],
+        stdout=subprocess.PIPE, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert (closed.returncode, closed.stdout) == (1, b"")
+
+
 @pytest.mark.parametrize("arguments, message", [
     ([], "the following arguments are required: ARCH, FILE"),
     (["gan", "a.pth", "--out", "out"], "invalid choice: 'gan'"),

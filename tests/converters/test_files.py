@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -16,7 +17,7 @@ import torch
 
 from cdmaa_jax import disk
 from cdmaa_jax.generators.checkpoint import load_generator, load_params
-from converters import conversion
+from converters import conversion, files
 from converters.__main__ import main
 from converters.tables import ConversionError, Given
 from tests.generators.test_registry import TINY
@@ -256,6 +257,44 @@ def test_a_file_that_the_system_refuses(tmp_path, monkeypatch):
 
         monkeypatch.setattr(torch, "load", full)
         refused("a.pth: does not fit into memory")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_breaks_off_while_it_is_read(tmp_path, monkeypatch, suffix):
+    """As on a damaged disk: reading it again, to see what is wrong with it, fails too."""
+    path = write(tmp_path / f"a{suffix}", official("stargan"))
+    start, reads = files._start, []
+
+    def read(path):
+        reads.append(path)
+        if len(reads) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return start(path)
+
+    def fail(*_, **options):
+        raise RuntimeError("unexpected end")
+
+    monkeypatch.setattr(files, "_start", read)
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(safetensors.torch, "load_file", fail)
+    with pytest.raises(ConversionError, match=f"{path}: cannot be read, Input/output error$"):
+        conversion.read("stargan", path, GIVEN["stargan"])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(ConversionError, match=r"a.pth: it is a pipe or a device, not a file; copy"):
+        conversion.read("stargan", tmp_path / "a.pth", GIVEN["stargan"])
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xfe.safetensors")
+    try:
+        write(tmp_path / "a.safetensors", official("stargan")).rename(path)
+    except OSError:
+        pytest.skip("such names are not allowed here")
+    with pytest.raises(ConversionError, match="its path is not UTF-8 text; rename it"):
+        conversion.read("stargan", path, GIVEN["stargan"])
 
 
 def test_damage_is_not_called_code(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import stat
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cdmaa_jax.generators import checkpoint
@@ -170,6 +172,37 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "g", overwrite=True)
     assert os.listdir(tmp_path) == ["g"] and files(tmp_path / "g") == before
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is not asked for there")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EOPNOTSUPP])
+def test_room_is_asked_for_before_orbax_writes(tmp_path, monkeypatch, capfd, number):
+    asked = []
+
+    def refuse(descriptor, start, size):
+        asked.append(size)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    if number == errno.EOPNOTSUPP:  # the file system cannot tell
+        save(tmp_path / "g")
+    else:
+        with pytest.raises(CheckpointError, match=rf"cannot be written, {os.strerror(number)}$"):
+            save(tmp_path / "g")
+        assert os.listdir(tmp_path) == []
+    params = random_params("stargan", TINY["stargan"])
+    assert asked == [sum(leaf.nbytes for leaf in jax.tree.leaves(params))]
+    assert capfd.readouterr().err == ""
+
+
+def test_what_orbax_finds_out_is_one_line(tmp_path, monkeypatch):
+    def fail(*_, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing\nand more")
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", fail)
+    with pytest.raises(CheckpointError, match=r"the disk refuses, RESOURCE_EXHAUSTED: .* more$"):
+        save(tmp_path / "g")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
