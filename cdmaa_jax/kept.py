@@ -140,8 +140,14 @@ def _trace(
         disk.make_folder(path.parent, PRIVATE)
         disk.write_whole(path, hashlib.sha256(data).digest() + data)
     except disk.FileError as error:
-        _LOG.warning("a traced program is not kept: %s", error)
+        _tell_unkept(path.parent, error.what)
     return export.deserialize(bytearray(data))  # as others do, to share XLA's cache entry
+
+
+@functools.cache
+def _tell_unkept(folder: Path, what: str) -> None:
+    """Warns once that the programs of this process are not kept."""
+    _LOG.warning("traced programs are not kept in %s: %s", folder, what)
 
 
 def _read(path: Path) -> export.Exported | None:
@@ -155,7 +161,7 @@ def _read(path: Path) -> export.Exported | None:
         if hashlib.sha256(data).digest() != digest:
             raise ValueError("it is damaged")
         return export.deserialize(bytearray(data))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # damage can raise any exception
         _LOG.warning("a traced program cannot be read and is replaced: %s: %s", path, error)

@@ -58,6 +58,8 @@ def _run(args: argparse.Namespace) -> int:
             return args.run(args)
     except (FileError, ValueError, OSError) as error:  # options and checkpoints raise ValueError
         return fail(_with_options(error, args) if type(error) is ValueError else error)
+    except ImportError as error:
+        return fail(f"a library does not work: {error}")
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
@@ -90,7 +92,9 @@ def _quiet() -> None:
     ours = logging.getLogger("cdmaa_jax")
     if not any(isinstance(handler, _Said) for handler in ours.handlers):
         ours.addHandler(_Said())
+    logging.basicConfig(handlers=[logging.NullHandler()])  # else Orbax adds one that prints
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's need not be installed, nor is it of use
     for name in ("absl", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)
     of_devices = logging.getLogger("jax._src.xla_bridge")

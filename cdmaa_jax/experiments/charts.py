@@ -18,7 +18,7 @@ _DOTS = 150
 
 
 class MissingLibrary(ValueError):
-    """matplotlib is not installed; the message is one line that says what to do."""
+    """matplotlib is not installed, or does not work; the message is one line."""
 
 
 def check() -> None:
@@ -28,6 +28,12 @@ def check() -> None:
             "matplotlib, which draws the charts, is not installed; "
             "run pip install '.[reproduce]' in the folder of cdmaa-jax"
         )
+    try:
+        importlib.import_module("matplotlib.figure")
+    except Exception as error:  # such as a backend, of MPLBACKEND, that is not installed
+        lines = str(error).splitlines() or [type(error).__name__]
+        what = "matplotlib, which draws the charts, does not work"
+        raise MissingLibrary(f"{what}: {lines[0]}") from error
 
 
 def _literal(draw: Callable[..., bytes]) -> Callable[..., bytes]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -91,6 +92,13 @@ def test_without_matplotlib_it_says_what_to_install_before_it_works(call, monkey
         status == 1
         and "run pip install '.[reproduce]' in the folder of cdmaa-jax" in errors(err)[0]
     )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_matplotlib_that_does_not_load_is_found_out_before_the_work(call, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, _, err = call("table1")
+    assert status == 1 and "matplotlib, which draws the charts, does not work: " in errors(err)[0]
     assert not (tmp_path / "out").exists()
 
 
