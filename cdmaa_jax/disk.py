@@ -172,7 +172,10 @@ def locked(folder: Path) -> Iterator[bool]:
             what = "another run is writing into this folder"
             raise FileError(folder, what, "wait for it, or choose another --out") from None
         except PermissionError as error:
-            what, remedy = "it is another user's lock", "remove it and run again"
+            if not path.exists():
+                raise
+            what = "it is the lock of another user's run"
+            remedy = "wait for that, or choose another --out; remove the lock if the run was killed"
             raise FileError(path, what, remedy) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -214,6 +217,11 @@ def file_name(stem: str, ending: str) -> str:
     while stem and is_too_long(stem + ending):
         stem = stem[:-1]
     return stem + ending
+
+
+def too_large(path: Path) -> FileError:
+    """The error of a file that does not fit into memory."""
+    return FileError(path, "it does not fit into memory", "shrink it")
 
 
 def is_of_no_room(error: FileError) -> bool:
@@ -289,7 +297,7 @@ def translated(path: Path, remedy: str) -> Iterator[None]:
     except FileError:
         raise
     except MemoryError as error:
-        raise FileError(path, "it does not fit into memory", "shrink it") from error
+        raise too_large(path) from error
     except OSError as error:
         what = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

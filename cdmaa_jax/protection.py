@@ -219,9 +219,9 @@ def conditions_of(model: Generator, labels: Labels | None, count: int) -> np.nda
 
 def _check_options(config: Config) -> None:
     check_config(config)
-    if config.perturbation != "image":
+    if config.perturbation == "universal":
         raise ValueError(
-            f"protect finds a perturbation for each image, not a {config.perturbation} one; "
+            "protect finds a perturbation for each image, not a universal one; "
             "fit_universal and apply_universal do that"
         )
 
@@ -323,7 +323,7 @@ def warn_of_constant(
 ) -> None:
     """Warns of generators whose losses [T,N,J] stay the same, since their outputs never change.
 
-    Their gradient is 0, and so is the shortest combination of it with others: if it has all the
+    Their gradient is 0, and so is the shortest combination of it with others. If it has all the
     weight, the losses of the others stay the same, too. The warning is shown at the call of the
     function that calls this.
 
@@ -333,7 +333,7 @@ def warn_of_constant(
       losses: of all steps.
       weights: of the generators in all steps, [T,N,J].
     """
-    held_by_others = (weights == 0) & (losses > 0) & (config.across_models == "mgda")
+    held_by_others = (weights == 0) & (losses > 0)
     same = ((losses == losses[:1]) & ~held_by_others).all(0).any(0)
     constant = np.flatnonzero(same).tolist()  # of J
     if len(losses) < 2 or not constant:

@@ -89,8 +89,8 @@ class Batch:
     Attributes:
       images: [B,H,W,3], the clean canonical images.
       conditions: one array [B,K_j,n_j] (or [1,K_j,n_j]) for each of the J models.
-      mask: [B], False where an image is padding, which a universal perturbation leaves out, and
-        others attack like any other; None if none is.
+      mask: [B], False where an image is padding; None if none is. A universal perturbation leaves
+        padding out; otherwise it is attacked like any image.
       pixel_weights: [B,H,W], how much each pixel counts in a loss that weighs them, at least 0 and
         of any scale; None for the loss's own choice.
     """

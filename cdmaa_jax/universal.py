@@ -92,7 +92,7 @@ def fit_universal(
         has more images than a batch holds; or what ``protect`` raises of generators.
 
     Warns:
-      UserWarning: as ``protect``.
+      UserWarning: as ``protect``; with several batches, only of losses that stay 0.
     """
     ensemble = as_tuple(ensemble)
     fit = _fit_of(images, ensemble, config, key, labels, batch_size)

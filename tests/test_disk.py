@@ -84,12 +84,15 @@ def test_a_lock_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
         pass
 
 
-def test_the_lock_of_another_user_is_named(tmp_path, monkeypatch):
+def test_the_lock_of_another_user_and_its_lack(tmp_path, monkeypatch):
     def refuse(lock):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(disk.FileLock, "acquire", refuse)
-    message = r"\.cdmaa\.lock: it is another user's lock; remove it and run again"
+    with pytest.raises(FileError, match=r"0: no permission"), disk.locked(tmp_path):
+        pass
+    (tmp_path / ".cdmaa.lock").touch()
+    message = r"\.cdmaa\.lock: it is the lock of another user's run; wait for that, or choose"
     with pytest.raises(FileError, match=message), disk.locked(tmp_path):
         pass
 

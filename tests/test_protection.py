@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdmaa_jax import Config, protect, protection
-from cdmaa_jax.attack import compilation, running
+from cdmaa_jax.attack import compilation, evaluate_losses, running
 from cdmaa_jax.images.views import jpeg
 from cdmaa_jax.protection import fit_views
 from tests.attack.toys import photos, toy
@@ -108,6 +108,8 @@ def test_a_generator_without_a_gradient_is_told_of(ensemble):
     with pytest.warns(UserWarning, match=r"edits of flat changed in no step; .*: leave out flat$"):
         result = protect(photos(2), [*ensemble, flat], QUICK)
     assert (result.losses[:, :, -1] > 0).all() and (result.weights[:, :, -1] == 1).all()
+    with pytest.warns(UserWarning, match=r"^the edits of flat changed in no step$"):
+        protect(photos(2), [flat, *ensemble], replace(QUICK, across_models="single"))
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -117,6 +119,9 @@ def test_a_generator_without_a_gradient_is_told_of(ensemble):
 def test_parts_of_a_generator_of_another_kind_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         protect(photos(2), toy(0, **changes), QUICK)
+    if "params" in changes:
+        with pytest.raises(ValueError, match=message):
+            evaluate_losses(toy(0, **changes), photos(2), photos(2), [np.eye(3)[None]])
 
 
 def test_an_ensemble_may_be_any_iterable(ensemble):

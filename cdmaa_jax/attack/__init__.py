@@ -28,14 +28,18 @@ method; the number of steps, epsilon and the update rule are free.
 
 Methods of one's own are made of the same parts. A new entry in ``losses.LOSSES``,
 ``domains.DOMAIN_STRATEGIES``, ``models.MODEL_STRATEGIES``, ``regularization.REGULARIZATIONS`` or
-``perturbations.PERTURBATIONS`` is a value of the option of ``Config``, everywhere; figures on disk
-are known by its name, so a changed entry needs another one. ``build`` also takes an update rule:
+``perturbations.PERTURBATIONS`` is a value of the option of ``Config``. The package's own entries
+are not to be replaced. Of the strategies across models and the regularizations, every attack
+computes all and selects one, so each must work for any number of models. A perturbation of one's
+own moves each image on its own. Figures on disk are known by an entry's name, so a changed one
+needs another name. ``build`` also takes an update rule:
 
 >>> import jax
 >>> import jax.numpy as jnp
 >>> import optax
 >>> from cdmaa_jax import Batch, Config, Generator
 >>> from cdmaa_jax.attack import build
+>>> from cdmaa_jax.attack.algorithm import keys_at
 >>> from cdmaa_jax.attack.domains import uniform
 >>> from cdmaa_jax.attack.targets import Target
 >>> def tint(gain, x, c):
@@ -64,8 +68,9 @@ A step takes the models' losses and gradients from anywhere, here from images wi
 >>> attack = build(Config(), ensemble, batch)
 >>> state = attack.init(jax.random.key(0))
 >>> noisy = state.images + 0.01 * jax.random.normal(jax.random.key(1), state.images.shape)
+>>> keys = keys_at(state.keys, state.time)
 >>> evaluations = [
-...     uniform("mse", Target(model, vectors, references), noisy, state.keys, state.time)
+...     uniform("mse", Target(model, vectors, references), noisy, keys, state.time)
 ...     for model, vectors, references in zip(ensemble, batch.conditions, state.references)
 ... ]
 >>> state, info = attack.step(state, evaluations)

@@ -157,8 +157,9 @@ def build(
       axis: under ``shard_map``, the axis of the devices that share the batch.
       plan: how the steps are computed; of it the functions read ``chunks`` and ``overlap``.
       rule: an optax transformation in place of the configuration's update rule. It is given the
-        direction along which the losses rise, and returns what to add to the images, or to a
-        universal perturbation; the sum is projected onto the box.
+        direction along which the losses rise, and as ``value`` the mean of min(L, τ), and returns
+        what to add to the images, or to a universal perturbation; the sum is projected onto the
+        box.
 
     Raises:
       ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; the batch has

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import jax
 
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.losses import LOSSES
@@ -18,6 +21,7 @@ JITTER = 0.001
 """Half-width of the jittered start; at the clean image itself every loss and gradient is zero."""
 UPDATES = ("i-fgsm", "fgsm", "pgd", "mi-fgsm", "apgd")
 STARTS = ("jitter", "uniform")
+_OF_IMAGES = ("mse", "face-weighted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Config:
         if not _is_integer(steps) or steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}")
         object.__setattr__(self, "steps", int(steps))
-        most = math.inf if self.loss == "latent" else 4  # L of outputs, which are in [-1, 1]
+        most = 4 if self.loss in _OF_IMAGES else math.inf  # L of outputs, which are in [-1, 1]
         limits = (("epsilon", 2), ("step_size", 2), ("zeta", most), ("threshold", most))
         for name, largest in limits:
             object.__setattr__(self, name, _checked_number(name, getattr(self, name), largest))
@@ -113,9 +117,20 @@ def registered() -> tuple[Any, ...]:
     """What the names of options stand for: part of the key of every program that looks one up.
 
     Else a program compiled before an entry was added or replaced would be used with it.
+
+    Raises:
+      ValueError: an entry is not hashable.
     """
     registries = DOMAIN_STRATEGIES, LOSSES, MODEL_STRATEGIES, PERTURBATIONS, REGULARIZATIONS
-    return tuple(tuple(entries.items()) for entries in registries)
+    found = tuple(tuple(entries.items()) for entries in registries)
+    for name, entry in itertools.chain(*found):
+        try:
+            hash(entry)
+        except TypeError as error:
+            raise ValueError(
+                f"what {name} stands for must be hashable, as a function is"
+            ) from error
+    return found
 
 
 def check_config(config: object) -> None:
@@ -170,8 +185,9 @@ def _checked_weights(given: object, across_models: str) -> tuple[float, ...] | N
 
 
 def _plain(value: Any) -> Any:
-    """An array or a scalar of NumPy's or JAX's as lists or numbers of Python's."""
-    return value.tolist() if hasattr(value, "tolist") else value
+    """An array or a scalar of NumPy's or JAX's, unless traced, as lists or numbers of Python's."""
+    known = hasattr(value, "tolist") and not isinstance(value, jax.core.Tracer)
+    return value.tolist() if known else value
 
 
 def _as_floats(values: object) -> tuple[float, ...]:

@@ -144,4 +144,4 @@ LOSSES: dict[str, Loss] = {
     "face-weighted": Loss(outputs, weighted_squared_error, weighs_pixels=True),
     "latent": Loss(latent, mean_squared_features),
 }
-"""Losses by name; a new entry becomes an option."""
+"""Losses by name; a new entry becomes an option (see ``cdmaa_jax.attack``)."""

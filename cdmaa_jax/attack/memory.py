@@ -24,6 +24,7 @@ from jax import lax
 from cdmaa_jax import cgroups
 from cdmaa_jax.attack.config import check_positive
 from cdmaa_jax.attack.keys import seeded
+from cdmaa_jax.attack.losses import LOSSES, outputs
 from cdmaa_jax.attack.targets import domain_losses, make_target
 from cdmaa_jax.types import Batch, Generator
 
@@ -110,7 +111,7 @@ def _kind_of(
 ) -> tuple[Any, ...]:
     """A key of everything that the memory of an attack depends on."""
     models = tuple((jax.tree.structure(model), _shapes(model)) for model in ensemble)
-    return loss, models, _shapes(batch), device
+    return LOSSES[loss], models, _shapes(batch), device
 
 
 def _shapes(tree: Any) -> tuple[Any, ...]:
@@ -251,8 +252,10 @@ def generous_footprint(
     """At least the ``footprint``, from the sizes of the outputs: no generator is traced for it."""
     pixels = _output_pixels(ensemble, batch)
     image = [_GENEROUS * n for n in pixels]
-    outputs = 3 * jnp.result_type(batch.images).itemsize * sum(pixels)
-    references = sum(image) if loss == "latent" else outputs  # no latent's size is known
+    if LOSSES[loss].observe is outputs:
+        references = 3 * jnp.result_type(batch.images).itemsize * sum(pixels)
+    else:  # what others observe is of unknown size
+        references = sum(image)
     return _footprint(ensemble, batch, references, image, platform)
 
 

@@ -31,6 +31,7 @@ from cdmaa_jax.attack.targets import Target, weigh
 from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
+_ALIKE_FOR_ONE = ("uniform", "single", "iterative", "mgda")
 _apart = contextvars.ContextVar("apart", default=False)
 
 
@@ -189,7 +190,7 @@ def _weighted(loss: str) -> str:
 
 
 def _has_one(conditions: Array) -> bool:
-    """Whether conditions [B,K,n] have one domain, for which all strategies are equivalent."""
+    """Whether conditions [B,K,n] have one domain, for which ``_ALIKE_FOR_ONE`` are equivalent."""
     return conditions.shape[1] == 1
 
 
@@ -269,7 +270,9 @@ class _Pieces:
         self, state: State, model: Generator, chunk: int | None, conditions: Array, *rest: Any
     ) -> Evaluation:
         loss, where = _weighted(self.config.loss), (state.images, state.keys, state.time)
-        strategy = "uniform" if _has_one(conditions) else self.config.across_domains
+        strategy = self.config.across_domains
+        if _has_one(conditions) and strategy in _ALIKE_FOR_ONE:
+            strategy = "uniform"
         target = (conditions, *rest)
         if strategy == "mgda":
             found = self.call(_each_domain, (loss, chunk), model, *where, *target)

@@ -249,7 +249,7 @@ def evaluate_losses(
     Within ``apart``, it calls the pieces with which attacks observe the clean images. It can be
     differentiated in reverse mode, as far as the generators can. Like ``run``, and unlike
     ``protect``, it gives generators the images unchanged, or through their own ``view``, whatever
-    their ``image_size``: of other images, ``protection.fit_views`` first makes generators ready.
+    their ``image_size``: for images of another size, ``protection.fit_views`` prepares them.
 
     Args:
       ensemble: one generator or J of them.

@@ -149,8 +149,11 @@ def check_batch(loss: str, ensemble: Sequence[Generator], batch: Batch) -> None:
     check_conditions(ensemble, batch.conditions, count)
     check_pixel_weights(loss, batch.images, batch.pixel_weights)
     mask = batch.mask
-    if mask is not None and (np.shape(mask), jnp.result_type(mask)) != ((count,), np.bool_):
-        raise ValueError(f"the mask of a batch must be booleans [B], for {count} images")
+    kind = getattr(mask, "shape", None), getattr(mask, "dtype", None)
+    if mask is not None and kind != ((count,), np.bool_):
+        raise ValueError(
+            f"the mask of a batch must be an array of booleans [B], for {count} images"
+        )
 
 
 def check_pixel_weights(loss: str, images: Any, weights: Any) -> None:
@@ -159,10 +162,11 @@ def check_pixel_weights(loss: str, images: Any, weights: Any) -> None:
         return
     if not LOSSES[loss].weighs_pixels:
         raise ValueError(f"the loss {loss} takes no weights of pixels; face-weighted does")
-    if weights.shape != images.shape[:3]:
+    shape = getattr(weights, "shape", None)
+    if shape != images.shape[:3]:
+        found = type(weights).__name__ if shape is None else list(shape)
         raise ValueError(
-            f"weights of pixels must be [B,H,W], {list(images.shape[:3])}, not "
-            f"{list(weights.shape)}"
+            f"weights of pixels must be [B,H,W], {list(images.shape[:3])}, not {found}"
         )
 
 
@@ -189,8 +193,6 @@ def as_tuple(ensemble: Any) -> tuple[Generator, ...]:
     Raises:
       ValueError: it is neither, the sequence is empty, or a generator's parameters are no arrays.
     """
-    if isinstance(ensemble, Generator):
-        return (ensemble,)
     models = tuple(ensemble) if isinstance(ensemble, Iterable) else (ensemble,)
     if not models:
         raise ValueError("the ensemble is empty; give at least one generator")

@@ -23,7 +23,7 @@ from jax.extend.backend import get_default_device
 from cdmaa_jax.attack import compilation, pieces
 from cdmaa_jax.attack.algorithm import Attack, Plan, State, build, evaluate, keys_at
 from cdmaa_jax.attack.compilation import compiler_options
-from cdmaa_jax.attack.config import Config
+from cdmaa_jax.attack.config import Config, registered
 from cdmaa_jax.attack.domains import Evaluation, each_domain
 from cdmaa_jax.attack.keys import seeded
 from cdmaa_jax.attack.memory import plan_chunks
@@ -84,7 +84,8 @@ def trace_gradients(
     if is_apart():
         traced = _trace_in_pieces(*what, chunks, pieces.call)
     else:
-        traced = compilation.call(_program(_platform(), is_once()), *what, chunks=chunks)
+        program = _program(_platform(), is_once(), registered())
+        traced = compilation.call(program, *what, chunks=chunks)
     return Trace(*(np.asarray(array) for array in traced))
 
 
@@ -105,7 +106,8 @@ def prepare_trace(
         first = dataclasses.replace(config, steps=1)
         _trace_in_pieces(first, *what[1:], chunks, pieces.only_compile)
     else:
-        compilation.prepare(_program(_platform(), is_once()), *what, chunks=chunks)
+        program = _program(_platform(), is_once(), registered())
+        compilation.prepare(program, *what, chunks=chunks)
 
 
 def _task_of(
@@ -223,8 +225,11 @@ def _summarizer(trace: Trace, seed: int) -> Callable[[np.ndarray], dict[str, Any
 
 
 @compilation.cached
-def _program(platform: str, computed_once: bool) -> Callable[..., tuple[Array, ...]]:
+def _program(
+    platform: str, computed_once: bool, registered: tuple[Any, ...]
+) -> Callable[..., tuple[Array, ...]]:
     """``_trace``, compiled for a platform."""
+    del registered  # of the program's key alone
     trace = functools.partial(_trace, computed_once=computed_once)
     return jax.jit(
         trace, static_argnames=("config", "chunks"), compiler_options=compiler_options(platform)

@@ -342,8 +342,10 @@ def _write_arrays(path: Path, arrays: Params) -> None:
     try:
         with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
             checkpointer.save(path.absolute(), arrays)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # Orbax and TensorStore raise their own types
-        raise OSError(f"the disk refuses, {_one_line(error)}") from error
+        raise OSError(f"Orbax fails with {type(error).__name__}: {_one_line(error)}") from error
     (path / "commit_success.txt").unlink(missing_ok=True)  # holds the absolute path; never read
 
 

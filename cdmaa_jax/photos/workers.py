@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cdmaa_jax.attack.memory import free_host_memory
-from cdmaa_jax.disk import TO_READ, translated
+from cdmaa_jax.disk import too_large
 from cdmaa_jax.images.files import count_pixels
 from cdmaa_jax.processor import cores
 
@@ -57,8 +57,11 @@ class Workers:
         """
 
         def work_in_room() -> T:
-            with self._room.taken(max(map(count_pixels, photos))), translated(photos[0], TO_READ):
-                return work()
+            with self._room.taken(max(map(count_pixels, photos))):
+                try:
+                    return work()
+                except MemoryError as error:
+                    raise too_large(photos[0]) from error
 
         return self._threads.submit(work_in_room)
 

@@ -335,8 +335,9 @@ def test_an_attack_in_steps_checks_what_an_attack_checks():
     refused("must be a typed one", key=0)
     refused("must be a typed one", key=[key, key])
     refused("at least one, not", images=images[:, :0])
-    refused("mask of a batch must be booleans", mask=jnp.ones(3, bool))
-    refused("mask of a batch must be booleans", mask=jnp.ones(2))
+    refused("mask of a batch must be an array of booleans", mask=jnp.ones(3, bool))
+    refused("mask of a batch must be an array of booleans", mask=jnp.ones(2))
+    refused("mask of a batch must be an array of booleans", mask=[True, True])
     refused("mse takes no weights of pixels", pixel_weights=jnp.ones((2, 8, 8)))
     refused(r"for each of the 2 images, not keys of shape \(3,\)", key=jax.random.split(key, 3))
     with pytest.raises(ValueError, match="a Config, not dict"):

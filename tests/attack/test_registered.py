@@ -1,5 +1,6 @@
 """Options of one's own, added or replaced after programs have been compiled."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,11 +11,13 @@ import pytest
 from cdmaa_jax.attack import Config, apart, evaluate_losses, run
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.losses import LOSSES
+from cdmaa_jax.attack.memory import footprint, generous_footprint
 from cdmaa_jax.attack.models import MODEL_STRATEGIES
 from cdmaa_jax.attack.perturbations import PERTURBATIONS
 from cdmaa_jax.attack.regularization import REGULARIZATIONS
+from cdmaa_jax.experiments.gradients import trace_gradients
 from cdmaa_jax.protection import prepare, protect
-from tests.attack.toys import photos, toy, toy_batch
+from tests.attack.toys import photos, toy, toy_batch, toy_conditions
 
 ENSEMBLE = (toy(0), toy(1), toy(2))
 IMAGES = photos(2)
@@ -72,6 +75,19 @@ def test_domains(monkeypatch):
         np.testing.assert_allclose(mine.losses, same.losses, rtol=1e-5)
 
 
+def test_a_strategy_of_ones_own_meets_a_single_domain_too(monkeypatch):
+    def halved(loss, target, images, keys, turn):
+        found = DOMAIN_STRATEGIES["uniform"](loss, target, images, keys, turn)
+        return found._replace(loss=found.loss / 2)
+
+    one = toy(0, domains=("dark",), conditions=lambda labels: toy_conditions(labels)[:, :1])
+    plain = run(Config(steps=1), one, toy_batch(IMAGES, [one]), KEY).losses
+    monkeypatch.setitem(DOMAIN_STRATEGIES, "mine", halved)
+    config = Config(steps=1, across_domains="mine")
+    found = run(config, one, toy_batch(IMAGES, [one]), KEY).losses
+    np.testing.assert_allclose(found, plain / 2, rtol=1e-5)
+
+
 def test_losses(monkeypatch):
     conditions = toy_batch(IMAGES, ENSEMBLE).conditions
     plain = attack().losses
@@ -95,6 +111,42 @@ def test_perturbations(monkeypatch):
         monkeypatch.setitem(PERTURBATIONS, "mine", functools.partial(of_channel, channel))
         change = np.abs(attack(perturbation="mine").images - IMAGES).max((0, 1, 2))
         assert np.flatnonzero(change).tolist() == [channel]
+
+
+def test_protect_and_memory(monkeypatch):
+    """A loss that observes more than the outputs is planned for."""
+
+    def observe(generator, seen, conditions):
+        return jnp.repeat(LOSSES["mse"].observe(generator, seen, conditions), 50, axis=-1)
+
+    monkeypatch.setitem(LOSSES, "mine", LOSSES["latent"]._replace(observe=observe))
+    batch = toy_batch(IMAGES, ENSEMBLE)
+    least, generous = (
+        estimate("mine", ENSEMBLE, batch) for estimate in (footprint, generous_footprint)
+    )
+    assert generous.held >= least.held
+    config = Config(steps=2, loss="mine", threshold=5)
+    assert (protect(IMAGES, ENSEMBLE, config).losses[-1] > 0).all()
+
+
+def test_what_cannot_be_a_key_is_named(monkeypatch):
+    @dataclasses.dataclass
+    class Mine:
+        def __call__(self, gradients, time, given):
+            return gradients
+
+    monkeypatch.setitem(MODEL_STRATEGIES, "mine", Mine())
+    with pytest.raises(ValueError, match="what mine stands for must be hashable"):
+        attack()
+
+
+def test_gradients_of_experiments(monkeypatch):
+    found, conditions = [], toy_batch(IMAGES, ENSEMBLE).conditions
+    for weights in ((1, 0, 0), (0, 0, 1)):
+        monkeypatch.setitem(MODEL_STRATEGIES, "mine", giving(*weights))
+        config = Config(steps=2, across_models="mine")
+        found.append(trace_gradients(config, ENSEMBLE, IMAGES, conditions, 0))
+    assert not np.array_equal(*(trace.gram for trace in found))
 
 
 def test_protect_and_prepare(monkeypatch):

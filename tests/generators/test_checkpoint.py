@@ -196,11 +196,20 @@ def test_room_is_asked_for_before_orbax_writes(tmp_path, monkeypatch, capfd, num
 
 
 def test_what_orbax_finds_out_is_one_line(tmp_path, monkeypatch):
-    def fail(*_, **options):
-        raise ValueError("RESOURCE_EXHAUSTED: Error writing\nand more")
+    def fail(error):
+        def save(*_, **options):
+            raise error
 
-    monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", fail)
-    with pytest.raises(CheckpointError, match=r"the disk refuses, RESOURCE_EXHAUSTED: .* more$"):
+        monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", save)
+
+    fail(ValueError("RESOURCE_EXHAUSTED: Error writing\nand more"))
+    with pytest.raises(CheckpointError, match=r"fails with ValueError: RESOURCE_.* and more$"):
+        save(tmp_path / "g")
+    fail(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(CheckpointError, match=r"cannot be written, Input/output error$"):
+        save(tmp_path / "g")
+    fail(MemoryError())
+    with pytest.raises(MemoryError):
         save(tmp_path / "g")
     assert os.listdir(tmp_path) == []
 
