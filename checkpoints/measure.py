@@ -171,7 +171,11 @@ def measure_edits(portraits: Portraits, ensemble: Path, seed: int) -> dict[str, 
     everyone = jnp.arange(test.images.shape[0])
     x, labels = labelled(test, everyone, jax.random.key(seed + 1))
     right = ((classify(x) > 0) == (labels > 0.5)) & (labels >= 0)
-    accuracy = dict(zip(names, np.asarray(right.sum(0) / (labels >= 0).sum(0)), strict=True))
+    known = np.asarray((labels >= 0).sum(0))
+    accuracy = {
+        name: float(count / total) if total else None
+        for name, count, total in zip(names, np.asarray(right.sum(0)), known, strict=True)
+    }
     plain = to_unit(test.images)
     before = dict(zip(names, np.asarray((classify(plain) > 0).mean(0)), strict=True))
     found: dict[str, Any] = {}
@@ -182,7 +186,7 @@ def measure_edits(portraits: Portraits, ensemble: Path, seed: int) -> dict[str, 
             domain: {
                 "before": float(before[domain]),
                 "after": float((classify(outputs[:, k])[:, names.index(domain)] > 0).mean()),
-                "classifier_accuracy": float(accuracy[domain]),
+                "classifier_accuracy": accuracy[domain],
                 "change": float(np.abs(outputs[:, k] - plain).mean()),
             }
             for k, domain in enumerate(generator.domains)
@@ -251,7 +255,7 @@ def save_picture(picture: Image.Image, path: Path, **options: Any) -> None:
 
 def write_result(result: dict[str, Any], path: Path) -> None:
     """Writes the measurements as JSON."""
-    disk.write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    disk.write_whole(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
 
 
 def measure_attacks(
@@ -555,9 +559,8 @@ def print_edits(result: dict[str, Any]) -> None:
     for name, domains in result["models"].items():
         for domain, row in domains.items():
             figures = (row["before"], row["after"], row["classifier_accuracy"])
-            print(
-                f"| {name} | {domain} | " + " | ".join(f"{100 * f:.0f} %" for f in figures) + " |"
-            )
+            cells = ("" if share is None else f"{100 * share:.0f} %" for share in figures)
+            print(f"| {name} | {domain} | " + " | ".join(cells) + " |")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -46,6 +46,9 @@ def measure(
       labels: of the originals.
       batch_size: how many pairs are measured at a time; fewer are padded to this number, so that
         they run the same compiled program. All of them if None.
+
+    Raises:
+      ValueError: a generator's edits are not finite.
     """
     size = batch_size or len(pairs)
     parts = [slice(first, first + size) for first in range(0, len(pairs), size)]
@@ -54,10 +57,14 @@ def measure(
         some = labels and {name: np.asarray(values)[part] for name, values in labels.items()}
         return metrics.losses(*edits_of_pairs(generator, pairs[part], some, size))
 
-    return {
+    found = {
         generator.name: np.concatenate([losses(generator, part) for part in parts])
         for generator in generators
     }
+    for name, values in found.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"the edits by {name} are not finite (NaN or infinite)")
+    return found
 
 
 def edits_of_pairs(

@@ -1,5 +1,8 @@
 """The report of protected photos, ``report.json``: measurements, and settings to reproduce them.
 
+A batch of another size rounds sums otherwise, which signs of gradients magnify from step to step:
+it gives other files, which are as good.
+
 Figures are measured on the saved files, read back. L, linf, epsilon and threshold are in units of
 [-1, 1]; psnr (dB, null where nothing changed) and ssim are those of the square that generators see.
 A photo of several faces has a square for each, of which its own figures are those of the first.

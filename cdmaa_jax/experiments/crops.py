@@ -186,5 +186,6 @@ def _write_index(
     """Records these crops and those known before, for the next run."""
     everything = {**known, **{crop.path.name: crop for crop in crops}}
     entries = {name: crop.entry() for name, crop in everything.items()}
-    text = json.dumps({"settings": _settings(size, aligned), "crops": entries}, indent=1)
+    index = {"settings": _settings(size, aligned), "crops": entries}
+    text = json.dumps(index, indent=1, allow_nan=False)
     disk.write_whole(folder / INDEX, text.encode())

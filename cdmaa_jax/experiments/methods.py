@@ -214,13 +214,21 @@ def attacked(column: Column, models: Sequence[Generator]) -> tuple[Generator, ..
 
     Leaves out models that have no effect, since they have no encoder or their weight is 0 in every
     step. APGD looks at all.
+
+    Raises:
+      ValueError: no model has the column's name, or none has an encoder.
     """
     config = column.config
-    if config.across_models == "single" and config.update != "apgd":
-        return tuple(models[:1])
+    models = tuple(model for model in models if column.model in (None, model.name))
+    if not models:
+        raise ValueError(f"no generator is named {column.model}")
     if config.loss == "latent":
-        return tuple(model for model in models if model.encode is not None)
-    return tuple(model for model in models if column.model in (None, model.name))
+        models = tuple(model for model in models if model.encode is not None)
+    if not models:
+        raise ValueError("no generator has an encoder, which the loss latent needs")
+    if config.across_models == "single" and config.update != "apgd":
+        return models[:1]
+    return models
 
 
 def crop_images(crops: Sequence[Crop]) -> np.ndarray:

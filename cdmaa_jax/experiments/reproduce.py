@@ -25,6 +25,7 @@ from cdmaa_jax.experiments.forecast import Work
 from cdmaa_jax.experiments.records import read_record
 from cdmaa_jax.experiments.runner import COLUMNS, Measured, Study, batch_for_device, few_steps
 from cdmaa_jax.experiments.sources import Source, find_source
+from cdmaa_jax.experiments.statistics import MEAN
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.tracing import once
@@ -135,6 +136,8 @@ def _check(request: Request) -> None:
     if request.batch_size is not None:
         check_positive(batch_size=request.batch_size)
     check_seed(request.seed)
+    if any(generator.name == MEAN for generator in request.ensemble.generators):
+        raise ValueError(f"a generator is named {MEAN}, as the mean of all: save it under another")
     for folder in (request.photos, request.tune_photos):
         if folder is not None and disk.real_path(folder) == disk.real_path(request.out):
             what = "its photos and the charts that are written would be mixed"
@@ -233,7 +236,7 @@ class _Lab:
         self._default = self._tables["table3"].columns["mgda"]
         self._measured: dict[Column, Measured] = {}
         self._photo_steps: Counter[Hashable] = Counter()  # by program
-        for column in self._columns(request.what):
+        for column in self._columns(WHAT):  # whatever is asked for: no figure depends on that
             program = methods.program_of(column, study)
             self._photo_steps[program] += methods.photo_steps(column, study)
 

@@ -123,8 +123,9 @@ class Measured:
 def identity(column: Column, study: Study) -> dict[str, Any]:
     """All that decides a column's figures, without defaults, so that new options change none.
 
-    The batch size is left out, as it changes a figure by no more than rounding does, except for
-    methods that are tuned, which take that many photos at once.
+    The batch size is left out, as it only changes the rounding of sums: signs of gradients magnify
+    that, so files and figures differ, and are as good. But methods that are tuned take that many
+    photos at once.
     """
     known = {
         "format": _FORMAT,
@@ -262,4 +263,4 @@ def write_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _write_about(folder: Path, about: dict[str, Any]) -> None:
-    disk.write_whole(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+    disk.write_whole(folder / ABOUT, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())

@@ -82,6 +82,7 @@ def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:
         "labelled": study.labels is not None,
         "attributes": None if study.labels is None else list(study.labels.attributes),
         "image_size": study.size,
+        "batch_size": study.batch,
         "ensemble": report.describe(study.ensemble)["generators"],
         "purposes": _purposes(study),
         **report.made_with(),

@@ -154,7 +154,7 @@ def recorded_labels(photo: Path, table: LabelTable | None) -> dict[str, int] | N
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """Everything that a protected photo depends on, besides the photo and its labels."""
+    """What a protected photo depends on, besides the photo, its labels, and rounding."""
     return {
         "ensemble": report.describe(job.ensemble),
         "config": dataclasses.asdict(job.config),

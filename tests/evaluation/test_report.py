@@ -1,5 +1,6 @@
 """The report, as JSON and as a picture."""
 
+import dataclasses
 import json
 import math
 import os
@@ -43,6 +44,14 @@ def test_a_pair_is_measured_alone_as_among_others(ensemble):
         alone = measure(ensemble.generators, [pair], batch_size=4)
         for name, values in together.items():
             np.testing.assert_allclose(alone[name][0], values[i], rtol=1e-4)
+
+
+def test_edits_that_are_not_finite_are_refused(ensemble):
+    first, *others = ensemble.generators
+    params = jax.tree.map(lambda leaf: leaf * np.nan, first.params)
+    broken = dataclasses.replace(first, name="broken", params=params)
+    with pytest.raises(ValueError, match="the edits by broken are not finite"):
+        measure([*others, broken], [pair_of(ensemble, 0)])
 
 
 def test_many_pairs_are_measured_a_few_at_a_time(ensemble, monkeypatch):

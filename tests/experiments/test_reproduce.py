@@ -38,6 +38,7 @@ from cdmaa_jax.experiments.reproduce import (
     Listener,
     Request,
     _check,
+    _Lab,
     _study,
     reproduce,
 )
@@ -794,6 +795,40 @@ def test_a_seed_below_zero_is_refused_before_any_work(ensemble, folder, tmp_path
     with pytest.raises(ValueError, match="seed must be a whole number from 0"):
         run(dataclasses.replace(request, seed=-1))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_cannot_be_named_as_the_mean_of_all(ensemble, folder, tmp_path):
+    first, *others = ensemble.generators
+    generators = (dataclasses.replace(first, name="mean"), *others)
+    request = request_of(
+        folder, dataclasses.replace(ensemble, generators=generators), tmp_path / "out", images=2
+    )
+    with pytest.raises(ValueError, match="a generator is named mean, as the mean of all"):
+        run(request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_how_programs_are_compiled_does_not_depend_on_what_is_asked_for(ensemble, folder, study):
+    study = dataclasses.replace(study, steps=20)
+    requests = [
+        dataclasses.replace(request_of(folder, ensemble, study.out, steps=20), what=what)
+        for what in (("figure4",), ("table1",), tuple(WHAT))
+    ]
+    labs = [_Lab(request, study, [], Listener()) for request in requests]
+    columns = labs[-1]._columns(WHAT)
+    for lab in labs:
+        assert [*map(lab._is_brief, columns)] == [*map(labs[0]._is_brief, columns)]
+
+
+def test_a_model_of_no_such_name_and_no_encoder(ensemble):
+    with pytest.raises(ValueError, match="no generator is named nope"):
+        attacked(Column(Config(), "alone", "nope"), ensemble.generators)
+    blind = [dataclasses.replace(model, encode=None) for model in ensemble.generators]
+    with pytest.raises(ValueError, match="no generator has an encoder, which the loss latent"):
+        attacked(Column(Config(loss="latent")), blind)
+    last = ensemble.generators[-1]
+    for config in (Config(across_models="single"), Config(update="apgd"), Config()):
+        assert attacked(Column(config, "alone", last.name), ensemble.generators) == (last,)
 
 
 def test_the_related_methods_attack_what_they_should(ensemble):
