@@ -21,6 +21,7 @@ from cdmaa_jax.images.files import read_photo
 from cdmaa_jax.images.labels import read_labels
 from cdmaa_jax.images.squares import Look, look, see, write_back
 from cdmaa_jax.photos import protecting
+from tests.formats import described
 from tests.tiny import astronaut, instant_protect, save_photo
 
 CONFIG = Config(steps=2)
@@ -416,6 +417,13 @@ def test_labels_that_do_not_fit(job, tmp_path):
 def test_options_that_make_no_sense(job, change):
     with pytest.raises(ValueError, match=r"at least 1|grey level|seed must be"):
         run([], dataclasses.replace(job, **change))
+
+
+def test_fields_of_the_report_are_described(job, tmp_path):
+    run([save_photo(tmp_path / "a.png")], job)
+    report = read_report(job)
+    (entry,), generators = report["photos"], report["ensemble"]["generators"]
+    assert {*report, *entry, *generators[0], *entry["square"], *entry["size"]} <= described()
 
 
 def test_an_unknown_precision_is_refused_before_anything_is_written(job, tmp_path):

@@ -68,7 +68,7 @@ def build_table(
 
 def _tuning(study: Study) -> dict[str, Any]:
     """What determines the figures of methods that are tuned before they are tested."""
-    return {"tuning": [crop.entry() for crop in study.tuning], "batch_size": study.batch}
+    return {"tuning": [crop.entry() for crop in study.tuning]}
 
 
 def about(study: Study, skipped: Sequence[str] = ()) -> dict[str, Any]:

@@ -59,6 +59,7 @@ from cdmaa_jax.photos import protecting
 from cdmaa_jax.photos.workers import Workers
 from cdmaa_jax.search import Trial, WeightSearch
 from cdmaa_jax.universal import Universal
+from tests.formats import described
 from tests.tiny import SIZE, save_photo
 
 
@@ -729,6 +730,15 @@ def test_everything_from_a_few_photos(ensemble, folder, tmp_path):
     assert rerun == written
     assert all(work.done == work.total for work in works)
     assert sum(again) == sum(work.total for work in works)
+
+
+def test_fields_of_results_are_described(ensemble, folder, tmp_path):
+    run(request_of(folder, ensemble, tmp_path / "out", "related", "figure2", "figure4", images=1))
+    for name in ("related", "figure2", "figure4", "results"):
+        assert read(tmp_path / "out", name).keys() <= described()
+    for path in (tmp_path / "out").glob("columns/*/column.json"):
+        about = json.loads(path.read_text())
+        assert {*about, *about["identity"], *about.get("facts", ())} <= described()
 
 
 CAPTIONS = {
