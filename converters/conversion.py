@@ -65,6 +65,7 @@ def read(
 
     Raises:
       ConversionError: anything in the file is not as the architecture's table says.
+      FileError: the file is a pipe or a device, or cannot be read once more.
     """
     path = Path(file)
     tensors, found = files.find_state_dict(files.read_file(path), part, PARTS, path)
@@ -87,7 +88,7 @@ def convert(
     """Reads a file as ``read`` does, and writes it as ``save_generator`` does with ``options``.
 
     Raises:
-      ConversionError: as ``read``.
+      ConversionError, FileError: as ``read``.
       CheckpointError: as ``save_generator``.
     """
     found = read(arch, file, given, part)

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from cdmaa_jax import disk
 from converters.tables import ConversionError
 
 _REFUSALS = ("GLOBAL", "Unsupported class", "Can only build", "Can only create")
@@ -29,13 +30,13 @@ def read_file(path: Path) -> Any:
 
     Raises:
       ConversionError: the file is missing, truncated, of another kind, or holds code.
+      FileError: it is a pipe or a device.
     """
     try:
         if path.is_dir():
             raise ConversionError(f"{path}: it is a folder; give a file")
-        if path.exists() and not path.is_file():
-            what = "it is a pipe or a device, not a file; copy what it gives to a file"
-            raise ConversionError(f"{path}: {what}")
+        if path.exists():
+            disk.refuse_pipes(path)
         start = _start(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -44,7 +45,7 @@ def read_file(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exception that follows says the same
             return torch.load(path, map_location="cpu", weights_only=True)
-    except ConversionError:
+    except (ConversionError, disk.FileError):
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConversionError(f"{path}: the file is missing") from error

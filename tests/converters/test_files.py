@@ -283,7 +283,7 @@ def test_a_file_that_breaks_off_while_it_is_read(tmp_path, monkeypatch, suffix):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.pth")
-    with pytest.raises(ConversionError, match=r"a.pth: it is a pipe or a device, not a file; copy"):
+    with pytest.raises(disk.FileError, match=r"a.pth: it is a pipe or a device, not a file; copy"):
         conversion.read("stargan", tmp_path / "a.pth", GIVEN["stargan"])
 
 
