@@ -17,8 +17,15 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     ROOT / name
-    for name in ("README.md", "benchmarks/README.md", "checkpoints/README.md", "docs/results.md")
+    for name in (
+        "README.md",
+        "benchmarks/README.md",
+        "checkpoints/README.md",
+        "docs/results.md",
+        "docs/speed.md",
+    )
 ]
+WITHOUT_COMMANDS = [ROOT / "docs" / "formats.md", ROOT / "CHANGELOG.md"]
 PARSERS = {
     "benchmarks": benchmark.parser,
     "checkpoints.manifest": manifest.make_parser,
@@ -86,7 +93,9 @@ def headings(document):
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", DOCUMENTS + WITHOUT_COMMANDS, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_pictures_files_and_headings_that_are_linked_exist(document):
     text = document.read_text(encoding="utf-8")
     for name, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
