@@ -2,12 +2,15 @@
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
 from cdmaa_jax.cli import commands, facts
 from cdmaa_jax.cli.cache import CACHE_VARIABLE
 from cdmaa_jax.photos import protecting
+from cdmaa_jax.processor import cores
 from tests.cli.processes import errors, start
 from tests.tiny import save_photo
 
@@ -56,6 +59,33 @@ def test_a_device_that_jax_does_without_is_told_of_on_one_line(call, warning, mo
     assert not caplog.records
     logger.error("Jax plugin configuration error")
     assert [record.message for record in caplog.records] == ["Jax plugin configuration error"]
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "count"),
+    [
+        ("protect photo.png --out out", {}, cores()),
+        ("reproduce table1 --photos photos --out out", {}, cores()),
+        ("protect photo.png --out out", {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        (
+            "protect photo.png --out out",
+            {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+            3,
+        ),
+        ("info", {}, 1),
+    ],
+)
+def test_the_cores_of_a_cpu_share_batches(command, asked, count):
+    code = (
+        "import sys, jax\n"
+        "from cdmaa_jax.cli import parser, process\n"
+        "process._make_devices(parser.make_parser().parse_args(sys.argv[1:]))\n"
+        "print(jax.local_device_count())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | asked
+    arguments = [sys.executable, "-c", code, *command.split()]
+    found = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+    assert int(found.stdout) == count
 
 
 def test_a_device_that_is_not_there_is_one_line(ensemble, tmp_path):
