@@ -254,6 +254,13 @@ def checked_keys(key: int | Array, count: int) -> Array:
     return key_of_each(key, count)
 
 
+def devices_for(size: int) -> list[jax.Device] | None:
+    """As many of this machine's devices as can share a batch evenly; None if only one can."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
+    return devices[:count] if count > 1 else None
+
+
 def chosen_batch_size(size: int | None, count: int, devices: int = 1) -> int:
     """The number of images per batch, a multiple of the number of devices.
 

@@ -35,7 +35,8 @@ ALLOWED = {
         "evaluation", "photos", "search", "universal",
     },
     "cli": {
-        "disk", "generators", "attack", "images", "evaluation", "photos", "experiments", "kept",
+        "disk", "processor", "kept", "generators", "attack", "images", "evaluation", "photos",
+        "experiments",
     },
     "__main__": {"cli"},
     "__init__": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import re
@@ -55,7 +54,8 @@ def _run(args: argparse.Namespace) -> int:
 
     _quiet()
     try:
-        _make_devices(args)
+        if args.run in (commands.protect, commands.reproduce):
+            processor.make_devices()
         with _use_cache(args):
             _check_devices()
             return args.run(args)
@@ -124,22 +124,6 @@ def _say_what_is_unused(record: logging.LogRecord) -> bool:
 def _use_cache(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Keeps compiled programs between runs, if the command compiles any and is allowed to."""
     return keep_none() if args.run is commands.info or args.no_cache else keep_programs()
-
-
-def _make_devices(args: argparse.Namespace) -> None:
-    """Makes a device of each core of a CPU, which share batches, if the command attacks any.
-
-    They share a batch in less time than they share every operation on it. Devices that exist
-    already, or that JAX's own options ask for, are left alone.
-    """
-    import jax
-
-    asked = jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
-    asked = asked or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if asked or args.run not in (commands.protect, commands.reproduce):
-        return
-    with contextlib.suppress(RuntimeError):  # they exist
-        jax.config.update("jax_num_cpu_devices", processor.cores())
 
 
 def _check_devices() -> None:

@@ -53,7 +53,7 @@ from cdmaa_jax.photos.ledger import (
     recorded_labels,
 )
 from cdmaa_jax.photos.workers import Workers
-from cdmaa_jax.protection import protect
+from cdmaa_jax.protection import devices_for, protect
 from cdmaa_jax.types import Generator, Labels
 
 T = TypeVar("T")
@@ -204,13 +204,6 @@ def against(models: Sequence[Generator], config: Config) -> ProtectImages:
         return np.asarray(result.images)
 
     return attack
-
-
-def devices_for(size: int) -> list[jax.Device] | None:
-    """As many of this machine's devices as can share a batch evenly; None if only one can."""
-    devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
-    return devices[:count] if count > 1 else None
 
 
 def _protect_in_locked_folder(
