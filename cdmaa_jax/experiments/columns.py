@@ -15,6 +15,10 @@ STEPS = 80
 """The paper's T."""
 TOGETHER = "together"
 """The method of columns that their options describe completely: attacking all models at once."""
+ALONE, ENCODERS = "alone", "encoders"
+"""The methods of columns that attack one model, or those with an encoder."""
+PLAIN = (TOGETHER, ALONE, ENCODERS)
+"""The methods that attack with a column's options and fit nothing."""
 SEARCHED, UNIVERSAL = "searched", "universal"
 """The methods that are tuned on photos before they are tested; ``methods.FITTINGS`` says how."""
 
@@ -25,8 +29,9 @@ class Column:
 
     Attributes:
       config: the options of the attack.
-      method: ``TOGETHER`` for the attack on all models at once with these options; the methods that
-        need more than that are in ``methods``.
+      method: ``TOGETHER`` for the attack on all models at once with these options; one of the
+        others in ``methods``; or, of an attack of one's own, any other name. Figures on disk are
+        known by it, so a changed attack needs another name.
       model: the only model that is attacked; None if all are.
     """
 

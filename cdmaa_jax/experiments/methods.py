@@ -12,11 +12,21 @@ from typing import Any
 import numpy as np
 
 from cdmaa_jax import disk, photos, protection
+from cdmaa_jax.attack import apart
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.attack.numbers import structure_of
-from cdmaa_jax.attack.pieces import gradients_by
+from cdmaa_jax.attack.pieces import gradients_by, is_apart
 from cdmaa_jax.experiments import runner
-from cdmaa_jax.experiments.columns import SEARCHED, STEPS, UNIVERSAL, Column, Table
+from cdmaa_jax.experiments.columns import (
+    ALONE,
+    ENCODERS,
+    PLAIN,
+    SEARCHED,
+    STEPS,
+    UNIVERSAL,
+    Column,
+    Table,
+)
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.forecast import Work, cost
 from cdmaa_jax.experiments.records import read_arrays
@@ -28,7 +38,6 @@ from cdmaa_jax.search import DECADES, search_weights, weighted_config
 from cdmaa_jax.types import Generator, Labels
 from cdmaa_jax.universal import apply_universal, fit_universal, prepare_universal
 
-ALONE, ENCODERS = "alone", "encoders"
 PERTURBATION = "perturbation.npy"
 FEW = 10
 Progress = Callable[[int], None]
@@ -142,28 +151,51 @@ def works_of(column: Column, study: Study) -> list[Work]:
 def measure(
     column: Column,
     study: Study,
+    attack: ProtectImages | None = None,
+    *,
     begin: Callable[[str], None] = lambda name: None,
     progress: Progress = lambda count: None,
 ) -> Measured:
-    """Measures a column by its method.
+    """Protects a study's crops as a column says, and measures the saved files.
+
+    Crops that were done before are not attacked again.
 
     Args:
       column: what to do.
       study: to what.
+      attack: an attack of one's own, see ``photos.ProtectImages``. The column then has a method of
+        its own, by which figures on disk are known: a changed attack needs another name.
       begin: called with the name of each work of ``works_of`` as it is begun.
       progress: called with the number of pieces of that work as they are done.
 
     Raises:
-      FileError: as ``runner.measure_column``.
+      FileError: the folder cannot be used, the disk is full, or a crop could not be protected.
+      ValueError: an attack is given for a known method, or none for an unknown one; a model cannot
+        be attacked; or what an attack gives, or a generator makes of it, is not finite.
     """
+    _check_method(column, attack)
     fitting = FITTINGS.get(column.method)
-    if fitting is None:
-        attack = photos.against(attacked(column, study.ensemble.generators), column.config)
-    else:
-        begin(f"tuning {column.slug}")
-        attack = fitting.attack(column, study, _fit(column, study, progress))
-    begin(column.slug)
-    return measure_column(column, study, progress, attack)
+    with apart(is_apart() or study.is_brief):
+        if fitting is not None:
+            begin(f"tuning {column.slug}")
+            attack = fitting.attack(column, study, _fit(column, study, progress))
+        elif attack is None:
+            attack = photos.against(attacked(column, study.ensemble.generators), column.config)
+        begin(column.slug)
+        return measure_column(column, study, attack, progress)
+
+
+def _check_method(column: Column, attack: ProtectImages | None) -> None:
+    """Raises ValueError unless a method is a known one, or else comes with its attack."""
+    known = (*PLAIN, *FITTINGS)
+    if attack is None and column.method not in known:
+        there = f"there are {', '.join(known)}; any other needs its attack"
+        raise ValueError(f"unknown method {column.method!r}; {there}")
+    if attack is not None and column.method in known:
+        raise ValueError(
+            f"an attack of one's own is not {column.method}, which is known: give its column a "
+            "method of another name; a changed attack needs another, too"
+        )
 
 
 def prepare(column: Column, study: Study) -> None:

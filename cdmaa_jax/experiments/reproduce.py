@@ -338,7 +338,10 @@ class _Lab:
         if column not in self._measured:
             with once(self._is_brief(column)):
                 self._measured[column] = methods.measure(
-                    column, self._study, self._listener.begin, self._listener.progress
+                    column,
+                    self._study,
+                    begin=self._listener.begin,
+                    progress=self._listener.progress,
                 )
         return self._measured[column]
 

@@ -154,20 +154,10 @@ def column_folder(column: Column, study: Study) -> Path:
 def measure_column(
     column: Column,
     study: Study,
-    progress: Callable[[int], None] = lambda count: None,
-    attack: ProtectImages | None = None,
+    attack: ProtectImages,
+    progress: Callable[[int], None],
 ) -> Measured:
-    """Protects every crop and measures the saved files; skips crops that are done already.
-
-    Args:
-      column: what to do.
-      study: to what.
-      progress: called with the number of crops that were done, as they are.
-      attack: how the canonical images are protected, where not by the column's options alone.
-
-    Raises:
-      FileError: the folder cannot be used, the disk is full, or a crop could not be protected.
-    """
+    """The part of ``methods.measure`` that follows the fitting: protects crops, measures files."""
     folder = column_folder(column, study)
     about = read_record(folder / ABOUT)
     job = _job(column, study, folder, attack)
@@ -200,7 +190,7 @@ def count_done(column: Column, study: Study) -> int:
     return sum(entry["file"] in names for entry in (found or {"photos": ()})["photos"])
 
 
-def _job(column: Column, study: Study, folder: Path, attack: ProtectImages | None) -> Job:
+def _job(column: Column, study: Study, folder: Path, attack: ProtectImages) -> Job:
     return Job(
         ensemble=study.ensemble,
         out=folder,

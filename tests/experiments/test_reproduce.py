@@ -47,7 +47,6 @@ from cdmaa_jax.experiments.runner import (
     Study,
     column_folder,
     count_done,
-    measure_column,
 )
 from cdmaa_jax.experiments.sources import find_source
 from cdmaa_jax.experiments.tables import _tuning, about, markdown_table, stated_purposes
@@ -337,7 +336,7 @@ def test_the_bundled_generators_state_that_they_are_for_demonstration(study):
 def test_the_figures_are_those_of_the_saved_files(study):
     """And no channel of a file differs from the crop by more than epsilon."""
     column = Column(Config(steps=2))
-    measured = measure_column(column, study)
+    measured = measure(column, study)
     for i, (crop, name) in enumerate(zip(study.crops, measured.files, strict=True)):
         before, after = read_photo(crop.path).pixels, read_photo(measured.folder / name).pixels
         change = np.abs(before.astype(int) - after).max()
@@ -365,7 +364,7 @@ class Stop(Exception):
 
 def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, monkeypatch):
     column = Column(Config(steps=2))
-    whole = measure_column(column, dataclasses.replace(study, out=study.out.parent / "whole"))
+    whole = measure(column, dataclasses.replace(study, out=study.out.parent / "whole"))
 
     def stop_in_the_second_batch(count, seen=[]):  # noqa: B006
         seen.append(count)
@@ -373,7 +372,7 @@ def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, m
             raise Stop
 
     with pytest.raises(Stop):
-        measure_column(column, study, stop_in_the_second_batch)
+        measure(column, study, progress=stop_in_the_second_batch)
     kept = json.loads((column_folder(column, study) / photos.REPORT).read_text())["photos"]
     assert 0 < len(kept) < 5
 
@@ -384,7 +383,7 @@ def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, m
         "protect",
         lambda images, *a, **k: sizes.append(len(images)) or protect(images, *a, **k),
     )
-    resumed = measure_column(column, study)
+    resumed = measure(column, study)
     assert sum(sizes) == 5 - len(kept)
     for name in whole.losses:
         assert (whole.losses[name] == resumed.losses[name]).all()
@@ -392,7 +391,7 @@ def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, m
         assert (whole.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
     sizes.clear()
     assert (
-        measure_column(column, study).losses["ugatit"].tolist() == whole.losses["ugatit"].tolist()
+        measure(column, study).losses["ugatit"].tolist() == whole.losses["ugatit"].tolist()
     )
     assert not sizes
 
@@ -671,7 +670,7 @@ def test_a_damaged_record_is_none(tmp_path, text):
 @pytest.mark.parametrize("damage", ["copy", "no report", "bad report"])
 def test_what_was_damaged_in_a_columns_folder_is_made_again(study, damage):
     column = Column(Config(steps=2))
-    whole = measure_column(column, study)
+    whole = measure(column, study)
     report_path = whole.folder / photos.REPORT
     if damage == "copy":
         with open(whole.folder / whole.files[0], "ab") as file:
@@ -680,7 +679,7 @@ def test_what_was_damaged_in_a_columns_folder_is_made_again(study, damage):
         report_path.unlink()
     else:
         report_path.write_text("{")
-    again = measure_column(column, study)
+    again = measure(column, study)
     for name, losses in whole.losses.items():
         np.testing.assert_array_equal(again.losses[name], losses)
 
@@ -693,7 +692,7 @@ def test_a_full_disk_is_one_error(study, monkeypatch):
 
     monkeypatch.setattr(disk, "stage", full)
     with pytest.raises(FileError, match="the disk is full; free some space"):
-        measure_column(Column(Config(steps=2)), study)
+        measure(Column(Config(steps=2)), study)
 
 
 # Figures and related methods
@@ -964,7 +963,7 @@ def test_adding_a_perturbation_costs_less_than_attacking(study):
 def test_copies_of_photos_that_were_renamed_do_not_count_as_done(study):
     column = Column(Config(steps=2))
     few = dataclasses.replace(study, crops=study.crops[:2])
-    measure_column(column, few)
+    measure(column, few)
     first, second = few.crops
     second = dataclasses.replace(second, path=second.path.with_name("renamed.png"))
     renamed = dataclasses.replace(few, crops=(first, second))
