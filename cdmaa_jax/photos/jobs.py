@@ -29,9 +29,11 @@ PRECISIONS = {
 Entry = dict[str, Any]
 """A report's entry on one photo."""
 ProtectImages = Callable[["Job", np.ndarray, Labels | None, int], np.ndarray]
-"""``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images, within epsilon.
+"""``attack(job, images [B,N,N,3], labels, batch_size)``: the protected images [B,N,N,3].
 
-B is at most ``batch_size``.
+Both are floats in [-1, 1]. B is at most ``batch_size``; ``labels`` are of these images, None if
+unknown. What exceeds ``job.config.epsilon``, or the range, is cut when the file is written. Images
+of another shape, or that are not finite, are a ValueError.
 """
 
 

@@ -26,7 +26,7 @@ from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
 from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.generators.precision import in_bfloat16
-from cdmaa_jax.generators.registry import architecture
+from cdmaa_jax.generators.registry import ARCHITECTURES
 from cdmaa_jax.images import files
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import Photo, read_photo
@@ -385,9 +385,19 @@ def _attack(batch: Sequence[tuple[_Seen, np.ndarray]], size: int, job: Job) -> N
     images = np.stack([image for _, image in batch])
     labels = _labels([one.task.source for one, _ in batch], job.labels)
     attack = job.attack or against(job.ensemble.generators, job.config)
-    found = np.asarray(attack(job, images, labels, size)) - images
-    for (one, _), perturbation in zip(batch, found, strict=True):
+    found = np.asarray(attack(job, images, labels, size))
+    _check_found(attack, found, images)
+    for (one, _), perturbation in zip(batch, found - images, strict=True):
         one.perturbations.append(perturbation)
+
+
+def _check_found(attack: ProtectImages, found: np.ndarray, images: np.ndarray) -> None:
+    """Raises ValueError unless what an attack gives are finite images like those it was given."""
+    what = f"the attack {getattr(attack, '__name__', attack)} gives images"
+    if found.shape != images.shape:
+        raise ValueError(f"{what} {list(found.shape)}, not {list(images.shape)}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{what} that are not finite (NaN or infinite)")
 
 
 def _computing_in(precision: str | None) -> AbstractContextManager[Any]:
@@ -492,8 +502,8 @@ def _equal_parts(size: int, most: int) -> int:
 
 def _title(generator: Generator, metadata: Metadata) -> str:
     """A generator's title: its architecture's, unless the generator has a name of its own."""
-    plain = generator.name == metadata.architecture
-    name = architecture(metadata.architecture).title if plain else generator.name
+    plain = generator.name == metadata.architecture in ARCHITECTURES
+    name = ARCHITECTURES[metadata.architecture].title if plain else generator.name
     return f"{name}, {generator.image_size} x {generator.image_size} pixels"
 
 
