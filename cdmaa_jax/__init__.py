@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cdmaa_jax import images as images
     from cdmaa_jax.attack import Config
     from cdmaa_jax.generators.checkpoint import load_generator, save_generator
-    from cdmaa_jax.generators.ensembles import load_ensemble
+    from cdmaa_jax.generators.ensembles import ensemble_of, load_ensemble
     from cdmaa_jax.generators.precision import in_bfloat16
     from cdmaa_jax.protection import protect
     from cdmaa_jax.search import search_weights
@@ -23,6 +23,7 @@ __all__ = [
     "Generator",
     "Result",
     "apply_universal",
+    "ensemble_of",
     "fit_universal",
     "in_bfloat16",
     "load_ensemble",
@@ -38,6 +39,7 @@ _HOMES = {
     "Generator": "cdmaa_jax.types",
     "Result": "cdmaa_jax.types",
     "apply_universal": "cdmaa_jax.universal",
+    "ensemble_of": "cdmaa_jax.generators.ensembles",
     "fit_universal": "cdmaa_jax.universal",
     "in_bfloat16": "cdmaa_jax.generators.precision",
     "load_ensemble": "cdmaa_jax.generators.ensembles",

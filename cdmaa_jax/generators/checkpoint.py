@@ -57,7 +57,7 @@ class Metadata:
       domains: names of the K edits.
       image_size: the native height and width in pixels.
       dtype: how the arrays are stored; they always load as float32.
-      arrays_sha256: of the names, shapes and values of all arrays.
+      arrays_sha256: of the names, shapes and values of all arrays, ``arrays_digest``.
       source_sha256: of the file that the arrays were converted from, or None.
       extra: anything else that a program reads from JSON.
       files: the SHA-256 of each file under ``arrays/``.
@@ -118,7 +118,7 @@ def save_generator(
         domains=generator.domains,
         image_size=generator.image_size,
         dtype=dtype,
-        arrays_sha256=_digest(arrays),
+        arrays_sha256=arrays_digest(arrays),
         source_sha256=source_sha256,
         extra=dict(metadata or {}),
     )
@@ -170,7 +170,7 @@ def load_params(directory: str | os.PathLike[str]) -> tuple[Metadata, Params]:
     """
     record = read_metadata(directory)
     arrays = _read_arrays(Path(directory), record.files)
-    if _digest(arrays) != record.arrays_sha256:
+    if arrays_digest(arrays) != record.arrays_sha256:
         raise CheckpointError(
             f"{directory}: the arrays are not those that {METADATA_FILE} describes; "
             "copy or convert the generator again"
@@ -326,12 +326,13 @@ def _with_indices(tree: Any) -> Any:
     }
 
 
-def _digest(arrays: Params) -> str:
+def arrays_digest(arrays: Params) -> str:
+    """The SHA-256 of the names, types, shapes and values of a pytree's arrays."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(np.asarray, arrays)):
         little = np.ascontiguousarray(leaf, leaf.dtype.newbyteorder("<"))
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.name} {leaf.shape}\n".encode())
-        digest.update(little.data)
+        digest.update(little.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from cdmaa_jax.generators.checkpoint import (
     METADATA_FILE,
     CheckpointError,
     Metadata,
+    arrays_digest,
     load_generator,
     read_metadata,
 )
@@ -20,6 +21,8 @@ from cdmaa_jax.types import Generator
 
 Names: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 DEFAULT = "demo"
+FUNCTION = "function"
+"""What stands for the architecture of a generator that is any JAX function."""
 DEMONSTRATION = "demonstration weights"
 """What the metadata of the bundled generators state as their purpose."""
 _PACKAGE = Path(__file__).parents[1]
@@ -35,7 +38,7 @@ class Ensemble:
     """Generators that are attacked together.
 
     Attributes:
-      name: its own, or the directories' names joined by ``+``.
+      name: its own, or the names of the directories or of the generators joined by ``+``.
       generators: in the order in which the attack takes them; their names are unique.
       metadata: one for each generator.
     """
@@ -43,6 +46,46 @@ class Ensemble:
     name: str
     generators: tuple[Generator, ...]
     metadata: tuple[Metadata, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoConfig:
+    """The configuration of a generator that is any JAX function: its name stands for it."""
+
+
+def ensemble_of(generators: Generator | Sequence[Generator]) -> Ensemble:
+    """An ensemble of one's own generators, which may be any JAX functions.
+
+    Figures on disk are known by the generators' names, sizes, domains and arrays: the parameters
+    and the condition vectors of unlabelled images. A generator whose ``apply``, ``view``,
+    ``encode`` or use of labels changes therefore needs another name. With generators that were
+    loaded, ``Ensemble(name, own.generators + loaded.generators, own.metadata + loaded.metadata)``.
+
+    Args:
+      generators: one or several, in the order in which the attack takes them.
+
+    Raises:
+      EnsembleError: there is none, or two have the same name.
+    """
+    several = (generators,) if isinstance(generators, Generator) else tuple(generators)
+    names = [generator.name for generator in several]
+    if not names:
+        raise EnsembleError("an ensemble needs at least one generator")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise EnsembleError(f"two generators are named {repeated[0]}: give each its own name")
+    return Ensemble("+".join(names), several, tuple(map(_metadata_of, several)))
+
+
+def _metadata_of(generator: Generator) -> Metadata:
+    return Metadata(
+        name=generator.name,
+        architecture=FUNCTION,
+        config=_NoConfig(),
+        domains=generator.domains,
+        image_size=generator.image_size,
+        dtype="float32",
+        arrays_sha256=arrays_digest((generator.params, generator.conditions(None))),
+    )
 
 
 def is_for_demonstration(ensemble: Ensemble) -> bool:
