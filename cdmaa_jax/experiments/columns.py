@@ -42,7 +42,20 @@ class Column:
     @property
     def is_tuned(self) -> bool:
         """Whether the figures also depend on what the method was tuned on."""
-        return self.method in (SEARCHED, UNIVERSAL)
+        from cdmaa_jax.experiments.methods import FITTINGS  # which imports this module
+
+        return self.method in FITTINGS
+
+    @property
+    def attacking(self) -> Column:
+        """The column without its threshold, where that judges figures but decides none of them.
+
+        APGD caps the loss at it, a search maximizes what it caps, and an attack of one's own may.
+        """
+        if self.method not in PLAIN or self.config.update == "apgd":
+            return self
+        config = dataclasses.replace(self.config, threshold=Config().threshold)
+        return dataclasses.replace(self, config=config)
 
     @property
     def slug(self) -> str:
@@ -67,6 +80,9 @@ class Table:
       columns: name in the table to column, in the paper's order.
       headings: name in the table to what people read.
       default: the name of the column that the others are compared with.
+
+    Raises:
+      ValueError: the default is no column, or a column has no heading.
     """
 
     name: str
@@ -74,6 +90,13 @@ class Table:
     columns: dict[str, Column]
     headings: dict[str, str]
     default: str
+
+    def __post_init__(self) -> None:
+        if self.default not in self.columns:
+            raise ValueError(f"the table {self.name} has no column {self.default}, its default")
+        for column in self.columns:
+            if column not in self.headings:
+                raise ValueError(f"the table {self.name} has no heading for {column}")
 
 
 def options(config: Config) -> dict[str, object]:

@@ -27,6 +27,8 @@ from cdmaa_jax.images.labels import LabelTable, composed
 from cdmaa_jax.images.squares import look, see, to_levels
 from cdmaa_jax.photos.workers import Workers
 
+CROPS = "crops"
+"""The folder of a study's crops."""
 INDEX = "crops.json"
 _FORMAT = 1
 

@@ -174,6 +174,7 @@ def measure(
         be attacked; or what an attack gives, or a generator makes of it, is not finite.
     """
     _check_method(column, attack)
+    runner.check_crops(study)
     fitting = FITTINGS.get(column.method)
     with apart(is_apart() or study.is_brief):
         if fitting is not None:

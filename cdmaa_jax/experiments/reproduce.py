@@ -20,17 +20,22 @@ from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import charts, claims, figures, methods, tables
 from cdmaa_jax.experiments.ahead import working_ahead
 from cdmaa_jax.experiments.columns import STEPS, Column, Table, paper_tables
-from cdmaa_jax.experiments.crops import Crop, make_crops
+from cdmaa_jax.experiments.crops import CROPS, Crop, make_crops
 from cdmaa_jax.experiments.forecast import Work
 from cdmaa_jax.experiments.records import read_record
-from cdmaa_jax.experiments.runner import COLUMNS, Measured, Study, batch_for_device, few_steps
+from cdmaa_jax.experiments.runner import (
+    COLUMNS,
+    Measured,
+    Study,
+    batch_for_device,
+    check_names,
+    few_steps,
+)
 from cdmaa_jax.experiments.sources import Source, find_source
-from cdmaa_jax.experiments.statistics import MEAN
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import files
 from cdmaa_jax.tracing import once
 
-CROPS = "crops"
 TABLES = ("table1", "table2", "table3", "table4", "related")
 ABLATIONS = {"figure5": "table2", "figure6": "table3", "figure7": "table4"}
 """Figure to the table whose columns it shows."""
@@ -136,8 +141,7 @@ def _check(request: Request) -> None:
     if request.batch_size is not None:
         check_positive(batch_size=request.batch_size)
     check_seed(request.seed)
-    if any(generator.name == MEAN for generator in request.ensemble.generators):
-        raise ValueError(f"a generator is named {MEAN}, as the mean of all: save it under another")
+    check_names(request.ensemble)
     for folder in (request.photos, request.tune_photos):
         if folder is not None and disk.real_path(folder) == disk.real_path(request.out):
             what = "its photos and the charts that are written would be mixed"

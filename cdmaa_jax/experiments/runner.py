@@ -18,12 +18,16 @@ import jax
 import numpy as np
 
 from cdmaa_jax import disk, photos
+from cdmaa_jax.attack.config import check_positive
+from cdmaa_jax.attack.keys import check_seed
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments.columns import STEPS, Column, options
 from cdmaa_jax.experiments.crops import Crop, crop_labels
 from cdmaa_jax.experiments.records import read_record
+from cdmaa_jax.experiments.statistics import MEAN
 from cdmaa_jax.generators.ensembles import Ensemble
+from cdmaa_jax.images import files
 from cdmaa_jax.images.labels import LabelTable
 from cdmaa_jax.photos import Job, ProtectImages
 
@@ -52,6 +56,12 @@ def _is_on_cpu() -> bool:
     return jax.devices()[0].platform == "cpu"
 
 
+def check_names(ensemble: Ensemble) -> None:
+    """Raises ValueError if a generator has the name of the mean of all."""
+    if any(generator.name == MEAN for generator in ensemble.generators):
+        raise ValueError(f"a generator is named {MEAN}, as the mean of all: save it under another")
+
+
 @dataclass(frozen=True)
 class Study:
     """What all columns have in common.
@@ -59,12 +69,15 @@ class Study:
     Attributes:
       ensemble: the generators, which are attacked and measured.
       crops: the images, in order.
-      out: the folder to write into.
+      out: the folder to write into, a path or its text.
       seed: of the attacks' start.
       steps: T of the default.
       batch_size: the most crops that are attacked at once.
       labels: of the photos; None if unknown.
       tuning: crops that are not among ``crops``, for what is fitted before it is tested.
+
+    Raises:
+      ValueError: there is no crop, a number is out of its range, or a generator is called ``mean``.
     """
 
     ensemble: Ensemble
@@ -75,6 +88,14 @@ class Study:
     batch_size: int = _BATCH
     labels: LabelTable | None = None
     tuning: tuple[Crop, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        check_names(self.ensemble)
+        check_seed(self.seed)
+        check_positive(steps=self.steps, batch_size=self.batch_size)
+        if not self.crops:
+            raise ValueError("a study needs at least one crop")
 
     @property
     def size(self) -> int:
@@ -123,13 +144,14 @@ class Measured:
 def identity(column: Column, study: Study) -> dict[str, Any]:
     """All that decides a column's figures, without defaults, so that new options change none.
 
+    A threshold that only judges the figures is left out.
     The batch size is left out, as it only changes the rounding of sums: signs of gradients magnify
     that, so files and figures differ, and are as good. But methods that are tuned take that many
     photos at once.
     """
     known = {
         "format": _FORMAT,
-        "options": options(column.config),
+        "options": options(column.attacking.config),
         "method": column.method,
         "model": column.model,
         "seed": study.seed,
@@ -147,7 +169,8 @@ def column_folder(column: Column, study: Study) -> Path:
     """The folder of a column's files."""
     text = json.dumps(identity(column, study), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    name = column.slug.replace("/", "-").replace("\\", "-")  # a generator may be called anything
+    slug = column.attacking.slug
+    name = slug.replace("/", "-").replace("\\", "-")  # a generator may be called anything
     return study.out / COLUMNS / disk.file_name(name, f"-{digest}")
 
 
@@ -175,6 +198,14 @@ def measure_column(
     if errors:
         raise FileError(folder, errors[0], "run again")
     return _measured(column, study, job, about)
+
+
+def check_crops(study: Study) -> None:
+    """Raises FileError if a crop, by its header, is not of the study's size."""
+    for crop in (*study.crops, *study.tuning):
+        if files.count_pixels(crop.path) not in (0, study.size**2):
+            what = f"it is no crop of {study.size} x {study.size} pixels, as the generators need"
+            raise FileError(crop.path, what, "make the crops again")
 
 
 def count_done(column: Column, study: Study) -> int:

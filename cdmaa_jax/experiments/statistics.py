@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cdmaa_jax.attack.config import check_positive
+
 UNANIMOUS = "where all photos agree it is a point, which says nothing of other photos"
 """The caveat on a bootstrap interval."""
 RESAMPLES = 10_000
@@ -19,7 +21,12 @@ Losses = Mapping[str, np.ndarray]
 
 @functools.lru_cache(maxsize=2)
 def resampling(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each of N images is drawn in each bootstrap sample, float64 [R,N], by seed."""
+    """How often each of N images is drawn in each bootstrap sample, float64 [R,N], by seed.
+
+    Raises:
+      ValueError: there is no image or no sample.
+    """
+    check_positive(count=count, resamples=resamples)
     random = np.random.default_rng(seed)
     drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
     drawn.flags.writeable = False  # the cached array is shared
@@ -65,17 +72,27 @@ def summarize(
     """The figures of a column: of each model and of their mean, with intervals.
 
     Args:
-      losses: of the column.
+      losses: of the column; arrays or lists.
       default: of the column that it is compared with, of the same models, and of the same images in
         the same order.
-      draws: as ``resampling`` gives them.
+      draws: as ``resampling`` gives them for N images.
       threshold: τ.
 
     Returns:
       Model name, or ``mean``, to avg_l, attack_rate, their intervals, and the same of the paired
       difference: this column less the default.
+
+    Raises:
+      ValueError: L is no [N,K] of the drawn images, or the default has none of the same shape.
     """
-    default = {name: default[name] for name in losses}  # in the same order
+    losses = {name: np.asarray(values) for name, values in losses.items()}
+    default = {name: np.asarray(default.get(name, ())) for name in losses}  # in the same order
+    for name, values in losses.items():
+        if values.ndim != 2 or len(values) != draws.shape[1]:
+            count = f"[N,K] of the {draws.shape[1]} images drawn"
+            raise ValueError(f"L of {name} is {list(values.shape)}, not {count}")
+        if values.shape != default[name].shape:
+            raise ValueError(f"the default has no L of {name} of the same shape")
     ours, theirs = per_image(losses, threshold), per_image(default, threshold)
     figures = {name: _figures(ours[name], draws) for name in ours}
     differences = {name: _figures(ours[name] - theirs[name], draws) for name in ours}

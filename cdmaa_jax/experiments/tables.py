@@ -10,7 +10,7 @@ import numpy as np
 
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import paper
-from cdmaa_jax.experiments.columns import STEPS, Table
+from cdmaa_jax.experiments.columns import STEPS, Table, paper_tables
 from cdmaa_jax.experiments.runner import ON_TESTED, TUNED_ON, Measured, Study
 from cdmaa_jax.experiments.statistics import (
     LEVEL,
@@ -32,11 +32,16 @@ def build_table(
 
     Args:
       table: what it shows.
-      measured: name in the table to figures.
+      measured: name in the table to figures, of each of its columns.
       study: what was measured.
       skipped: photos that could not be used, and why.
+
+    Raises:
+      ValueError: the figures are of other columns or photos, or the columns' thresholds differ.
     """
-    threshold = measured[table.default].column.config.threshold
+    threshold = _threshold(table)
+    if {name: one.column for name, one in measured.items()} != table.columns:
+        raise ValueError(f"the figures are not those of the columns of {table.name}")
     draws = resampling(len(study.crops), study.seed)
     default = measured[table.default].losses
     return {
@@ -55,15 +60,25 @@ def build_table(
         "default": table.default,
         "headings": table.headings,
         "quality": {name: _quality(one) for name, one in measured.items()},
-        "paper": _printed(table.name),
+        "paper": _printed(table),
         "configuration": {name: _configuration(one) for name, one in measured.items()},
         "made_with": {name: one.made_with for name, one in measured.items() if one.made_with},
         "facts": {name: one.facts for name, one in measured.items() if one.facts},
         "threshold": threshold,
         "seconds": {name: round(one.seconds, 3) for name, one in measured.items()},
         **about(study, skipped),
-        **(_tuning(study) if table.name == "related" else {}),
+        "steps": table.columns[table.default].config.resolve().steps,
+        **(_tuning(study) if any(c.is_tuned for c in table.columns.values()) else {}),
     }
+
+
+def _threshold(table: Table) -> float:
+    """The τ by which all columns of a table are judged."""
+    found = {name: column.config.threshold for name, column in table.columns.items()}
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{name} {threshold:g}" for name, threshold in found.items())
+        raise ValueError(f"the columns of {table.name} have different thresholds: {told}")
+    return found[table.default]
 
 
 def _tuning(study: Study) -> dict[str, Any]:
@@ -140,13 +155,13 @@ def _configuration(measured: Measured) -> dict[str, Any]:
     return {**named, **dataclasses.asdict(column.config), **found}
 
 
-def _printed(name: str) -> dict[str, Any] | None:
-    """The paper's own figures for a table, and their source."""
-    if name not in paper.TABLES:
+def _printed(table: Table) -> dict[str, Any] | None:
+    """The paper's own figures for a table, if it is one of the paper's, and their source."""
+    if table not in paper_tables(table.columns[table.default].config.steps).values():
         return None
     columns = {
         column: {model: printed._asdict() for model, printed in models.items()}
-        for column, models in paper.TABLES[name].items()
+        for column, models in paper.TABLES[table.name].items()
     }
     return {"source": paper.SOURCE, "columns": columns}
 

@@ -390,9 +390,7 @@ def test_what_was_stopped_goes_on_where_it_was_and_gives_the_same_files(study, m
     for name in whole.files:
         assert (whole.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
     sizes.clear()
-    assert (
-        measure(column, study).losses["ugatit"].tolist() == whole.losses["ugatit"].tolist()
-    )
+    assert measure(column, study).losses["ugatit"].tolist() == whole.losses["ugatit"].tolist()
     assert not sizes
 
 
