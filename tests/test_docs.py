@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import cdmaa_jax.experiments
 import cdmaa_jax.protection
 from benchmarks import __main__ as benchmark
 from cdmaa_jax.cli.parser import make_parser
@@ -49,7 +50,7 @@ def test_the_readme_has_examples():
     assert python_blocks(README)
 
 
-@pytest.mark.parametrize("module", [cdmaa_jax.protection, cdmaa_jax.attack])
+@pytest.mark.parametrize("module", [cdmaa_jax.protection, cdmaa_jax.attack, cdmaa_jax.experiments])
 def test_examples_of_the_docstrings_run(module):
     failed, tried = doctest.testmod(module)
     assert tried > 3 and not failed

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from cdmaa_jax import photos
+from cdmaa_jax.attack.config import check_positive
 from cdmaa_jax.disk import FileError
+from cdmaa_jax.experiments.columns import STEPS
+from cdmaa_jax.experiments.crops import CROPS, make_crops
+from cdmaa_jax.experiments.runner import Study, batch_for_device
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images import celeba, files
 from cdmaa_jax.images.labels import LabelTable, read_labels
+
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,69 @@ class Source:
     notices: tuple[str, ...] = ()
 
 
-def find_source(
-    folder: Path,
+def make_study(
+    folder: PathLike,
     ensemble: Ensemble,
-    attributes: Path | None = None,
-    partition: Path | None = None,
+    out: PathLike,
+    images: int = 100,
+    *,
+    tuning: int = 0,
+    seed: int = 0,
+    steps: int = STEPS,
+    batch_size: int | None = None,
+    attributes: PathLike | None = None,
+    partition: PathLike | None = None,
+    aligned: bool = False,
+    say: Callable[[str], None] = lambda notice: None,
+) -> Study:
+    """A study of the first usable photos of a folder; makes their crops.
+
+    Args:
+      folder: the photos; of CelebA's, the test photos, as in ``find_source``.
+      ensemble: the generators.
+      out: the folder of the study, to which the crops and all figures go.
+      images: how many photos at most, the first by name.
+      tuning: how many of the photos after these are for methods that are tuned.
+      seed: of the attacks' start and of the intervals.
+      steps: T of most columns, by which a brief study is told: its attacks are compiled in pieces.
+      batch_size: the most photos that are attacked at once; None for what suits the device.
+      attributes: as in ``find_source``.
+      partition: as in ``find_source``.
+      aligned: whether the photos are face crops already, so that no face is looked for.
+      say: called with what people should know: of labels, of CelebA's split, of unusable photos.
+
+    Raises:
+      FileError: as ``find_source``; no photo can be used; or ``out`` cannot be written into.
+      ValueError: a number is out of its range.
+    """
+    check_positive(images=images)
+    source = find_source(folder, ensemble, attributes, partition, aligned)
+    for notice in source.notices:
+        say(notice)
+    crops = make_crops(
+        source.photos, images + tuning, Path(out) / CROPS,
+        photos.default_canonical_size(ensemble, aligned=True), source.aligned, source.labels,
+        lambda error: None if error is None else say(str(error)),
+    )  # fmt: skip
+    if not crops:
+        raise FileError(folder, "none of its photos can be used", "give another folder")
+    return Study(
+        ensemble=ensemble,
+        crops=tuple(crops[:images]),
+        out=Path(out),
+        seed=seed,
+        steps=steps,
+        batch_size=batch_for_device() if batch_size is None else batch_size,
+        labels=source.labels,
+        tuning=tuple(crops[images:]),
+    )
+
+
+def find_source(
+    folder: PathLike,
+    ensemble: Ensemble,
+    attributes: PathLike | None = None,
+    partition: PathLike | None = None,
     aligned: bool = False,
 ) -> Source:
     """The photos of a folder; for CelebA, if its split is available, the test photos.
@@ -49,9 +115,10 @@ def find_source(
     Raises:
       FileError: the folder or a list cannot be read, holds no picture, or misses attributes.
     """
+    folder = Path(folder)
     found = pictures = files.pictures_in(folder)
     notices: list[str] = []
-    path = partition or celeba.find_list(folder, celeba.PARTITION)
+    path = Path(partition) if partition else celeba.find_list(folder, celeba.PARTITION)
     splits = None if path is None else celeba.read_partition(path)
     if splits and partition is None and not any(photo.name in splits for photo in found):
         notices.append(_of_others(path))
@@ -93,11 +160,11 @@ def _labels(
     folder: Path,
     found: Sequence[Path],
     ensemble: Ensemble,
-    attributes: Path | None,
+    attributes: PathLike | None,
     notices: list[str],
 ) -> LabelTable | None:
     """The requested labels, or those beside the photos if they fit the generators."""
-    path = attributes or celeba.find_list(folder, celeba.ATTRIBUTES)
+    path = Path(attributes) if attributes else celeba.find_list(folder, celeba.ATTRIBUTES)
     if path is None:
         return None
     table = read_labels(path)
