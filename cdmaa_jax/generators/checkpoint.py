@@ -52,7 +52,7 @@ class Metadata:
 
     Attributes:
       name: what reports call the generator.
-      architecture: a key of ``registry.ARCHITECTURES``.
+      architecture: a key of ``registry.ARCHITECTURES``, or ``ensembles.FUNCTION``.
       config: that architecture's ``Config``.
       domains: names of the K edits.
       image_size: the native height and width in pixels.
