@@ -23,7 +23,9 @@ ALLOWED = {
         "types", "tracing", "scheduling", "hoisting", "allocator", "processor", "cgroups", "kept",
     },
     "protection": {"types", "attack", "images"},
-    "evaluation": {"types", "disk", "tracing", "kept", "generators", "attack", "images"},
+    "evaluation": {
+        "types", "disk", "tracing", "processor", "kept", "generators", "attack", "images",
+    },
     "photos": {
         "types", "disk", "processor", "allocator", "generators", "attack", "images", "protection",
         "evaluation",

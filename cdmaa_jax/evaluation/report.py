@@ -36,6 +36,7 @@ from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
+from cdmaa_jax.processor import cores
 
 FORMAT = "cdmaa-jax report"
 FORMAT_VERSION = 2
@@ -200,11 +201,14 @@ def build(
 def made_with() -> dict[str, Any]:
     """The versions, the device and the precision of products that this process's figures have.
 
-    The precision is that of JAX's option; None, the backend's default.
+    The cores are those of a CPU that this process may use; their number, too, changes rounding. The
+    precision is that of JAX's option; None, the backend's default.
     """
+    device = jax.devices()[0]
     return {
         "versions": versions(),
-        "device": jax.devices()[0].device_kind,
+        "device": device.device_kind,
+        "cores": cores() if device.platform == "cpu" else None,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
     }
 

@@ -39,7 +39,9 @@ from cdmaa_jax.protection import batches, conditions_of, fit_views, padding_mask
 
 FORMAT = "cdmaa-jax figure"
 TRACE = "gradients.npz"
-ELSEWHERE = "Measured with other versions, in another precision or on another device."
+ELSEWHERE = (
+    "Measured with other versions, in another precision, or on another device or number of cores."
+)
 MOST_TRACED = 20
 """Limit of images in Figure 2: a trace costs several times as much as an attack."""
 MOST_SHOWN = 4

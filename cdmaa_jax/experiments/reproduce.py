@@ -313,7 +313,7 @@ class _Lab:
         if elsewhere:
             names = ", ".join(elsewhere)
             parts += [
-                f"Results of other versions, another precision or another device: {names}.",
+                f"Results of another version, precision, device or number of cores: {names}.",
                 "",
             ]
         if found:

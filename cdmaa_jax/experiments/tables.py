@@ -190,8 +190,8 @@ def _protocol(record: Mapping[str, Any]) -> str:
     if record["made_with"]:
         names = ", ".join(record["headings"][name] for name in record["made_with"])
         text += (
-            " Measured in part with other versions, in another precision or on another device: "
-            f"{names}."
+            " Measured in part with other versions, in another precision, or on another device or "
+            f"number of cores: {names}."
         )
     if record["paper"]:
         text += f" Columns marked “paper” are of {record['paper']['source']}"

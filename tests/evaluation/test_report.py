@@ -200,7 +200,9 @@ def test_pair_keeps_what_generators_see(ensemble):
     assert isinstance(pair, Pair) and pair.clean[16].shape == (16, 16, 3)
 
 
-@pytest.mark.parametrize("other", [{"device": "another"}, {"matmul_precision": "highest"}])
+@pytest.mark.parametrize(
+    "other", [{"device": "another"}, {"cores": 1000}, {"matmul_precision": "highest"}]
+)
 def test_photos_that_were_made_otherwise_say_so(other):
     ours = report.made_with()
     there = {**ours, **other, "photos": [{"file": "a"}]}

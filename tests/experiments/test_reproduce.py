@@ -255,7 +255,8 @@ def test_columns_of_other_versions_are_told_of(ensemble, folder, tmp_path, monke
     assert told == {**report.made_with(), "versions": {"jax": "0.1"}}
     heading = record["headings"][column]
     line = (
-        "Measured in part with other versions, in another precision or on another device: "
+        "Measured in part with other versions, in another precision, or on another device or "
+        "number of cores: "
         f"{heading}."
     )
     assert line in (request.out / "table4.md").read_text()
@@ -273,7 +274,7 @@ def test_a_trace_of_other_versions_is_told_of_and_results_that_are_of_them(
     run(dataclasses.replace(request, what=("table4",)))
     told = read(tmp_path, "results")["made_with"]
     assert told == {"figure2": {**then, "made_with": None}}
-    line = "Results of other versions, another precision or another device: figure2."
+    line = "Results of another version, precision, device or number of cores: figure2."
     assert line in (tmp_path / "results.md").read_text()
     run(request)  # from the trace
     assert read(tmp_path, "figure2")["made_with"] == then
