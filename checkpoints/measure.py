@@ -22,10 +22,12 @@ side and overlapping.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,9 +49,9 @@ from cdmaa_jax.evaluation.metrics import attack_rate
 from cdmaa_jax.evaluation.report import OTHERS, squares_of, summary
 from cdmaa_jax.generators.checkpoint import load_generator, read_metadata
 from cdmaa_jax.generators.ensembles import Ensemble, load_ensemble
+from cdmaa_jax.images import squares
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import read_photo
-from cdmaa_jax.images.squares import look, to_levels
 from cdmaa_jax.photos import evaluate_photos
 from cdmaa_jax.types import Generator
 from checkpoints import commands
@@ -86,6 +88,14 @@ CROPS = {
 """How far along the rows the generators' square is moved, in sides, and by what it is scaled."""
 DISTANCES, GROUP_SIDE = (1.0, 0.8, 0.6), 330
 """Of neighbouring faces, in sides of their squares, and the side of these in pixels."""
+
+
+class Square(NamedTuple):
+    """A square in a photo, in pixels: its corner and its side need not be whole."""
+
+    top: float
+    left: float
+    size: float
 
 
 class Faces(NamedTuple):
@@ -205,7 +215,7 @@ def picture_of_edits(portraits: Portraits, ensemble: Path, count: int = 6) -> Im
         titles += [f"{name}\n{domain}" for domain in generator.domains]
     pixels = np.concatenate([np.concatenate(list(column), 0) for column in columns], 1)
     scale, head = 2, 40
-    sheet = Image.fromarray(to_levels(pixels))
+    sheet = Image.fromarray(squares.to_levels(pixels))
     sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.BICUBIC)
     canvas = Image.new("RGB", (sheet.width, sheet.height + head), "white")
     canvas.paste(sheet, (0, head))
@@ -375,6 +385,8 @@ def measure_cropped(
     """The attack_rate of protected photos if generators are given another square of them.
 
     Each square lies in the photo; where none does, the photo is left out, and a row without any.
+    Squares begin and end between pixels if they must, so that a move is what it is called in a
+    photo of any size.
 
     Raises:
       FileError: a photo could not be protected.
@@ -389,10 +401,12 @@ def measure_cropped(
         entry = entries[photo.name]
         before = read_photo(photo).pixels
         after = read_photo(folder / entry["protected"]).pixels
+        box = Box(**entry["square"])
+        pair = see_pair(before, after, box, members.generators)
         for title, change in CROPS.items():
-            square = another_square(Box(**entry["square"]), *before.shape[:2], *change)
+            square = another_square(box, *before.shape[:2], *change)
             if square is not None:
-                pairs[title].append(see_pair(before, after, square, members.generators))
+                pairs[title].append(seen_elsewhere(pair, before, after, square))
     rows = []
     for title, some in pairs.items():
         if not some:
@@ -412,12 +426,12 @@ def measure_groups(
       FileError: a photo could not be protected.
     """
     paths = [str(ensemble / name) for name in NAMES]
-    squares, rows = [face_alone(photo) for photo in photos], []
+    alone, rows = [face_alone(photo) for photo in photos], []
     for distance in DISTANCES:
         folder = out / f"groups-{distance:g}"
         disk.make_folder(folder / "original")
         originals = []
-        for number, pair in enumerate(zip(squares[::2], squares[1::2], strict=False)):
+        for number, pair in enumerate(zip(alone[::2], alone[1::2], strict=False)):
             originals.append(folder / "original" / f"{number:03}.png")
             save_picture(Image.fromarray(beside(*pair, distance)), originals[-1])
         protect(originals, folder / "protected", seed, [*options, "--ensemble", *paths])
@@ -435,7 +449,7 @@ def measure_groups(
 def face_alone(photo: Path) -> np.ndarray:
     """The square of a portrait's face, uint8 ``[GROUP_SIDE, GROUP_SIDE, 3]``."""
     pixels = read_photo(photo).pixels
-    square = Image.fromarray(look(pixels)[0].square.crop(pixels))
+    square = Image.fromarray(squares.look(pixels)[0].square.crop(pixels))
     return np.asarray(square.resize((GROUP_SIDE, GROUP_SIDE), Image.Resampling.LANCZOS))
 
 
@@ -453,15 +467,40 @@ def is_of_group(face: Box, distance: float) -> bool:
     return max(away, abs(y - first)) < GROUP_SIDE / 5 and face.size > GROUP_SIDE / 3
 
 
-def another_square(square: Box, height: int, width: int, moved: float, scale: float) -> Box | None:
+def another_square(
+    square: Box, height: int, width: int, moved: float, scale: float
+) -> Square | None:
     """The square moved to the right, or to the left, and scaled; None if it is not in the photo."""
-    size = round(square.size * scale)
-    top = square.top + (square.size - size) // 2
-    for step in (round(moved * square.size), -round(moved * square.size)):
-        left = square.left + (square.size - size) // 2 + step
+    size = square.size * scale
+    margin = (square.size - size) / 2
+    top = square.top + margin
+    for step in (moved * square.size, -moved * square.size):
+        left = square.left + margin + step
         if 0 <= left <= width - size and 0 <= top <= height - size:
-            return Box(top, left, size)
+            return Square(top, left, size)
     return None
+
+
+def seen_elsewhere(pair: Pair, before: np.ndarray, after: np.ndarray, square: Square) -> Pair:
+    """The pair, but for what the generators see: another square of the two photos."""
+    sizes = pair.clean
+    return dataclasses.replace(
+        pair,
+        clean={size: see_between(before, square, size) for size in sizes},
+        protected={size: see_between(after, square, size) for size in sizes},
+    )
+
+
+def see_between(photo: np.ndarray, square: Square, size: int) -> np.ndarray:
+    """``squares.see`` of a square that may begin and end between the pixels of ``photo``."""
+    top, left = math.floor(square.top), math.floor(square.left)
+    bottom, right = math.ceil(square.top + square.size), math.ceil(square.left + square.size)
+    y, x = square.top - top, square.left - left
+    box = (x, y, x + square.size, y + square.size)
+    channels = np.moveaxis(np.asarray(photo[top:bottom, left:right], np.float32), -1, 0)
+    bilinear = Image.Resampling.BILINEAR
+    planes = [Image.fromarray(plane).resize((size, size), bilinear, box) for plane in channels]
+    return squares.to_unit(np.stack(planes, axis=-1))
 
 
 def enlarge(photo: Path, scale: int, folder: Path) -> Path:
@@ -486,9 +525,17 @@ def compress(photo: Path, quality: int, folder: Path) -> Path:
 def measured(
     originals: Sequence[Path], copies: Sequence[Path], ensemble: Ensemble
 ) -> list[dict[str, Any]]:
-    """The report's entries on copies."""
-    outcomes = evaluate_photos(list(zip(originals, copies, strict=True)), ensemble)
-    return [outcome.entry for outcome in outcomes if outcome.entry is not None]
+    """The report's entries on copies, in their order.
+
+    Raises:
+      FileError: one of them, or its original, cannot be measured.
+    """
+    entries = []
+    for outcome in evaluate_photos(list(zip(originals, copies, strict=True)), ensemble):
+        if outcome.error is not None:
+            raise outcome.error
+        entries.append(outcome.entry)
+    return entries
 
 
 def of_first_face(entry: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import io
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
         raise FileError(path, "it lists no portrait", "add a line for each photo")
     for number, row in enumerate(rows, 2):
         _check_row(path, number, row)
+    (file, count), *_ = Counter(row["file"] for row in rows).most_common()
+    if count > 1:
+        raise FileError(path, f"it lists {file} {count} times", "keep one of these lines")
     return sorted(rows, key=lambda row: row["file"])
 
 

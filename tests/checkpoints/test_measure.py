@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from cdmaa_jax.cli.parser import make_parser
@@ -26,6 +28,9 @@ def test_every_row_is_a_command_that_exists():
         args = make_parser().parse_args(["protect", "a.png", "--out", "b", *options])
         assert args.aligned == (title != measure.WHOLE)
         assert len(args.ensemble) == (1 if "alone" in title else len(measure.NAMES))
+        assert args.update == ("pgd" if "alone" in title else "i-fgsm")
+        assert args.across_models == ("uniform" if "uniform" in title else "mgda")
+        assert args.precision == ("bfloat16" if "bfloat16" in title else None)
 
 
 @pytest.fixture
@@ -91,6 +96,29 @@ def test_figures_are_of_the_photos_of_this_run(tmp_path):
         measure.figures(folder / "report.json", photos)
 
 
+def test_whole_photos_are_protected_in_the_last_row_alone(tmp_path, quick, monkeypatch):
+    crops, photos = ([save_photo(tmp_path / w / "0.png", s)] for s, w in enumerate(("crops", "in")))
+    given, protect = [], reporting({"0": 0.1})
+
+    def spy(files, *rest):
+        given.append(files)
+        protect(files, *rest)
+
+    monkeypatch.setattr(measure, "protect", spy)
+    found = measure.measure_attacks(crops, photos, quick, tmp_path / "out", 0, [])
+    assert list(found["rows"])[-1] == measure.WHOLE
+    assert given == [crops] * (len(found["rows"]) - 1) + [photos]
+
+
+def test_photos_are_protected_with_the_seed_and_the_options_given(monkeypatch):
+    given = []
+    monkeypatch.setattr(measure.cli, "main", lambda arguments: given.append(arguments) or 0)
+    measure.protect([Path("a.png"), Path("b.png")], Path("out"), 7, ["--steps", "3"])
+    args = make_parser().parse_args(*given)
+    assert (args.photos, args.out) == ([Path("a.png"), Path("b.png")], Path("out"))
+    assert (args.seed, args.steps) == (7, 3)
+
+
 def test_rows_are_kept_and_written_one_by_one(tmp_path, quick, monkeypatch):
     photos = [save_photo(tmp_path / f"{i}.png", i) for i in range(2)]
     out, titles = tmp_path / "out", list(measure.attacks(quick))
@@ -148,6 +176,113 @@ def test_what_compression_leaves(tmp_path, monkeypatch, capsys):
     head, _, first, _ = capsys.readouterr().out.splitlines()
     assert head == "| side of the face square | PNG | JPEG 90 | JPEG 1 |"
     assert first.count("%") == 3
+
+
+def test_compressed_copies_are_what_is_measured_after_the_copies_themselves(tmp_path, monkeypatch):
+    """Of squares of 40, 40 and 70 pixels."""
+    photos = [save_photo(tmp_path / f"{i}.png", i, height=h) for i, h in enumerate((40, 40, 70))]
+    losses = {".png": [0.1, 0.2, 0.3], ".jpg": [0.1, 0.02, 0.01]}
+
+    def protect(files, folder, seed, options):
+        for file in files:
+            measure.enlarge(file, 1, folder)
+
+    def measured(originals, copies, ensemble):
+        sides = [len(measure.read_photo(path).pixels) for path in originals]
+        (suffix,) = {path.suffix for path in copies}
+        return [
+            {"models": {"a": {"x": loss}}, "square": {"size": side}}
+            for loss, side in zip(losses[suffix], sides, strict=True)
+        ]
+
+    for name, stub in {
+        "SCALES": (1,), "QUALITIES": (90, 1), "load_ensemble": lambda paths: None,
+        "protect": protect, "measured": measured,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(measure, name, stub)
+    (row,) = measure.measure_posted(photos, tmp_path, tmp_path / "out", 0)["rows"]
+    third = pytest.approx(1 / 3)
+    assert row == {"scale": 1, "square": 40, "attack_rate": {"png": 1, "q90": third, "q1": third}}
+    large, small = (
+        (tmp_path / "out" / "posted1" / f"q{quality}" / "0.jpg").stat().st_size
+        for quality in (90, 1)
+    )
+    assert small < 0.7 * large
+
+
+def test_a_copy_that_cannot_be_measured_is_an_error(tmp_path, ensemble):
+    photos = [save_photo(tmp_path / f"{i}.png", i) for i in range(2)]
+    copies = [photos[0], tmp_path / "broken.jpg"]
+    copies[1].write_bytes(b"not a picture")
+    with pytest.raises(FileError, match=r"broken\.jpg"):
+        measure.measured(photos, copies, ensemble)
+
+
+def test_of_photos_of_two_people_the_faces_that_were_put_there_count(tmp_path, monkeypatch):
+    """Two photos of four portraits, in which one face is found, and something that is none."""
+    side, seen = measure.GROUP_SIDE, []
+    shades = {f"{i}.png": np.full((side, side, 3), 50 * i, np.uint8) for i in range(4)}
+
+    def entry(file, left, loss):
+        face = {"top": side // 4, "left": left, "size": side // 2}
+        return {"file": file, "face": face, "models": {"a": {"x": loss}}, "others": []}
+
+    def protect(files, folder, seed, options):
+        seen.extend(measure.read_photo(file).pixels for file in files)
+        losses = dict(zip(files, (0.1, 0.0), strict=True))
+        entries = [entry(file.name, side // 4, loss) for file, loss in losses.items()]
+        entries[0]["others"] = [entry(None, 3 * side // 4, 0.9)]  # between the two
+        measure.disk.make_folder(folder)
+        (folder / "report.json").write_text(json.dumps({"photos": entries}))
+
+    monkeypatch.setattr(measure, "DISTANCES", (1.0,))
+    monkeypatch.setattr(measure, "face_alone", lambda photo: shades[photo.name])
+    monkeypatch.setattr(measure, "protect", protect)
+    found = measure.measure_groups([Path(name) for name in shades], tmp_path, tmp_path / "out", 0)
+    assert [(one[0, 0, 0], one[0, -1, 0]) for one in seen] == [(0, 50), (100, 150)]
+    counts = {"faces": 4, "found": 2, "found_elsewhere": 1}
+    assert found["rows"] == [{"distance": 1.0, **counts, "attack_rate": 0.5}]
+    assert found["portraits"] == 4
+
+
+@pytest.mark.parametrize("distance", measure.DISTANCES)
+def test_faces_side_by_side_are_as_far_apart_as_is_said(distance):
+    """Both squares are cut by as much, so that the middles stay where they are said to be."""
+    side = measure.GROUP_SIDE
+    ramp = np.broadcast_to(np.arange(side)[None, :, None], (side, side, 3))
+    row = measure.beside(ramp, ramp + side, distance)[0, :, 0]
+    first, second = (np.flatnonzero(row == middle) for middle in (side // 2, side + side // 2))
+    assert second - first == pytest.approx(distance * side)
+    assert len(row) == pytest.approx(side * (1 + distance))
+
+
+class Linear(nnx.Module):
+    """A classifier of mean colours."""
+
+    def __init__(self, size, attributes, width, layers, rngs):
+        self.dense = nnx.Linear(3, attributes, rngs=rngs)
+
+    def __call__(self, x):
+        return None, self.dense(x.mean((1, 2)))
+
+
+def test_the_classifier_learns_nothing_from_what_is_unknown(monkeypatch):
+    """Whatever the picture with unknown labels shows, what is learned is the same."""
+    monkeypatch.setattr(measure, "STEPS", 1)
+    monkeypatch.setattr(measure, "Critic", Linear)
+    monkeypatch.setattr(measure, "augment", lambda x, key: x)
+    _, data = measure.faces(made_up_portraits(), np.ones(6, bool))
+    labels = jnp.array([[1.0, 0.0, 1.0], [-1.0, -1.0, -1.0]])
+    monkeypatch.setattr(measure, "labelled", lambda data, *_: (data.images, labels))
+
+    def learned(*shades):
+        images = np.broadcast_to(np.array(shades)[:, None, None, None], (2, 64, 64, 3))
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            classify = measure.train_classifier(data._replace(images=jnp.asarray(images)), 3, 0)
+            return np.asarray(classify(jnp.ones((1, 64, 64, 3))))
+
+    np.testing.assert_allclose(learned(0.5, 1.0), learned(0.5, -1.0), rtol=1e-5)
+    assert not np.allclose(learned(0.5, 1.0), learned(-0.5, 1.0), rtol=1e-5)
 
 
 def test_classifier_is_trained_and_gives_a_logit_for_every_attribute(monkeypatch):
@@ -221,6 +356,24 @@ def test_edits_are_judged_by_their_own_attribute_on_test_portraits_alone(monkeyp
             assert (row["before"], row["after"]) == (0.0, 1.0)
             change = np.abs(shades[domain] - plain).mean()
             assert row["change"] == pytest.approx(change, rel=1e-5)
+
+
+def test_the_classifier_is_right_in_a_share_of_the_labels_that_are_known(monkeypatch):
+    portraits = dataclasses.replace(made_up_portraits(), test=np.arange(6) > 1)
+    x = jnp.ones((4, 64, 64, 3)) * jnp.array([1.0, 1.0, -1.0, -1.0])[:, None, None, None]
+    labels = jnp.array([[1.0, 0, 0], [-1, -1, 1], [-1, -1, 0], [1, -1, 1]])
+    generator = Stub(lambda x, c: x, ("Male", "Bangs"), lambda labels: np.zeros((1, 2, 1)))
+    for name, stub in {
+        "NAMES": ("one",), "load_generator": lambda path: generator,
+        "labelled": lambda *_: (x, labels),
+        "train_classifier": lambda *_: lambda x: x[:, 0, 0],  # three logits
+    }.items():  # fmt: skip
+        monkeypatch.setattr(measure, name, stub)
+    found = measure.measure_edits(portraits, measure.ENSEMBLE, seed=0)["models"]["one"]
+    assert {name: row["classifier_accuracy"] for name, row in found.items()} == {
+        "Male": 0.5,  # the first of two
+        "Bangs": 0.0,
+    }
 
 
 class Stub(SimpleNamespace):

@@ -11,6 +11,7 @@ from cdmaa_jax.generators import stargan, ugatit
 from cdmaa_jax.generators.checkpoint import save_generator
 from cdmaa_jax.generators.registry import init_params
 from cdmaa_jax.images.faces import Box
+from cdmaa_jax.images.squares import see
 from checkpoints import measure, portraits
 from checkpoints.measure import COMIC
 from checkpoints.train import SIZE
@@ -182,11 +183,30 @@ def test_faces_of_a_group_are_where_they_were_put(face, is_one):
 @pytest.mark.parametrize(
     ("square", "change", "expected"),
     [
-        (Box(10, 20, 64), (1 / 64, 1.0), Box(10, 21, 64)),
-        (Box(10, 56, 64), (2 / 64, 1.0), Box(10, 54, 64)),  # on the right there is no room
-        (Box(0, 20, 100), (0.0, 0.9), Box(5, 25, 90)),
-        (Box(0, 0, 120), (0.01, 1.0), None),
+        (Box(10, 20, 64), "as protected", (10, 20, 64)),
+        (Box(10, 20, 64), "moved by 1 pixel", (10, 21, 64)),
+        (Box(10, 20, 80), "moved by a quarter of a pixel", (10, 20.3125, 80)),
+        (Box(10, 56, 64), "moved by 2 pixels", (10, 54, 64)),  # on the right there is no room
+        (Box(0, 20, 100), "10 % smaller", (5, 25, 90)),
+        (Box(0, 20, 90), "5 % smaller", (2.25, 22.25, 85.5)),
+        (Box(0, 0, 120), "moved by 1 pixel", None),
     ],
 )
 def test_another_square_lies_in_the_photo(square, change, expected):
-    assert measure.another_square(square, 100, 120, *change) == expected
+    found = measure.another_square(square, 100, 120, *measure.CROPS[change])
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("side", [64, 100, 150])
+@pytest.mark.parametrize(
+    ("title", "pixels"),
+    [("as protected", 0), ("moved by a quarter of a pixel", 0.25), ("moved by half a pixel", 0.5)],
+)
+def test_a_square_moved_between_pixels_is_seen_moved_by_just_that_much(side, title, pixels):
+    """In a photo whose shades grow from left to right, by 3 for each pixel of the generators."""
+    square, shades = Box(3, 5, side), 3 * SIZE / side * np.arange(side + 9)
+    photo = np.broadcast_to(shades[:, None], (side + 9, side + 9, 3))
+    another = measure.another_square(square, *photo.shape[:2], *measure.CROPS[title])
+    moved = measure.see_between(photo, another, SIZE) - see(photo, square, SIZE)
+    assert moved[:, 1:-1].mean() == pytest.approx(3 * pixels / 127.5, rel=0.02)
+    assert pixels or not moved.any()

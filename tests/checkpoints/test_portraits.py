@@ -2,12 +2,16 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import color
 
 from cdmaa_jax.disk import FileError
+from cdmaa_jax.images.faces import Box
+from cdmaa_jax.images.files import Photo
 from checkpoints import portraits
 from checkpoints.portraits import is_test, load, main, read_table, split
 from tests.checkpoints.test_train import made_up_portraits
@@ -120,6 +124,7 @@ def test_a_table_of_a_spreadsheet_begins_with_a_mark(tmp_path):
     (b"file,birth_year\na,1\n", "it has no column 'gender'; its first line must name"),
     (b"file,gender,birth_year\n", "it lists no portrait; add a line for each photo"),
     (b"file,gender,birth_year\na,,\n,F,1950\n", "portrait 2 has no file; fill it in"),
+    (b"file,gender,birth_year\na,F,1\nb,,\na,,\n", "it lists a 2 times; keep one of these lines"),
     (b"file,gender,birth_year\na,F,young\n", "the birth_year of a is 'young'; make it a year"),
     (b"file,gender,birth_year\n\xff,F,1\n", "it is no CSV file in UTF-8; save it as one"),
     (b"file,gender,birth_year\na,F,1\n", "photos/a: there is no such photo, but portraits.csv"),
@@ -153,3 +158,43 @@ def test_what_cannot_be_read_or_kept_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(here), "--size", "0"])
     assert "'0' is not a whole number above zero" in capsys.readouterr().err
+
+
+def at_the_mean_place(count):
+    """Frames of faces whose eyes and mouth are where they are on average."""
+    left, right, mouth = portraits._LANDMARKS
+    middle = (left + right) / 2
+    return np.stack([np.stack([right - left, mouth - middle, middle], axis=-1)] * count)
+
+
+def filled(*colours):
+    """Crops of one colour each, given in CIELAB."""
+    pixels = [np.rint(255 * color.lab2rgb(np.array(lab, float)[None, None])) for lab in colours]
+    side = portraits._WORK
+    return np.stack([np.broadcast_to(one, (side, side, 3)) for one in pixels]).astype(np.uint8)
+
+
+def test_dark_hair_is_the_darkest_of_all():
+    heads = filled(*[(light, 0, 0) for light in (20, 30, 50, 70, 80)])
+    heads[:, :8, :8] = heads[:, :8, -8:] = (0, 200, 0)  # the background
+    assert portraits._dark_hair(heads, at_the_mean_place(5)).tolist() == [1, 1, -1, 0, 0]
+
+
+def test_pale_skin_is_light_and_has_little_colour():
+    """The lightest has so much colour that it is not the palest; the last is grey."""
+    faces = filled((60, 10, 0), (65, 40, 0), (62, 4, 0), (90, 0, 0))
+    assert portraits._pale_skin(faces, at_the_mean_place(4)).tolist() == [-1, 0, 1, -1]
+
+
+def test_accessories_differ_from_face_to_face_and_stay_what_they_are():
+    frame, draw = at_the_mean_place(1)[0], portraits._ACCESSORIES["Bangs"]
+    one, other, again = (portraits._overlay(draw, frame, f"{n}.jpg", 32) for n in (1, 2, 1))
+    assert (one == again).all() and (one != other).any()
+
+
+@pytest.mark.parametrize("side, is_large", [(45, True), (35, False)])
+def test_a_face_is_large_enough_by_the_width_of_the_portrait(monkeypatch, side, is_large):
+    pixels = np.zeros((400, 100, 3), np.uint8)
+    monkeypatch.setattr(portraits, "read_photo", lambda path: Photo(pixels))
+    monkeypatch.setattr(portraits, "find_face", lambda photo: Box(100, 20, side))
+    assert (portraits._square(Path("a.png")) is not None) == is_large
