@@ -173,6 +173,16 @@ def test_apgd_depends_on_the_threshold(job, tmp_path, monkeypatch):
         run([source], dataclasses.replace(job, config=other))
 
 
+def test_reports_from_before_an_option_are_those_of_its_default(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(protecting, "protect", instant_protect)
+    source = save_photo(tmp_path / "a.png")
+    run([source], job)
+    found = read_report(job)
+    assert found["config"].pop("start") == CONFIG.start
+    (job.out / "report.json").write_text(json.dumps(found))
+    assert statuses(run([source], job)) == ["skipped"]
+
+
 def test_the_report_has_what_reproduces_the_copies(job):
     made_with = photos.make_report(job, [])
     assert made_with["config"]["steps"] == 2 and made_with["canonical_size"] == 32
@@ -345,6 +355,13 @@ def test_files_of_others_are_not_overwritten(job, tmp_path):
     with pytest.raises(FileError, match="no report of this program"):
         run([source], job)
     assert statuses(run([source], dataclasses.replace(job, force=True))) == ["done"]
+
+
+def test_a_folder_in_a_copys_place_is_told_of_before_any_attack(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(protecting, "protect", pytest.fail)
+    (job.out / "a.png").mkdir(parents=True)
+    (outcome,) = run([save_photo(tmp_path / "a.png")], dataclasses.replace(job, force=True))
+    assert outcome.error.path == job.out / "a.png" and "it is a folder" in str(outcome.error)
 
 
 def test_an_input_is_never_overwritten(job, tmp_path):
@@ -648,6 +665,15 @@ def test_a_report_says_which_copy_is_whose(tmp_path, job):
     assert matched == {sources[0]: job.out / "a.png", sources[1]: job.out / "a-2.png"}
 
 
+def test_a_recorded_copy_that_is_gone_is_looked_for_by_its_name(tmp_path, job, monkeypatch):
+    monkeypatch.setattr(protecting, "protect", instant_protect)
+    source = save_photo(tmp_path / "x" / "a.png")
+    run([source], job)
+    (job.out / "a.png").unlink()
+    posted = save_photo(job.out / "a.jpg")
+    assert photos.match_photos(source, job.out) == [(source, posted)]
+
+
 def test_a_pipe_is_no_original(tmp_path):
     os.mkfifo(tmp_path / "a")
     with pytest.raises(FileError, match="a: it is a pipe or a device"):
@@ -734,6 +760,8 @@ def test_two_runs_do_not_share_a_folder(tmp_path, job):
         lambda report: report["photos"][0].update(others=[{"face": None}]),
         lambda report: report["photos"][0].update(psnr="high"),
         lambda report: report["photos"][0].update(protected="../a.png"),
+        lambda report: report.update(earlier=[{"file": "b.png"}]),
+        lambda report: report.update(earlier={}),
     ],
 )
 def test_a_damaged_report_is_told_of(tmp_path, job, damage):
@@ -779,6 +807,27 @@ def labelled(job, folder, *rows):
     path = folder / "labels.csv"
     path.write_text("file,Male,Young\n" + "".join(f"{row}\n" for row in rows))
     return dataclasses.replace(job, labels=read_labels(path))
+
+
+@pytest.mark.parametrize("precision, dtype", [("bfloat16", "bfloat16"), (None, "float32")])
+def test_generators_are_attacked_in_the_precision_asked_for(
+    job, tmp_path, monkeypatch, precision, dtype
+):
+    def spy(images, models, *_, **__):
+        leaves = jax.tree.leaves([model.params for model in models])
+        assert {leaf.dtype.name for leaf in leaves} == {dtype}
+        return instant_protect(images)
+
+    monkeypatch.setattr(protecting, "protect", spy)
+    source = save_photo(tmp_path / "a.png")
+    assert statuses(run([source], dataclasses.replace(job, precision=precision))) == ["done"]
+
+
+@pytest.mark.parametrize("size, shared", [(1, False), (2, True), (3, False), (4, True)])
+def test_devices_share_what_can_be_shared_evenly(size, shared):
+    two = jax.local_devices()
+    assert len(two) == 2
+    assert protecting.devices_for(size) == (two if shared else None)
 
 
 def test_labels_seed_and_chunk_reach_the_attack(job, tmp_path, monkeypatch):

@@ -11,10 +11,11 @@ import pytest
 
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import drawing, metrics, picture, report
-from cdmaa_jax.evaluation.measure import Pair, measure, see_pair
+from cdmaa_jax.evaluation.measure import Pair, edits_of_pairs, measure, see_pair
 from cdmaa_jax.images.faces import Box
 from cdmaa_jax.images.files import Photo
 from cdmaa_jax.images.squares import Look
+from tests.attack.toys import toy
 from tests.tiny import astronaut
 
 SQUARE = Box(0, 0, 40)
@@ -189,6 +190,65 @@ def test_picture_holds_every_edit(count):
     assert drawing.encode(drawn).startswith(b"\x89PNG")
 
 
+def place_of(drawn, colour):
+    """The first and one past the last row and column of a colour in a picture."""
+    rows, columns = np.nonzero((np.asarray(drawn) == colour).all(-1))
+    return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+
+
+def solid(level, *shape):
+    return np.full((*shape, 8, 8, 3), level / 127.5 - 1)
+
+
+def drawn_plainly(loss):
+    """A report on a grey photo, of which all parts have a shade of their own."""
+    shades = solid(20), solid(40), solid(60, 1), solid(80, 1)
+    panel = picture.Panel("one", ("x",), *shades, np.array([loss]))
+    photo = np.full((400, 400, 3), 100, np.uint8)
+    return picture.draw_report(photo, photo + 3, Box(50, 200, 90), [panel], 0.05)
+
+
+def test_a_picture_shows_photo_copy_and_change_and_what_is_looked_at():
+    drawn = drawn_plainly(0.1)
+    original, copy, change = (place_of(drawn, 3 * (shade,)) for shade in (100, 103, 128 + 20 * 3))
+    for place in (original, copy, change):
+        assert place[2] - place[0] == place[3] - place[1] == 400
+    assert original[3] < copy[1] and copy[3] < change[1]
+    frame = np.array(place_of(drawn, drawing.FRAME)) - (original[:2] * 2)
+    np.testing.assert_array_equal(frame, (50, 200, 140, 290))
+
+
+def test_tiles_of_the_original_are_above_those_of_the_copy():
+    clean, protected, before, after = (
+        place_of(drawn_plainly(0.1), 3 * (shade,)) for shade in (20, 40, 60, 80)
+    )
+    assert clean[0] == before[0] < protected[0] == after[0]
+    assert clean[1] == protected[1] < before[1] == after[1]
+
+
+@pytest.mark.parametrize("loss, spoiled", [(0.051, True), (0.05, False)])
+def test_edits_are_spoiled_above_the_threshold(loss, spoiled):
+    drawn = np.asarray(drawn_plainly(loss))
+    for colour, is_there in ((drawing.SPOILED, spoiled), (drawing.HELD, not spoiled)):
+        assert (drawn == colour).all(-1).any() == is_there
+
+
+def test_edits_of_the_original_come_before_those_of_the_copy():
+    keep = toy(size=8, apply=lambda params, x, c: x)
+    pair = Pair(0.0, 0.0, 0.0, {8: solid(20)}, {8: solid(40)})
+    before, after = edits_of_pairs(keep, [pair])
+    np.testing.assert_allclose(before[0], np.stack([solid(20)] * 3), atol=1e-6)
+    np.testing.assert_allclose(after[0], np.stack([solid(40)] * 3), atol=1e-6)
+
+
+def test_the_largest_change_is_that_of_the_whole_photo(ensemble):
+    photo = np.full((40, 50, 3), 100, np.uint8)
+    changed = photo.copy()
+    changed[0, -1] = 110  # outside the square
+    pair = see_pair(photo, changed, SQUARE, ensemble.generators)
+    assert pair.linf == pytest.approx(10 / 127.5) and pair.psnr == math.inf
+
+
 def test_names_for_people():
     assert picture.readable("Mouth_Slightly_Open") == "mouth slightly open"
     assert picture.readable("Male") == "male"
@@ -209,6 +269,8 @@ def test_photos_that_were_made_otherwise_say_so(other):
     (entry,) = report.dated(there)
     assert entry[report.MADE_WITH] == {**ours, **other}
     assert report.dated({**ours, "photos": [{"file": "a"}]}) == [{"file": "a"}]
+    before = {"file": "a", report.MADE_WITH: {**ours, "versions": {"jax": "0.1"}}}
+    assert report.dated({**there, "photos": [before]}) == [before]
 
 
 def test_a_report_that_does_not_tell_of_the_precision_is_of_the_default():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from cdmaa_jax.images import faces
 from cdmaa_jax.images.faces import (
@@ -43,6 +44,12 @@ def test_box_scales_with_the_photo(astronaut):
     assert abs(large.top - 4 * box.top) <= 4 and abs(large.left - 4 * box.left) <= 4
 
 
+def test_finds_a_small_face(astronaut):
+    photo = np.zeros((512, 512, 3), np.uint8)
+    photo[100:280, 150:380] = Image.fromarray(astronaut).resize((230, 180), Image.Resampling.BOX)
+    assert 38 <= find_face(photo).size <= 55
+
+
 def test_square_holds_hair_and_chin(astronaut):
     square = face_square(find_face(astronaut), *astronaut.shape[:2])
     assert holds(square, 65, 222) and holds(square, 170, 225)
@@ -69,6 +76,7 @@ def test_all_faces_are_found_and_no_others(astronaut):
     ([(0, 0, 100)] * 3 + [(0, 52, 100), (0, -48, 100)] * 2, [7]),  # all hits of a face are gone
     ([(0, 0, 100)] * 4 + [(0, 200, 35)] * 2, [4, 2]),
     ([(0, 0, 100)] * 4 + [(0, 200, 25)] * 2, [4]),  # too small
+    ([(0, 0, 100)] * 4 + [(0, 200, 35)] * 2 + [(0, 300, 20)] * 2, [4, 2]),  # beside the first
 ])  # fmt: skip
 def test_hits_are_those_of_one_face_or_of_another(hits, counts):
     groups = list(_groups(np.array(hits, np.float64)))

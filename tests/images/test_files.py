@@ -279,12 +279,13 @@ def png_with_gamma(image, gamma):
     return file.getvalue()[:33] + inserted + file.getvalue()[33:]
 
 
+@pytest.mark.parametrize("gamma", [1.0, 1 / 1.9])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_gamma_of_png_is_applied(tmp_path, mode):
+def test_gamma_of_png_is_applied(tmp_path, mode, gamma):
     image, path = picture(mode), tmp_path / "a.png"
-    path.write_bytes(png_with_gamma(image, 1.0))
+    path.write_bytes(png_with_gamma(image, gamma))
     photo, levels = read_photo(path), np.asarray(image.convert("RGB"))
-    assert np.abs(photo.pixels - as_srgb(levels / 255)).max() <= 0.5
+    assert np.abs(photo.pixels - as_srgb((levels / 255) ** (1 / gamma))).max() <= 0.5
     if mode == "RGBA":
         np.testing.assert_array_equal(photo.alpha, np.asarray(image)[..., 3])
     path.write_bytes(png_with_gamma(image, 0.45455))

@@ -25,9 +25,13 @@ def test_celeba(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("absent", ["0", "-1"])
-def test_csv(tmp_path, absent):
-    text = f"\ufeffMale,file,Young\r\n1,a.png,{absent}\r\n\r\n {absent},folder/b.png,1\r\n"
+@pytest.mark.parametrize("absent, present, folder", [
+    ("0", "1", "folder/"), ("-1", "1", "two/folders/"), ("0.0", "1.0", "folder\\"),
+    ("-1.0", "1.0", "two\\folders\\"), ("False", "TRUE", ""),
+])  # fmt: skip
+def test_csv(tmp_path, absent, present, folder):
+    rows = f"{present},a.png,{absent}\r\n\r\n {absent},{folder}b.png,{present}\r\n"
+    text = f"\ufeffMale,file,Young\r\n{rows}"
     table = read_labels(write(tmp_path, text))
     assert table.attributes == ("Male", "Young")
     labels = table.labels([Path("a.png"), Path("b.png")])
