@@ -1,4 +1,4 @@
-"""Small studies of toy generators and of crops of 8 pixels, which take no time to make."""
+"""Small studies of toy generators and of crops of 16 pixels, which take no time to make."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images.labels import LabelTable
 from tests.attack.toys import toy
-from tests.tiny import CONFIGS
+from tests.tiny import CONFIGS, SIZE
 
 LABELS = LabelTable(Path("labels.csv"), ("odd",), {})
 
 
 def two_toys() -> Ensemble:
     """Two generators of three domains each; one has an encoder."""
-    models = toy(0), toy(1, encode=lambda params, x: x)
+    models = toy(0, size=SIZE), toy(1, size=SIZE, encode=lambda params, x: x)
     metadata = tuple(
-        Metadata(model.name, "toy", CONFIGS["ugatit"], model.domains, 8, "float32", f"{i}" * 64)
+        Metadata(model.name, "toy", CONFIGS["ugatit"], model.domains, SIZE, "float32", f"{i}" * 64)
         for i, model in enumerate(models)
     )
     return Ensemble("toys", models, metadata)
@@ -33,7 +33,7 @@ def crops_in(folder: Path, count: int, first: int = 0) -> tuple[Crop, ...]:
     found = []
     for i in range(first, first + count):
         path = folder / f"{i}.png"
-        Image.new("RGB", (8, 8), 3 * (20 * (i + 1),)).save(path)
+        Image.new("RGB", (SIZE, SIZE), 3 * (20 * (i + 1),)).save(path)
         found.append(Crop(path.name, f"photo {i}", path, f"crop {i}", None))
     return tuple(found)
 
