@@ -1,12 +1,14 @@
 """From photographs and their table to training data and the measured tables, by the commands."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from cdmaa_jax.evaluation.measure import see_pair
 from cdmaa_jax.generators import stargan, ugatit
 from cdmaa_jax.generators.checkpoint import save_generator
 from cdmaa_jax.generators.registry import init_params
@@ -210,3 +212,15 @@ def test_a_square_moved_between_pixels_is_seen_moved_by_just_that_much(side, tit
     moved = measure.see_between(photo, another, SIZE) - see(photo, square, SIZE)
     assert moved[:, 1:-1].mean() == pytest.approx(3 * pixels / 127.5, rel=0.02)
     assert pixels or not moved.any()
+
+
+def test_a_pair_seen_elsewhere_is_that_of_both_photos_there():
+    random = np.random.default_rng(0)
+    before, after = random.integers(0, 256, (2, 40, 50, 3), np.uint8)
+    generators = [SimpleNamespace(image_size=size) for size in (8, 16)]
+    expected = see_pair(before, after, Box(5, 9, 30), generators)
+    pair = see_pair(before, after, Box(0, 0, 20), generators)
+    found = measure.seen_elsewhere(pair, before, after, measure.Square(5.0, 9.0, 30.0))
+    for size in (8, 16):
+        np.testing.assert_array_equal(found.clean[size], expected.clean[size])
+        np.testing.assert_array_equal(found.protected[size], expected.protected[size])

@@ -1,6 +1,7 @@
 """Each photo's own figures stand below its own edits, and are of the photos they should be of."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -94,6 +95,30 @@ def test_gradients_are_traced_in_whole_batches(monkeypatch, tmp_path, most, coun
     monkeypatch.setattr(figures, "MOST_TRACED", most)
     study = study_in(tmp_path, 5, batch_size=batch)
     assert figures.traced(study).crops == study.crops[:count]
+
+
+def test_the_chart_of_figure_2_has_every_line(monkeypatch):
+    """By the numbers alone, which are all different."""
+    numbers, given, lines = iter(range(100)), [], []
+
+    def line():
+        lines.append([next(numbers) / 128, next(numbers) / 128])
+        return {"by_step": lines[-1]}
+
+    def draw(*what, **options):
+        given.append((what, options))
+        return b""
+
+    record = {
+        "title": "Figure 2",
+        "between_domains": {"a": {"cosine": line(), "norm_ratio": line()}},
+        "between_models": {name: {"pairs": {"a, b": line()}} for name in ("cosine", "norm_ratio")},
+        "theorem1": {way: line() for way in ("w", "sign(w)", "step")},
+    }
+    monkeypatch.setattr(figures.charts, "draw_lines", draw)
+    figures._draw_figure2(record)
+    text = json.dumps(given)
+    assert [text.count(json.dumps(one)) for one in lines] == [1] * len(lines)
 
 
 def test_intervals_of_figure_2_are_of_the_seed():
