@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -62,6 +64,20 @@ def broken(text: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
+def spelled(text: str, letters: ImageFont.FreeTypeFont) -> str:
+    """A text with what the font lacks in ASCII: ``é`` as ``e``, ``ε`` by its code, ``\\u03b5``."""
+    lacking = bytes(letters.getmask("\uffff"))  # the box that stands for any character it lacks
+    return "".join(
+        _in_ascii(letter) if bytes(letters.getmask(letter)) == lacking else letter
+        for letter in unicodedata.normalize("NFC", text)
+    )
+
+
+def _in_ascii(letter: str) -> str:
+    base = (part for part in unicodedata.normalize("NFKD", letter) if " " <= part <= "~")
+    return "".join(base) or ascii(letter)[1:-1]
+
+
 def write(
     draw: ImageDraw.ImageDraw,
     place: tuple[float, float],
@@ -72,6 +88,28 @@ def write(
 ) -> None:
     """Writes a line; ``place`` is its upper left corner."""
     draw.text(place, text, colour, letters, stroke_width=0.4 if bold else 0, stroke_fill=colour)
+
+
+def beside(images: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Pictures side by side, with their upper edges in a line."""
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    canvas = Image.new("RGB", (width, max(image.height for image in images)), PAPER)
+    left = 0
+    for image in images:
+        canvas.paste(image, (left, 0))
+        left += image.width + gap
+    return canvas
+
+
+def stacked(images: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Pictures one below the other, with their left edges in a line."""
+    height = sum(image.height for image in images) + gap * (len(images) - 1)
+    canvas = Image.new("RGB", (max(image.width for image in images), height), PAPER)
+    top = 0
+    for image in images:
+        canvas.paste(image, (0, top))
+        top += image.height + gap
+    return canvas
 
 
 def encode(picture: Image.Image) -> bytes:

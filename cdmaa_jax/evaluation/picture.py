@@ -16,9 +16,12 @@ from cdmaa_jax.evaluation.drawing import (
     PAPER,
     SPOILED,
     Colour,
+    beside,
     broken,
     fitted_font,
     font,
+    spelled,
+    stacked,
     tile,
     write,
 )
@@ -51,7 +54,7 @@ def draw_report(
     """
     blocks = [_photos(original, protected, square, psnr), _legend(threshold)]
     blocks += _in_rows([_block(panel, threshold) for panel in panels])
-    return ImageOps.expand(_stacked(blocks), _MARGIN, PAPER)
+    return ImageOps.expand(stacked(blocks, 3 * _GAP), _MARGIN, PAPER)
 
 
 def readable(name: str) -> str:
@@ -72,7 +75,7 @@ def _photos(
         (_fit(protected), "Protected", f"changed by at most {levels} of 255{quality}"),
         (_fit(amplified), f"Change, {_AMPLIFIED} times amplified", "grey: unchanged"),
     )
-    return _beside([_captioned(*cell) for cell in cells], gap=2 * _GAP)
+    return beside([_captioned(*cell) for cell in cells], 2 * _GAP)
 
 
 def _legend(threshold: float) -> Image.Image:
@@ -91,8 +94,8 @@ def _block(panel: Panel, threshold: float) -> Image.Image:
         chosen = range(first, min(first + _MOST_TILES, len(panel.domains)))
         columns = [_side(), *([] if first else [_input_column(panel)])]
         columns += [_domain_column(panel, k, threshold) for k in chosen]
-        lines.append(_beside(columns))
-    return _stacked(lines, gap=_GAP)
+        lines.append(beside(columns, _GAP))
+    return stacked(lines, _GAP)
 
 
 def _side() -> Image.Image:
@@ -107,7 +110,7 @@ def _side() -> Image.Image:
 
 def _input_column(panel: Panel) -> Image.Image:
     tiles = _two_tiles(panel.clean, panel.protected)
-    return _stacked([tiles, _centred("what it sees", 15, FAINT)], gap=4)
+    return stacked([tiles, _centred("what it sees", 15, FAINT)], 4)
 
 
 def _domain_column(panel: Panel, k: int, threshold: float) -> Image.Image:
@@ -116,11 +119,11 @@ def _domain_column(panel: Panel, k: int, threshold: float) -> Image.Image:
     verdict = f"L {panel.losses[k]:.3f} {'spoiled' if spoiled else 'not spoiled'}"
     name = _centred(readable(panel.domains[k]), 15, INK)
     colour = SPOILED if spoiled else HELD
-    return _stacked([tiles, name, _centred(verdict, 15, colour)], gap=4)
+    return stacked([tiles, name, _centred(verdict, 15, colour)], 4)
 
 
 def _two_tiles(above: np.ndarray, below: np.ndarray) -> Image.Image:
-    return _stacked([tile(above, _TILE), tile(below, _TILE)], gap=_GAP)
+    return stacked([tile(above, _TILE), tile(below, _TILE)], _GAP)
 
 
 def _framed(photo: np.ndarray, square: Box) -> Image.Image:
@@ -144,12 +147,13 @@ def _captioned(image: Image.Image, title: str, text: str) -> Image.Image:
     canvas = Image.new("RGB", (_PHOTO, image.height), PAPER)
     canvas.paste(image, ((_PHOTO - image.width) // 2, 0))
     words = [_words(title, 20, INK, bold=True), _words(text, 15, FAINT)]
-    return _stacked([canvas, *words], gap=6)
+    return stacked([canvas, *words], 6)
 
 
 def _words(text: str, size: int, colour: Colour, bold: bool = False, width: int = 0) -> Image.Image:
     """Text on a blank background, broken into lines if ``width`` is given."""
     letters = font(size)
+    text = spelled(text, letters)
     lines = broken(text, letters, width) if width else [text]
     longest = max(letters.getlength(line) for line in lines)
     canvas = Image.new("RGB", (int(longest) + 3, round(size * 1.4) * len(lines)), PAPER)
@@ -161,6 +165,7 @@ def _words(text: str, size: int, colour: Colour, bold: bool = False, width: int 
 
 def _centred(text: str, size: int, colour: Colour) -> Image.Image:
     """A line of text centred below a tile, in a smaller font if it would be wider than the tile."""
+    text = spelled(text, font(size))
     letters = fitted_font(text, _TILE, size, _SMALLEST)
     canvas = Image.new("RGB", (_TILE, 19), PAPER)
     ImageDraw.Draw(canvas).text((_TILE / 2, 1), text, colour, letters, anchor="ma")
@@ -176,27 +181,7 @@ def _in_rows(blocks: Sequence[Image.Image]) -> list[Image.Image]:
             rows[-1].append(block)
         else:
             rows.append([block])
-    return [_beside(row, gap=3 * _GAP) for row in rows]
-
-
-def _beside(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
-    width = sum(image.width for image in images) + gap * (len(images) - 1)
-    canvas = Image.new("RGB", (width, max(image.height for image in images)), PAPER)
-    left = 0
-    for image in images:
-        canvas.paste(image, (left, 0))
-        left += image.width + gap
-    return canvas
-
-
-def _stacked(images: Sequence[Image.Image], gap: int = 3 * _GAP) -> Image.Image:
-    height = sum(image.height for image in images) + gap * (len(images) - 1)
-    canvas = Image.new("RGB", (max(image.width for image in images), height), PAPER)
-    top = 0
-    for image in images:
-        canvas.paste(image, (0, top))
-        top += image.height + gap
-    return canvas
+    return [beside(row, 3 * _GAP) for row in rows]
 
 
 @dataclass(frozen=True)

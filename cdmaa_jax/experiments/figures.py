@@ -97,7 +97,7 @@ def caption_of_edits(record: Mapping[str, Any]) -> str:
 
 
 def _red(record: Mapping[str, Any]) -> str:
-    return f"red: L ≤ {record['threshold']:g}, not spoiled"
+    return f"“intact”, in red: L ≤ {record['threshold']:g}, not spoiled"
 
 
 # Figure 2

@@ -749,7 +749,7 @@ def test_the_sheets_of_the_ablations(ensemble, folder, tmp_path):
     run(request_of(folder, ensemble, tmp_path / "out", "figure6", images=2))
     text = (tmp_path / "out" / "figure6.md").read_text()
     assert "intervals over 2 photos." in text.split("](figure6.png)")[1]
-    assert "red: L ≤ 0.05, not spoiled." in text.split("](figure6-outputs.png)")[1]
+    assert "“intact”, in red: L ≤ 0.05, not spoiled." in text.split("](figure6-outputs.png)")[1]
     record = read(tmp_path / "out", "figure6")
     assert record["figure"] == "figure6" and "Figure 6" in record["title"]
     with Image.open(tmp_path / "out" / "figure6-outputs.png") as sheet:
