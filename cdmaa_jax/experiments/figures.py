@@ -46,6 +46,7 @@ MOST_TRACED = 20
 """Limit of images in Figure 2: a trace costs several times as much as an attack."""
 MOST_SHOWN = 4
 """Limit of photos in Figure 4."""
+_METRICS = {COSINE: "cosine", RATIO: "norm ratio"}
 _L = "L is the mean squared difference from the edit of the original, in units of [-1, 1]"
 
 
@@ -62,7 +63,8 @@ def caption_of_bars(record: Mapping[str, Any]) -> str:
     return (
         f"Above: attack_rate, the share of edits with L > {record['threshold']:g}. Below: avg_L, "
         f"the mean of L; dotted: the threshold of L. {_L}. Whiskers: 95 % intervals over "
-        f"{photos_of(record)}. “mean” is the mean over the generators.{stated_purposes(record)}"
+        f"{photos_of(record)}. Blue: {record['headings'][record['default']]}, the default. “mean” "
+        f"is the mean over the generators.{stated_purposes(record)}"
     )
 
 
@@ -234,22 +236,21 @@ def _saved(column: Column, study: Study) -> Path:
 
 
 def _draw_figure2(record: Mapping[str, Any]) -> bytes:
-    domains = record["between_domains"]
-    models = record["between_models"] or {COSINE: {"pairs": {}}, RATIO: {"pairs": {}}}
-    panels: dict[str, dict[str, Any]] = {}
-    labels: list[str] = []
-    for metric, label in ((COSINE, "cosine"), (RATIO, "norm ratio")):
-        panels[f"(a) between domains: {label}"] = {
-            name: one[metric]["by_step"] for name, one in domains.items()
+    domains, models = record["between_domains"], record["between_models"]
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    if domains:
+        rows["(a) between domains"] = {
+            label: {name: one[metric]["by_step"] for name, one in domains.items()}
+            for metric, label in _METRICS.items()
         }
-        panels[f"(b) between models: {label}"] = {
-            pair: one["by_step"] for pair, one in models[metric]["pairs"].items()
+    if models:
+        rows["(b) between models"] = {
+            label: {pair: one["by_step"] for pair, one in models[metric]["pairs"].items()}
+            for metric, label in _METRICS.items()
         }
-        labels += [label, label]
-    theorem = record["theorem1"]
-    panels["Theorem 1: share of photos"] = {name: one["by_step"] for name, one in theorem.items()}
-    labels.append("share")
-    return charts.draw_lines(panels, record["title"], "step", labels)
+    theorem = {name: one["by_step"] for name, one in record["theorem1"].items()}
+    rows["Theorem 1"] = {"share of photos": theorem}
+    return charts.draw_lines(rows, record["title"])
 
 
 def _mean(figures: Mapping[str, Any]) -> str:

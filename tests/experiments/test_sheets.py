@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image
 
 from cdmaa_jax.evaluation.drawing import HELD, PAPER
-from cdmaa_jax.experiments import charts
 from cdmaa_jax.experiments.sheets import Row, Tile, draw_sheet
 
 SIDE = 10  # a margin
@@ -87,22 +86,3 @@ def test_long_titles_are_broken_and_long_names_made_smaller():
     assert (lines[1:] & ~lines[:-1]).sum() >= 2  # the title has several lines
     assert not written[:, left - 6 : left].any() and not written[:, right:].any()
     assert written[SIDE + 24 : top, left:right].any() and written[top + 96 :, left:right].any()
-
-
-def test_lines_and_panels_without_any():
-    png = charts.draw_lines(
-        {"a": {"one": np.arange(4), "two": [0, 1]}, "b": {}, "c": {"three": [1]}},
-        "title",
-        "step",
-        ("y", "y", "y"),
-    )
-    assert len(np.unique(decode(png).reshape(-1, 3), axis=0)) > 10
-
-
-def test_names_are_no_formulas():
-    """Nor do they break a chart, as a formula that is wrong would."""
-    name, interval = r"cost $\x$", (0.1, 0.3)
-    figures = {"attack_rate": 0.2, "avg_l": 0.2, "interval": interval, "avg_l_interval": interval}
-    record = {"columns": {"a": {name: figures}}, "default": "a", "threshold": 0.05}
-    assert charts.draw_bars({**record, "headings": {"a": name}, "title": name})
-    assert charts.draw_lines({name: {name: [0, 1]}}, name, "step", ("y",))
