@@ -176,7 +176,8 @@ def _bars(
             x = np.minimum(printed[shown], 1.03 * largest)
             axes.plot(x, places[shown], marker, label=text, **style)
     axes.set_xlim(-0.06 * largest, 1.1 * largest)
-    axes.tick_params(axis="y", length=0)
+    axes.minorticks_on()
+    axes.tick_params(axis="y", which="both", length=0)
     axes.spines[["left", "right", "top"]].set_visible(False)
 
 
