@@ -55,7 +55,11 @@ def test_seconds_of_earlier_runs_count(study, monkeypatch):
     folder = column_folder(COLUMN, study)
     folder.mkdir(parents=True)
     (folder / runner.ABOUT).write_text('{"seconds": 1000.0}')
-    unchanged = measure_column(COLUMN, study, attack=lambda job, images, labels, size: images)
+
+    def no_attack(job, images, labels, size):
+        return images
+
+    unchanged = measure_column(COLUMN, study, no_attack, lambda attacked: None)
     assert 1000 < unchanged.seconds < 1600
     assert json.loads((folder / runner.ABOUT).read_text())["seconds"] == unchanged.seconds
     assert (unchanged.psnr == np.inf).all() and (unchanged.linf == 0).all()
