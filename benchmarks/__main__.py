@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_places(options)
         options.run(options, progress())
-    except BenchmarkError as error:
+    except (BenchmarkError, disk.FileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -296,7 +296,7 @@ def run_photos(options: argparse.Namespace, say: Say) -> None:
     try:
         asked["ensemble"] = tuple(asked["ensemble"])
         found = photos.measure(photos.Options(**asked), say)
-    except (disk.FileError, ValueError) as error:
+    except ValueError as error:
         raise BenchmarkError(str(error)) from error
     print(photos.text(found))
     write_json(options.json, found)
@@ -409,11 +409,8 @@ def check_changes(options: argparse.Namespace) -> None:
 def check_places(options: argparse.Namespace) -> None:
     """Refuses, before measuring, files that could not be written afterwards."""
     for name in ("json", "png", "out"):
-        path = getattr(options, name, None)
-        if path is not None and not path.parent.is_dir():
-            raise BenchmarkError(f"{path}: there is no folder {path.parent}")
-        if path is not None and path.is_dir():
-            raise BenchmarkError(f"{path}: it is a folder; give a file")
+        if (path := getattr(options, name, None)) is not None:
+            disk.check_place(path, f"choose another --{name}")
 
 
 def change(text: str) -> tuple[str, str, int]:
@@ -457,12 +454,8 @@ def check_threads(threads: int | None) -> None:
 
 def write_json(path: Path | None, found: Any) -> None:
     """Writes the figures to the requested file, if any."""
-    if path is None:
-        return
-    try:
+    if path is not None:
         disk.write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
-    except disk.FileError as error:
-        raise BenchmarkError(f"{path}: not written, {error.what}") from error
 
 
 def progress() -> Say:

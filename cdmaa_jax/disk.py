@@ -77,7 +77,7 @@ def read_bytes(path: Path, most: int = -1) -> bytes:
         return file.read(most)
 
 
-def refuse_pipes(path: Path) -> None:
+def refuse_pipes(path: Path, remedy: str = "copy what it gives to a file") -> None:
     """Checks that a path does not lead to a pipe or a device, whose reading may never end.
 
     Raises:
@@ -86,8 +86,7 @@ def refuse_pipes(path: Path) -> None:
     with translated(path, TO_READ):
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            what = "it is a pipe or a device, not a file"
-            raise FileError(path, what, "copy what it gives to a file")
+            raise FileError(path, "it is a pipe or a device, not a file", remedy)
 
 
 def sha256_of(path: Path) -> str:
@@ -101,11 +100,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; replaces one that is there.
+def check_place(path: Path, remedy: str = _TO_WRITE) -> None:
+    """Checks, before long work, that ``write_whole`` can write a file.
 
     Raises:
-      FileError: the folder is missing or not writable, or the disk is full.
+      FileError: its folder is missing or cannot be written into, or what is there is no file.
+    """
+    place = behind_link(path)
+    if not place.parent.is_dir():
+        raise FileError(path, f"there is no folder {place.parent}", f"make it, or {remedy}")
+    with translated(path, remedy):
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "")
+        _check_name(path, remedy)
+        with tempfile.TemporaryFile(dir=place.parent):
+            pass
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; replaces one that is there, or that a link leads to.
+
+    Raises:
+      FileError: the folder is missing or not writable, the disk is full, or a pipe or a device is
+        there.
     """
     write_together({path: data})
 
@@ -119,7 +136,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     staged: list[Staged] = []
     try:
         for path, data in files.items():
-            staged.append(stage(path, data))
+            _check_name(path, _TO_WRITE)
+            staged.append(stage(behind_link(path), data))
     except BaseException:
         discard(staged)
         raise
@@ -212,6 +230,11 @@ def real_path(path: Path) -> Path:
         return path.absolute()
 
 
+def behind_link(path: Path) -> Path:
+    """What a link leads to, there or not; any other path as it is."""
+    return real_path(path) if os.path.islink(path) else path
+
+
 def file_name(stem: str, ending: str) -> str:
     """``stem + ending`` as a file's name, the stem shortened if that would be too long."""
     while stem and is_too_long(stem + ending):
@@ -239,11 +262,10 @@ def stage(path: Path, data: bytes) -> Staged:
     """Writes ``data`` to a file beside ``path``, synced to disk, for ``commit`` to move into place.
 
     Raises:
-      FileError: it cannot be written; nothing is left behind.
+      FileError: it cannot be written, or a pipe or a device is there; nothing is left behind.
     """
+    _check_name(path, _TO_WRITE)  # fail before long work, not when moved into place
     with translated(path, _TO_WRITE), LOCK:
-        if is_too_long(path.name):  # fail before long work, not when moved into place
-            raise OSError(errno.ENAMETOOLONG, "")
         temporary = path.parent / f".{path.stem[:40]}-{secrets.token_hex(8)}.part"
         staged, file = Staged(temporary, path), temporary.open("xb")
         _UNFINISHED.add(temporary)
@@ -256,6 +278,15 @@ def stage(path: Path, data: bytes) -> Staged:
             discard([staged])
             raise
     return staged
+
+
+def _check_name(path: Path, remedy: str) -> None:
+    """Raises FileError if a file's name is too long, or has been given to a pipe or a device."""
+    with translated(path, remedy):
+        if is_too_long(path.name):
+            raise OSError(errno.ENAMETOOLONG, "")
+        if path.exists():
+            refuse_pipes(path, remedy)
 
 
 def commit(files: Sequence[Staged]) -> None:

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import io
 import sys
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +69,7 @@ def load(folder: Path, size: int = 64, cache: Path | None = None) -> Portraits:
     if cache is not None and cache.exists():
         return _read(cache, size, digest)
     if cache is not None:
-        _check_place(cache)
+        disk.check_place(cache, "choose another --cache")
     _check_photos(folder, rows)
     rows, squares = _faces(folder, rows)
     if not rows:
@@ -140,17 +139,6 @@ def _check_label(path: Path, rows: list[dict[str, str]], name: str) -> None:
         if value not in found:
             what = f"no portrait to train on is known {word} {name}"
             raise FileError(path, what, f"fill in its column {column}")
-
-
-def _check_place(cache: Path) -> None:
-    """Raises FileError if a cache cannot be written, before the work whose result it will hold."""
-    if not cache.parent.is_dir():
-        raise FileError(cache, "its folder is missing", "make it, or choose another --cache")
-    with (
-        disk.translated(cache, "choose another --cache"),
-        tempfile.TemporaryFile(dir=cache.parent),
-    ):
-        pass
 
 
 def _check_photos(folder: Path, rows: list[dict[str, str]]) -> None:

@@ -92,6 +92,7 @@ def write_file(path: Path, tensors: Mapping[str, torch.Tensor], part: str) -> No
 
     Raises:
       ConversionError: the disk refuses.
+      FileError: a pipe or a device is there.
     """
     with _replacing(path) as temporary:
         if path.suffix == ".safetensors":
@@ -151,9 +152,15 @@ def _names(content: Mapping[Any, Any]) -> str:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A new sibling file that becomes ``path`` at the end, or is removed on any error."""
+    """A new sibling file that becomes ``path`` at the end, or is removed on any error.
+
+    If ``path`` is a link, what it leads to is replaced.
+    """
+    path = disk.behind_link(path)
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
+        if path.exists():
+            disk.refuse_pipes(path, "choose another file")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # raises with a reason; PyTorch gives none
         yield temporary

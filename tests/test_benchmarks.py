@@ -644,7 +644,8 @@ def test_wrong_files_and_cores_end_with_one_line(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["compare", "--json", "none/x.json"], "none/x.json: there is no folder none"),
-        (["scale", "--png", "."], ".: it is a folder; give a file"),
+        (["compare", "--json", "/dev/null"], "/dev/null: it is a pipe or a device, not a file; "),
+        (["scale", "--png", "."], ".: it is a folder; choose another --png"),
         (["scale", "--batch", "8"], "scale takes no --batch: it varies the batch itself"),
         (["compare", "--set", "stargan.none=3"], "--set stargan.none: stargan has image_size, "),
         (

@@ -170,6 +170,42 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         disk.sha256_of(tmp_path / "a")
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        for write in (disk.write_whole, disk.stage, lambda path, data: disk.check_place(path)):
+            with pytest.raises(FileError, match="a pipe or a device, not a file; choose another"):
+                write(path, b"")
+    assert pipe.is_fifo() and link.is_symlink() and len(os.listdir(tmp_path)) == 2
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    link, file = tmp_path / "link", tmp_path / "there" / "file"
+    link.symlink_to("there/file")
+    for content in (b"new", b"newer"):  # at first it leads nowhere
+        disk.check_place(link)
+        disk.write_whole(link, content)
+        assert file.read_bytes() == content and link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "there"] and os.listdir(file.parent) == ["file"]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_of_early(tmp_path, monkeypatch):
+    cases = {
+        tmp_path / "none" / "a": f"there is no folder {tmp_path / 'none'}; make it, or give it",
+        tmp_path: "it is a folder; give it",
+        tmp_path / ("a" * 300): "its name is too long; give it",
+    }
+    for path, message in cases.items():
+        with pytest.raises(FileError) as caught:
+            disk.check_place(path, "give it")
+        assert str(caught.value) == f"{path}: {message}"
+    disk.check_place(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
 def test_folders(tmp_path):
     disk.make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()

@@ -143,7 +143,7 @@ def test_what_cannot_be_read_or_kept_is_one_line(tmp_path, capsys):
     here = folder_of(tmp_path / "here", HEAD, "a.png,F,1960")
     cases = {
         "no face is found in its photos": [here],
-        "its folder is missing; make it": [here, "--cache", tmp_path / "none" / "cache.npz"],
+        "; make it, or choose another --cache": [here, "--cache", tmp_path / "none" / "cache.npz"],
         "it is a folder": [here, "--cache", tmp_path],
         "there is no such file or folder": [tmp_path, "--split", tmp_path / "a", tmp_path / "b"],
     }
