@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from benchmarks.session import PRECISIONS, Options, Say
 from benchmarks.targets import TARGETS
 from benchmarks.workers import BenchmarkError
 from cdmaa_jax import disk
+from cdmaa_jax.cli.output import OutputError, discard_output, show
 from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.processor import cores
 
@@ -34,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_places(options)
         options.run(options, progress())
-    except (BenchmarkError, disk.FileError) as error:
+    except (BenchmarkError, disk.FileError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OutputError as error:
+        discard_output()
+        print(f"error: the output cannot be written: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -251,46 +257,48 @@ def add_work(command: argparse.ArgumentParser, precision: bool = True) -> None:
 
 
 def run_compare(options: argparse.Namespace, say: Say) -> None:
-    """Compares, prints the tables and writes the file."""
+    """Compares, writes the file and prints the tables."""
     check_threads(options.threads)
     keep = functools.partial(write_json, options.json)
     found = compare.compare(compare_options(options), say, keep)
-    print(report.text(found))
+    show(report.text(found))
 
 
 def run_compile(options: argparse.Namespace, say: Say) -> None:
-    """Compiles twice, prints the times and writes the file."""
+    """Compiles twice, writes the file and prints the times."""
     check_threads(options.threads)
     found = cold.measure(compare_options(options), say)
-    print(cold.text(found))
     write_json(options.json, found)
+    show(cold.text(found))
 
 
 def run_memory(options: argparse.Namespace, say: Say) -> None:
-    """Runs a step in a fresh process, prints its memory and writes the file."""
+    """Runs a step in a fresh process, writes the file and prints its memory."""
     check_threads(options.threads)
     found = footprint.measure(compare_options(options), options.chunk, say)
-    print(footprint.text(found))
     write_json(options.json, found)
+    show(footprint.text(found))
 
 
 def run_scale(options: argparse.Namespace, say: Say) -> None:
-    """Measures, prints the explanation, draws the curves and writes the file."""
+    """Measures, writes the file, prints the explanation and draws the curves."""
     check_threads(options.threads)
     if options.batch != 1:
         raise BenchmarkError(
             "scale takes no --batch: it varies the batch itself, and the rest is of one photo"
         )
     draw = plots().draw_growth if options.png else None
-    found = scale.measure(compare_options(options), say, options.axes)
-    print(scale.text(found))
-    write_json(options.json, found)
-    if draw:
-        picture(draw, found, options.png)
+    keep = functools.partial(write_json, options.json)
+    found = scale.measure(compare_options(options), say, options.axes, keep)
+    try:
+        show(scale.text(found))
+    finally:
+        if draw:
+            picture(draw, found, options.png)
 
 
 def run_photos(options: argparse.Namespace, say: Say) -> None:
-    """Protects photos, prints the rate and writes the file."""
+    """Protects photos, writes the file and prints the rate."""
     names = [field.name for field in dataclasses.fields(photos.Options)]
     asked = {name: getattr(options, name) for name in names}
     try:
@@ -298,40 +306,44 @@ def run_photos(options: argparse.Namespace, say: Say) -> None:
         found = photos.measure(photos.Options(**asked), say)
     except ValueError as error:
         raise BenchmarkError(str(error)) from error
-    print(photos.text(found))
     write_json(options.json, found)
+    show(photos.text(found))
 
 
 def run_kernels(options: argparse.Namespace, say: Say) -> None:
-    """Times kernels, prints the table and writes the file."""
+    """Times kernels, writes the file and prints the table."""
     run_by_precision(kernels, options, say)
 
 
 def run_program(options: argparse.Namespace, say: Say) -> None:
-    """Compiles for a GPU or TPU, prints the table and writes the file."""
+    """Compiles for a GPU or TPU, writes the file and prints the table."""
     options.precision = options.precision or TARGETS[options.target].precisions
     run_by_precision(program, options, say, target=options.target)
 
 
 def run_by_precision(benchmark: Any, options: argparse.Namespace, say: Say, **more: Any) -> None:
-    """Measures each requested precision, prints the table and writes the file."""
+    """Measures each requested precision, writes the file and prints the table."""
     check_threads(options.threads)
     precisions, options.precision = options.precision, "float32"
     keep = functools.partial(write_json, options.json)
     found = benchmark.measure(compare_options(options), precisions, say, keep, **more)
-    print(benchmark.text(found))
+    show(benchmark.text(found))
 
 
 def run_plot(options: argparse.Namespace, say: Say) -> None:
     """Draws comparisons side by side, or growth, whose axes may come from several files."""
     found = [read_json(path) for path in options.files]
-    kinds = {one.get("benchmark") for one in found}
-    if kinds == {"compare"}:
-        picture(plots().draw_comparisons, found, options.out)
-    elif kinds == {"scale"}:
-        picture(plots().draw_growth, scale.join(found), options.out)
-    else:
+    kinds = {one["benchmark"] for one in found}
+    if kinds not in ({"compare"}, {"scale"}):
         raise BenchmarkError("plot takes files of compare, or files of scale")
+    try:
+        if kinds == {"compare"}:
+            picture(plots().draw_comparisons, found, options.out)
+        else:
+            picture(plots().draw_growth, scale.join(found), options.out)
+    except (LookupError, TypeError, AttributeError) as error:
+        names, what = ", ".join(map(str, options.files)), "not a file that a benchmark wrote"
+        raise BenchmarkError(f"{names}: {what} ({type(error).__name__}: {error})") from error
     say(f"{options.out} written")
 
 
@@ -359,13 +371,14 @@ def read_json(path: Path) -> Any:
         raise BenchmarkError(f"{path}: not a file that a benchmark wrote ({error})") from error
     wanted = {"compare": "cases", "scale": "axes"}
     kind = found.get("benchmark") if isinstance(found, dict) else None
-    if kind is None or (kind in wanted and not found.get(wanted[kind])):
+    if not isinstance(kind, str) or (kind in wanted and not found.get(wanted[kind])):
         raise BenchmarkError(f"{path}: not a file that a benchmark wrote")
     return found
 
 
 def compare_options(options: argparse.Namespace) -> Options:
     """The comparison that the arguments ask for."""
+    check_models(options)
     check_changes(options)
     given = vars(options)
     quick = QUICK if given.get("quick") else {}
@@ -392,18 +405,29 @@ def gather(changes: Sequence[tuple[str, str, int]]) -> dict[str, dict[str, int]]
     return found
 
 
+def check_models(options: argparse.Namespace) -> None:
+    """Refuses an architecture that is given twice."""
+    for arch, count in Counter(options.models).items():
+        if count > 1:
+            raise BenchmarkError(f"--models: {arch} is given twice; give it once")
+
+
 def check_changes(options: argparse.Namespace) -> None:
-    """Refuses changes to generators that are not attacked and to fields that do not exist."""
+    """Refuses changes of generators that are not attacked, and of what is no number of theirs."""
     if not options.set:
         return
     from cdmaa_jax.generators.registry import architecture  # imports JAX, which this process avoids
 
-    for arch, field, _ in options.set:
+    for arch, field, value in options.set:
         if options.ensemble or arch not in options.models:
             raise BenchmarkError(f"--set {arch}.{field}: {arch} is not among the generators")
-        known = [each.name for each in dataclasses.fields(architecture(arch).config)]
+        fields = dataclasses.fields(architecture(arch).config)
+        known = [each.name for each in fields if str(each.type) in ("int", "bool")]
+        known.remove("image_size")  # of --size
         if field not in known:
             raise BenchmarkError(f"--set {arch}.{field}: {arch} has {', '.join(known)}")
+        if value == 0 and field.endswith(("width", "size")):
+            raise BenchmarkError(f"--set {arch}.{field}: it is 0; give at least 1")
 
 
 def check_places(options: argparse.Namespace) -> None:
@@ -461,7 +485,12 @@ def write_json(path: Path | None, found: Any) -> None:
 def progress() -> Say:
     """Prints a line with the time since the start to stderr."""
     begin = time.monotonic()
-    return lambda line: print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr)
+
+    def say(line: str) -> None:
+        with contextlib.suppress(OSError):  # nobody may read it any more
+            print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr)
+
+    return say
 
 
 if __name__ == "__main__":

@@ -8,7 +8,15 @@ import time
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
+from benchmarks.session import (
+    Options,
+    Say,
+    check_precision,
+    open_ours,
+    prepare,
+    set_up,
+    settings_of,
+)
 
 STEPS = 2
 """Steps of the compiled program; the length of its loop does not change what is compiled."""
@@ -47,6 +55,7 @@ def first_run(options: Options, folder: str, names: list[str]) -> tuple[Any, dic
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(open_ours(options))
         versions = set_up(worker, options, folder)
+        check_precision(options.precision, versions["platform"])
         first = worker("run", models=names, steps=STEPS)
         whole = time.perf_counter() - begin
         memory = worker("memory")

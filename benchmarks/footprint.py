@@ -6,7 +6,15 @@ import tempfile
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.session import Options, Say, open_ours, prepare, set_up, settings_of
+from benchmarks.session import (
+    Options,
+    Say,
+    check_precision,
+    open_ours,
+    prepare,
+    set_up,
+    settings_of,
+)
 
 STEPS = 1
 """All iterations of a loop take the same memory."""
@@ -26,6 +34,7 @@ def measure(options: Options, chunk: int | None, say: Say) -> dict[str, Any]:
             say(f"a fresh process, {state}: the clean outputs and a step (seconds to minutes)")
             with open_ours(options) as worker:
                 versions = set_up(worker, options, folder)
+                check_precision(options.precision, versions["platform"])
                 plan = worker("plan", **asked)
                 worker("run", steps=STEPS, **asked)
                 found[state] = worker("memory")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.machine import machine
 from benchmarks.memory import peak_bytes
-from benchmarks.session import Say
+from benchmarks.session import Say, check_precision
 from benchmarks.statistics import summary
 from benchmarks.workers import BenchmarkError
 
@@ -52,20 +52,22 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
 
     Raises:
       BenchmarkError: a photo could not be protected.
-      FileError: an ensemble cannot be loaded.
+      FileError: an ensemble cannot be loaded, or the temporary folder is full.
     """
     import jax
 
-    from cdmaa_jax import processor
+    from cdmaa_jax import disk, processor
     from cdmaa_jax.evaluation.report import versions
     from cdmaa_jax.generators.ensembles import load_ensemble
 
     processor.make_devices()
+    check_precision(options.precision, jax.devices()[0].platform)
     ensemble = load_ensemble(list(options.ensemble))
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as name:
         folder = Path(name)
         say(f"making {options.photos} photos of {options.megapixels:g} megapixels")
-        sources = make_photos(folder / "photos", options)
+        with disk.translated(folder, "set TMPDIR to another folder"):
+            sources = make_photos(folder / "photos", options)
         say("one batch untimed, with compilation (minutes on a CPU)")
         protect(sources[: options.batch], folder / "untimed", ensemble, options)
         rounds = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.report import digits
 from benchmarks.statistics import fit
+from cdmaa_jax import disk
 
 COLOURS = {"ours": "#0072b2", "eager": "#9a9a9a", "compile": "#e69f00"}
 LABELS = {"ours": "cdmaa-jax", "eager": "PyTorch eager", "compile": "torch.compile"}
@@ -137,7 +139,9 @@ def tidy(axis: Any) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a PNG."""
+    """Writes a picture, whole or not at all, in the format that its suffix names."""
+    content = io.BytesIO()
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(content, dpi=150, format=path.suffix.removeprefix(".") or "png")
     plt.close(figure)
+    disk.write_whole(path, content.getvalue())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import machine
@@ -14,6 +14,7 @@ from benchmarks.session import (
     LENGTHS_ON_GPU,
     Options,
     Say,
+    check_precision,
     open_ours,
     prepare,
     set_up,
@@ -73,8 +74,15 @@ def _doubling(most: int) -> tuple[int, ...]:
     return (*powers, most)
 
 
-def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str, Any]:
+def measure(
+    options: Options,
+    say: Say,
+    names: Sequence[str] = AXES,
+    keep: Callable[[Any], None] = lambda report: None,
+) -> dict[str, Any]:
     """Everything that ``python -m benchmarks scale`` reports about some axes, for JSON.
+
+    ``keep(report)`` is called after each axis, with the axes so far.
 
     Raises:
       BenchmarkError: a process fails.
@@ -85,16 +93,20 @@ def measure(options: Options, say: Say, names: Sequence[str] = AXES) -> dict[str
         varied = axes_with_points(prepared.size, settings["generators"], names, say)
         with open_ours(options) as worker:
             versions = set_up(worker, options, folder)
+            check_precision(options.precision, versions["platform"])
             on_cpu = versions["platform"] == "cpu"
             lengths = LENGTHS if on_cpu else tuple(LENGTHS_ON_GPU.values())
-            found = {axis.name: along(axis, worker, settings, say, lengths) for axis in varied}
-    return {
-        "benchmark": "scale",
-        "settings": settings,
-        "machine": machine(),
-        "versions": {"ours": versions},
-        "axes": found,
-    }
+            report: dict[str, Any] = {
+                "benchmark": "scale",
+                "settings": settings,
+                "machine": machine(),
+                "versions": {"ours": versions},
+                "axes": {},
+            }
+            for axis in varied:
+                report["axes"][axis.name] = along(axis, worker, settings, say, lengths)
+                keep(report)
+    return report
 
 
 def axes_with_points(

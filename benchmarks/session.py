@@ -93,8 +93,7 @@ def open_session(options: Options, folder: str, stack: contextlib.ExitStack, say
         "ours": set_up(ours, options, folder),
         "torch": torch("open", folder=folder, precision=options.precision),
     }
-    if facts["ours"]["platform"] == "cpu" and options.precision == "tf32":
-        raise BenchmarkError("--precision tf32 needs a GPU; on a CPU there is no TF32")
+    check_precision(options.precision, facts["ours"]["platform"])
     if (facts["ours"]["platform"] == "cpu") != (facts["torch"]["platform"] == "cpu"):
         raise BenchmarkError(
             f"JAX runs on {facts['ours']['platform']} and PyTorch on {facts['torch']['platform']}; "
@@ -104,6 +103,16 @@ def open_session(options: Options, folder: str, stack: contextlib.ExitStack, say
         longest = max(LENGTHS_ON_GPU["long"], options.long)
         options = dataclasses.replace(options, short=LENGTHS_ON_GPU["short"], long=longest)
     return Session(options, folder, prepared, ours, torch, facts, say)
+
+
+def check_precision(precision: str | None, platform: str) -> None:
+    """Refuses a precision that a device does not have.
+
+    Raises:
+      BenchmarkError: it is TF32, on a CPU.
+    """
+    if precision == "tf32" and platform == "cpu":
+        raise BenchmarkError("--precision tf32 needs a GPU; on a CPU there is no TF32")
 
 
 def open_ours(options: Options, environment: Mapping[str, str] | None = None) -> Worker:

@@ -22,7 +22,7 @@ def answer(side: Any, line: str) -> dict[str, Any]:
     request = json.loads(line)
     try:
         return {"value": getattr(side, request["command"])(**request["arguments"])}
-    except ValueError as error:  # the package's message about a wrong value
+    except (ValueError, MemoryError, OSError) as error:  # messages that need no trace
         return {"error": one_line(error), "trace": None}
     except Exception as error:
         text = f"{type(error).__name__}: {one_line(error)}"

@@ -1,5 +1,6 @@
 """The benchmark of whole runs, from files to files."""
 
+import errno
 import json
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_photo_that_fails_stops_the_benchmark(arguments, monkeypatch, capsys):
     monkeypatch.setattr(photos, "make_photos", damaged)
     assert command.main(arguments) == 1
     assert "error: a photo could not be protected: " in capsys.readouterr().err
+
+
+def test_a_full_temporary_folder_is_one_line(arguments, monkeypatch, capsys):
+    def full(folder, options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(photos, "make_photos", full)
+    assert command.main(arguments) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and line.endswith(
+        ": the disk is full; free some space and run again"
+    )
+    assert command.main([*arguments, "--precision", "tf32"]) == 1
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("error: --precision tf32 needs a GPU")
+    )
 
 
 @pytest.mark.parametrize("megapixels", ["0", "nan", "101", "many"])

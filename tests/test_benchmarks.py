@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -39,6 +40,7 @@ from benchmarks import (
     torch_attack,
     torch_side,
     work,
+    worker,
 )
 from benchmarks.report import NO_GRAPH
 from benchmarks.statistics import Samples, images_per_second, line
@@ -647,13 +649,26 @@ def test_wrong_files_and_cores_end_with_one_line(tmp_path, capsys):
         (["compare", "--json", "/dev/null"], "/dev/null: it is a pipe or a device, not a file; "),
         (["scale", "--png", "."], ".: it is a folder; choose another --png"),
         (["scale", "--batch", "8"], "scale takes no --batch: it varies the batch itself"),
-        (["compare", "--set", "stargan.none=3"], "--set stargan.none: stargan has image_size, "),
+        (["compare", "--set", "stargan.none=3"], "--set stargan.none: stargan has width, blocks"),
+        (
+            ["compare", "--set", "stargan.image_size=64"],
+            "--set stargan.image_size: stargan has wid",
+        ),
+        (
+            ["compare", "--set", "stargan.attributes=5"],
+            "--set stargan.attributes: stargan has widt",
+        ),
+        (["compare", "--set", "stargan.width=0"], "--set stargan.width: it is 0; give at least 1"),
+        (["memory", "--models", "stargan", "stargan"], "--models: stargan is given twice; give it"),
         (
             ["compare", "--models", "ugatit", "--set", "stargan.width=3"],
             "--set stargan.width: stargan is not among the generators",
         ),
         (["plot", "list.json", "--out", "x.png"], "list.json: not a file that a benchmark wrote"),
         (["plot", "bare.json", "--out", "x.png"], "bare.json: not a file that a benchmark wrote"),
+        (["plot", "odd.json", "--out", "x.png"], "odd.json: not a file that a benchmark wrote"),
+        (["plot", "part.json", "--out", "x.png"], "part.json: not a file that a benchmark wrote ("),
+        (["plot", "empty.json", "--out", "x.png"], "empty.json: not a file that a benchmark wrot"),
     ],
 )
 def test_mistakes_are_told_of_before_anything_is_measured(
@@ -662,8 +677,70 @@ def test_mistakes_are_told_of_before_anything_is_measured(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "bare.json").write_text('{"benchmark": "compare"}')
+    (tmp_path / "odd.json").write_text('{"benchmark": []}')
+    (tmp_path / "part.json").write_text('{"benchmark": "compare", "cases": [{}]}')
+    empty = {"benchmark": "scale", "axes": {"steps": {"points": []}}}
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
     assert command.main(arguments) == 1
-    assert capsys.readouterr().err.startswith(f"error: {message}")
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {message}") and line.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("name", ["scale", "compile"])
+def test_there_is_no_tf32_on_a_cpu(clock, name, capsys):
+    assert command.main([name, "--precision", "tf32"]) == 1
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("error: --precision tf32 needs a GPU")
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+@pytest.mark.parametrize("name", ["scale", "compile"])
+def test_figures_are_kept_if_they_cannot_be_printed(clock, name, monkeypatch, tmp_path, capsys):
+    file = tmp_path / "found.json"
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert command.main([name, "--json", str(file)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "error: the output cannot be written: No space left on device"
+    assert json.loads(file.read_text())["benchmark"] == name
+
+
+def test_axes_are_kept_if_a_later_one_fails(clock, monkeypatch, tmp_path, capsys):
+    along = scale.along
+
+    def fail(axis, *rest):
+        if axis.name == "models":
+            raise BenchmarkError("the jax process ended")
+        return along(axis, *rest)
+
+    monkeypatch.setattr(scale, "along", fail)
+    file = tmp_path / "found.json"
+    assert command.main(["scale", "--axes", "steps", "models", "--json", str(file)]) == 1
+    assert list(json.loads(file.read_text())["axes"]) == ["steps"]
+
+
+def test_a_picture_is_kept_if_the_disk_is_full(clock, monkeypatch, tmp_path, capsys):
+    file, picture = tmp_path / "growth.json", tmp_path / "growth.png"
+    assert command.main(["scale", "--json", str(file), "--png", str(picture)]) == 0
+    before = picture.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert command.main(["plot", str(file), "--out", str(picture)]) == 1
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith(f"error: {picture}: the disk is full")
+    )
+    assert picture.read_bytes() == before and len(os.listdir(tmp_path)) == 2
+
+
+def test_a_batch_that_fits_no_memory_is_one_line():
+    side = types.SimpleNamespace(photos=lambda: np.empty(2**50))
+    reply = worker.answer(side, '{"command": "photos", "arguments": {}}')
+    assert reply["trace"] is None and "Unable to allocate" in reply["error"]
 
 
 def test_an_interrupted_benchmark_ends_with_one_line(monkeypatch, capsys):
