@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from tqdm import tqdm
 
+from cdmaa_jax.attack.keys import SEEDS, check_seed
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators.checkpoint import CheckpointError
 from cdmaa_jax.generators.ensembles import EnsembleError
 
 
 def run(command: str, work: Callable[[], int]) -> int:
-    """The exit status of ``work``; an error that a user can fix gives one line on stderr, and 1."""
+    """The exit status of ``work``; an error that a user can fix gives one line on stderr, and 1.
+
+    An interrupt gives one line, too, and 130; a request to end, 143.
+    """
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return work()
-    except (FileError, CheckpointError, EnsembleError) as error:
+    except (FileError, CheckpointError, EnsembleError, OSError) as error:
         return fail(command, error)
+    except KeyboardInterrupt as stop:
+        fail(command, "interrupted")
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 def fail(command: str, error: object) -> int:
@@ -35,6 +51,16 @@ def positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return number
+
+
+def seed(text: str) -> int:
+    """Parses an option's value as a seed that JAX takes whole."""
+    try:
+        check_seed(number := int(text))
+    except ValueError:
+        what = f"{text!r} is not a whole number from 0 to {SEEDS - 1}"
+        raise argparse.ArgumentTypeError(what) from None
     return number
 
 

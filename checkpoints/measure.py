@@ -29,6 +29,7 @@ import io
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,9 +175,18 @@ def edit(generator: Generator, x: Any) -> np.ndarray:
 
 
 def measure_edits(portraits: Portraits, ensemble: Path, seed: int) -> dict[str, Any]:
-    """Per generator and domain, how often the classifier finds the attribute."""
+    """Per generator and domain, how often the classifier finds the attribute.
+
+    Raises:
+      FileError: a generator has a domain that is no attribute of the portraits.
+    """
     names, train = faces(portraits, ~portraits.test)
     _, test = faces(portraits, portraits.test)
+    generators = {name: load_generator(ensemble / name) for name in NAMES}
+    for name, generator in generators.items():
+        if unknown := set(generator.domains) - set(names):
+            what = f"it edits {min(unknown)}, which no classifier is trained for"
+            raise FileError(ensemble / name, what, "give generators of checkpoints.train")
     classify = train_classifier(train, len(names), seed)
     everyone = jnp.arange(test.images.shape[0])
     x, labels = labelled(test, everyone, jax.random.key(seed + 1))
@@ -189,8 +199,7 @@ def measure_edits(portraits: Portraits, ensemble: Path, seed: int) -> dict[str, 
     plain = to_unit(test.images)
     before = dict(zip(names, np.asarray((classify(plain) > 0).mean(0)), strict=True))
     found: dict[str, Any] = {}
-    for name in NAMES:
-        generator = load_generator(ensemble / name)
+    for name, generator in generators.items():
         outputs = edit(generator, plain)
         found[name] = {
             domain: {
@@ -280,12 +289,7 @@ def measure_attacks(
         seed or other generators.
     """
     table, file = attacks(ensemble), out / "attacks.json"
-    given = {
-        "portraits": len(photos),
-        "seed": seed,
-        "photos_sha256": digest([*crops, *photos]),
-        "generators": {name: read_metadata(ensemble / name).arrays_sha256 for name in NAMES},
-    }
+    given = given_of(crops, photos, ensemble, seed)
     rows = rows_before(file, given)
     for number, (title, options) in enumerate(table.items()):
         if only and title not in only:
@@ -296,6 +300,16 @@ def measure_attacks(
         rows = {name: rows[name] for name in table if name in rows}  # in the table's order
         write_result({**given, "rows": rows}, file)
     return {**given, "rows": rows}
+
+
+def given_of(crops: list[Path], photos: list[Path], ensemble: Path, seed: int) -> dict[str, Any]:
+    """What ``attacks.json`` says of what was measured."""
+    return {
+        "portraits": len(photos),
+        "seed": seed,
+        "photos_sha256": digest([*crops, *photos]),
+        "generators": {name: read_metadata(ensemble / name).arrays_sha256 for name in NAMES},
+    }
 
 
 def digest(files: Sequence[Path]) -> str:
@@ -319,7 +333,7 @@ def rows_before(file: Path, given: dict[str, Any]) -> dict[str, Any]:
         raise FileError(file, "it is damaged", "delete it, or choose another --out") from error
     if found != given:
         what = "it is of other portraits, another seed or other generators"
-        raise FileError(file, what, "choose another --out, or delete it")
+        raise FileError(file, what, "choose another --out, or delete the folder")
     return rows
 
 
@@ -626,7 +640,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--images", type=commands.positive,
         help="of all but edits: only the first so many test portraits",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of everything random; default: 0")
+    parser.add_argument(
+        "--seed", type=commands.seed, default=0, help="of everything random; default: 0"
+    )
     parser.add_argument(
         "--only", nargs="+", choices=[*attacks(ENSEMBLE)], metavar="ATTACK", default=[],
         help=f"these rows of the attacks' table (default: all): {'; '.join(attacks(ENSEMBLE))}",
@@ -649,15 +665,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     _check(args)
-    portraits = load(args.portraits, SIZE, cache=args.cache)
+    with disk.locked(args.out):
+        portraits = load(args.portraits, SIZE, cache=args.cache)
+        _check_portraits(args, portraits)
+        MEASURES[args.what](args, portraits)
+    return 0
+
+
+def _check_portraits(args: argparse.Namespace, portraits: Portraits) -> None:
+    """Raises FileError if there are too few portraits for what is measured."""
     if not portraits.test.any() or (args.what == "edits" and portraits.test.all()):
         what = "no face is found in a portrait to test on, or in none to train on"
         raise FileError(args.portraits, what, "add portraits with larger faces")
     if args.what == "groups" and len(_photos(args, portraits)) < 2:
         what = "there are no two test portraits for a photo of two people"
         raise FileError(args.portraits, what, "add portraits, or give a larger --images")
-    MEASURES[args.what](args, portraits)
-    return 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -690,8 +712,12 @@ def _edits(args: argparse.Namespace, portraits: Portraits) -> None:
 
 
 def _attacks(args: argparse.Namespace, portraits: Portraits) -> None:
-    crops = save_crops(portraits, args.out / "crops", args.images)
     photos = _photos(args, portraits)
+    with tempfile.TemporaryDirectory() as folder:  # crops of other portraits are not replaced
+        crops = save_crops(portraits, Path(folder), args.images)
+        given = given_of(crops, photos, args.ensemble, args.seed)
+        rows_before(args.out / "attacks.json", given)
+    crops = save_crops(portraits, args.out / "crops", args.images)
     print_attacks(measure_attacks(crops, photos, args.ensemble, args.out, args.seed, args.only))
 
 

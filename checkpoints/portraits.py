@@ -33,13 +33,17 @@ from cdmaa_jax import disk
 from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.images.faces import face_square, find_face
-from cdmaa_jax.images.files import read_photo
+from cdmaa_jax.images.files import pictures_in, read_photo
 from checkpoints import commands
 
 TABLE = "portraits.csv"
 COLUMNS = ("file", "gender", "birth_year")
+GENDERS = {"M": 1, "F": 0, "": -1}
+"""The label ``Male`` of what may be in the column."""
 TEST_SHARE = 0.15
 SENIOR_BEFORE = 1950
+LARGEST = 1024
+"""The largest faces that are made, in pixels."""
 
 _SMALLEST = 0.58  # share of the portrait's width: smaller squares are mostly around one eye
 _WORK = 128  # side of the crops on which landmarks, labels and comics are computed
@@ -109,6 +113,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
 def _check_row(path: Path, number: int, row: dict[str, str]) -> None:
     if not row["file"]:
         raise FileError(path, f"portrait {number - 1} has no file", "fill it in, or drop the line")
+    if Path(row["file"]).name != row["file"]:
+        what = f"the file {row['file']} is named with its folder"
+        raise FileError(path, what, "give its name in photos/ alone")
+    if (row["gender"] or "") not in GENDERS:
+        what = f"the gender of {row['file']} is {row['gender']!r}"
+        raise FileError(path, what, "make it M or F, or leave it empty")
     try:
         _senior(row["birth_year"])
     except ValueError:
@@ -282,7 +292,7 @@ def _stated(name: str, row: dict[str, str]) -> int:
 
 
 def _male(gender: str) -> int:
-    return {"M": 1, "F": 0}.get(gender, -1)
+    return GENDERS.get(gender, -1)
 
 
 def _senior(birth_year: str) -> int:
@@ -489,13 +499,16 @@ def _write(portraits: Portraits, cache: Path, digest: str) -> None:
 
 
 def _read(cache: Path, size: int, digest: str) -> Portraits:
+    disk.refuse_pipes(cache, "choose another --cache")
     content = disk.read_bytes(cache)
     try:
         portraits, table = _parse(content)
     except Exception as error:  # NumPy, ZIP and zlib raise their own kinds of error
-        raise _foreign(cache) from error
+        what = "it is no cache of portraits, or a damaged one"
+        raise FileError(cache, what, "choose another --cache") from error
     if table != digest:
-        raise _foreign(cache)
+        what = "it is a cache of other portraits"
+        raise FileError(cache, what, "delete it, or choose another --cache")
     if portraits.images.shape[1] != size:
         what = f"it holds faces of {portraits.images.shape[1]} pixels, not of {size}"
         raise FileError(cache, what, "choose another --cache")
@@ -512,10 +525,6 @@ def _parse(content: bytes) -> tuple[Portraits, str]:
             **{name: arrays[name] for name in ("images", "comic", "test")},
         )
         return portraits, str(arrays["table"])
-
-
-def _foreign(cache: Path) -> FileError:
-    return FileError(cache, "it is no cache of these portraits", "delete it")
 
 
 def _group(arrays: np.lib.npyio.NpzFile, prefix: str) -> dict[str, np.ndarray]:
@@ -601,14 +610,16 @@ class Pen:
 def split(folder: Path, test: Path, rest: Path) -> None:
     """Links the photos held out from training into one folder, and all others into another.
 
-    Existing links are kept.
+    Existing links are kept; what is no picture by its suffix is left out.
 
     Raises:
-        FileError: there are no photos, or something else has the name of a link.
+        FileError: there are no photos, the folders are the same, or something else has the name of
+            a link.
     """
-    with disk.translated(folder / "photos", disk.TO_READ):
-        photos = sorted((folder / "photos").iterdir())
-    for photo in photos:
+    if disk.real_path(test) == disk.real_path(rest):
+        what = "it is given for the test photos and for the others"
+        raise FileError(rest, what, "give two folders")
+    for photo in pictures_in(folder / "photos"):
         _link((test if is_test(photo.name) else rest) / photo.name, photo.resolve())
 
 
@@ -645,7 +656,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the data and counts it; returns the exit status."""
     parser = make_parser()
-    return commands.run(parser.prog, functools.partial(_run, parser.parse_args(argv)))
+    args = parser.parse_args(argv)
+    if args.size > LARGEST:
+        parser.error(f"--size must be at most {LARGEST}")
+    if args.split and (args.cache or args.size != parser.get_default("size")):
+        parser.error("--cache and --size are of no use with --split")
+    return commands.run(parser.prog, functools.partial(_run, args))
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -48,7 +48,12 @@ from cdmaa_jax import disk
 from cdmaa_jax.cli.parser import OneLineParser
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.generators import attgan, registry, stargan, stgan, ugatit
-from cdmaa_jax.generators.checkpoint import METADATA_FILE, check_target, save_generator
+from cdmaa_jax.generators.checkpoint import (
+    METADATA_FILE,
+    check_target,
+    read_metadata,
+    save_generator,
+)
 from cdmaa_jax.generators.ensembles import DEMONSTRATION
 from checkpoints import commands
 from checkpoints.discriminators import AttentionCritic, Critic
@@ -505,7 +510,7 @@ def train(
             is_last = done >= steps or late
             if is_last or (is_new and done % save_every == 0):
                 params = averaged_params(arch, recipe.config, state.average)
-                save(out, arch, params, history, seed, len(data.images))
+                save(out, arch, params, history, seed, len(data.images), steps)
             if is_last:
                 break
 
@@ -519,8 +524,10 @@ def check_out(out: Path, overwrite: bool) -> None:
     """
     check_target(out, overwrite=True)
     if not overwrite and (out / METADATA_FILE).exists():
+        stopped = read_metadata(out).extra.get("stopped")
+        what = "a generator is there already" + (f", stopped {stopped}" if stopped else "")
         remedy = "choose another --out, or replace it with --overwrite"
-        raise FileError(out, "a generator is there already", remedy)
+        raise FileError(out, what, remedy)
     if history_file(out).is_dir():
         raise FileError(history_file(out), "it is a folder", "choose another --out")
     disk.make_folder(out.absolute().parent)
@@ -553,14 +560,23 @@ def compiled(arch: str, recipe: Recipe, seed: int) -> tuple[State, Any]:
 
 
 def save(
-    out: Path, arch: str, params: Any, history: list[dict[str, Any]], seed: int, portraits: int
+    out: Path,
+    arch: str,
+    params: Any,
+    history: list[dict[str, Any]],
+    seed: int,
+    portraits: int,
+    steps: int,
 ) -> None:
-    """Writes a generator, and beside it the figures of its training."""
+    """Writes a generator, and beside it the figures of its training, whose end is at ``steps``."""
+    done = history[-1]["step"]
+    stopped = {"stopped": f"after {done} of {steps} steps"} if done < steps else {}
     extra = {
         "purpose": DEMONSTRATION,
         "seed": seed,
-        "steps": history[-1]["step"],
+        "steps": done,
         "portraits": portraits,
+        **stopped,
     }
     save_generator(
         out, arch, RECIPES[arch].config, params, name=arch, metadata=extra, dtype="float16",
@@ -584,7 +600,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true",
         help="replace a generator in --out, when the training has ended",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of everything random; default: 0")
+    parser.add_argument(
+        "--seed", type=commands.seed, default=0, help="of everything random; default: 0"
+    )
     parser.add_argument(
         "--steps", type=commands.positive,
         help=f"generator steps, rounded up to a multiple of {CHUNK} (default: the recipe's)",

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from cdmaa_jax import disk
 from cdmaa_jax.cli.parser import make_parser
 from cdmaa_jax.disk import FileError
 from checkpoints import measure
@@ -151,6 +152,37 @@ def test_rows_are_kept_and_written_one_by_one(tmp_path, quick, monkeypatch):
     with pytest.raises(FileError, match=r"attacks\.json: it is damaged; delete it"):
         measure_rows(titles[0])
     assert sorted(path for path in os.listdir(out) if path.startswith(".")) == []
+
+
+def test_a_folder_of_other_attacks_is_left_alone(tmp_path, quick):
+    portraits, out = made_up_portraits(), tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "photos").mkdir()
+    save_photo(tmp_path / "photos" / "5.png", 5).rename(tmp_path / "photos" / "5.jpg")
+    (out / "attacks.json").write_text('{"rows": {}, "seed": 1}')
+    args = SimpleNamespace(
+        portraits=tmp_path, ensemble=quick, out=out, images=None, seed=0, only=[]
+    )
+    with pytest.raises(FileError, match="generators; choose another --out, or delete the folder"):
+        measure._attacks(args, portraits)
+    assert os.listdir(out) == ["attacks.json"]
+
+
+def test_a_folder_is_one_run_s_at_a_time(tmp_path, capsys):
+    folder, out = folder_of(tmp_path / "in", HEAD, "A000055.jpg,M,1940"), tmp_path / "out"
+    out.mkdir()
+    with disk.locked(out):
+        assert measure.main(["attacks", "--portraits", str(folder), "--out", str(out)]) == 1
+    assert "another run is writing into this folder; wait for it" in capsys.readouterr().err
+
+
+def test_edits_that_no_classifier_knows_are_told_of_before_the_training(monkeypatch):
+    monkeypatch.setattr(measure, "train_classifier", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(measure, "NAMES", ("one",))
+    stub = Stub(None, ("Male", "Moustache"), None)
+    monkeypatch.setattr(measure, "load_generator", lambda path: stub)
+    with pytest.raises(FileError, match="one: it edits Moustache, which no classifier is trained"):
+        measure.measure_edits(made_up_portraits(), measure.ENSEMBLE, seed=0)
 
 
 def test_what_compression_leaves(tmp_path, monkeypatch, capsys):
@@ -391,6 +423,7 @@ class Stub(SimpleNamespace):
     (["posted", "--only", measure.WHOLE], "--only is of attacks, not of posted"),
     (["edits", "--images", "3"], "--images is of the others, not of edits"),
     (["attacks", "--images", "0"], "--images: '0' is not a whole number above zero"),
+    (["edits", "--seed", "4294967296"], "--seed: '4294967296' is not a whole number from 0 to 429"),
     (["attacks", "--images", "-1"], "--images: '-1' is not a whole number above zero"),
 ])  # fmt: skip
 def test_options_that_would_be_ignored_are_refused(tmp_path, capsys, options, message):

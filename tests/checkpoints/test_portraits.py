@@ -64,6 +64,36 @@ def test_the_two_folders_are_made_twice_but_replace_nothing(tmp_path):
     assert link.read_bytes() == b"another"
 
 
+def test_what_is_no_picture_is_not_split(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "old.jpg").mkdir(parents=True)
+    for name in (".DS_Store", "._a.jpg", "notes.txt"):
+        (photos / name).write_bytes(b"x")
+    with pytest.raises(FileError, match="there is no picture in this folder"):
+        split(tmp_path, tmp_path / "test", tmp_path / "rest")
+    assert os.listdir(tmp_path) == ["photos"]
+    (photos / "A000014.jpg").write_bytes(b"x")
+    split(tmp_path, tmp_path / "test", tmp_path / "rest")
+    assert os.listdir(tmp_path / "rest") == ["A000014.jpg"] and not (tmp_path / "test").exists()
+
+
+def test_the_two_folders_are_different(tmp_path):
+    (tmp_path / "link").symlink_to("test")
+    with pytest.raises(FileError, match="link: it is given for the test photos and for the others"):
+        split(tmp_path, tmp_path / "test", tmp_path / "link")
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--size", "1025"], "--size must be at most 1024"),
+    (["--split", "a", "b", "--size", "32"], "--cache and --size are of no use with --split"),
+    (["--split", "a", "b", "--cache", "c"], "--cache and --size are of no use with --split"),
+])  # fmt: skip
+def test_options_that_are_of_no_use(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), *options])
+    assert message in capsys.readouterr().err
+
+
 def test_a_cache_gives_back_what_was_written(tmp_path):
     given, cache = made_up_portraits(), tmp_path / "cache.npz"
     portraits._write(given, cache, "ab")
@@ -89,17 +119,21 @@ def test_a_cache_is_read_for_its_own_table_only(tmp_path, monkeypatch):
     with pytest.raises(FileError, match="it holds faces of 64 pixels, not of 32; choose another"):
         load(here, 32, cache)
     there = folder_of(tmp_path / "there", HEAD, "a.png,F,1961", "b.png,M,1940")
-    message = f"{cache}: it is no cache of these portraits; delete it"
     with pytest.raises(FileError) as caught:
         load(there, cache=cache)
-    assert str(caught.value) == message
+    what = "it is a cache of other portraits; delete it, or choose another --cache"
+    assert str(caught.value) == f"{cache}: {what}"
     whole = cache.read_bytes()
     half, other = whole[: len(whole) // 2], whole.replace(b"comic", b"tragi")
     for content in (b"", b"not at all", half, other):
         cache.write_bytes(content)
         with pytest.raises(FileError) as caught:
             load(here, cache=cache)
-        assert str(caught.value) == message
+        what = "it is no cache of portraits, or a damaged one; choose another --cache"
+        assert str(caught.value) == f"{cache}: {what}"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="it is a pipe or a device, not a file; choose another --c"):
+        load(here, cache=tmp_path / "pipe")
 
 
 def test_a_full_disk_leaves_nothing_of_a_cache(tmp_path, monkeypatch):
@@ -126,6 +160,8 @@ def test_a_table_of_a_spreadsheet_begins_with_a_mark(tmp_path):
     (b"file,gender,birth_year\na,,\n,F,1950\n", "portrait 2 has no file; fill it in"),
     (b"file,gender,birth_year\na,F,1\nb,,\na,,\n", "it lists a 2 times; keep one of these lines"),
     (b"file,gender,birth_year\na,F,young\n", "the birth_year of a is 'young'; make it a year"),
+    (b"file,gender,birth_year\na,male,1\n", "the gender of a is 'male'; make it M or F, or leave"),
+    (b"file,gender,birth_year\n../a,F,1\n", "the file ../a is named with its folder; give its"),
     (b"file,gender,birth_year\n\xff,F,1\n", "it is no CSV file in UTF-8; save it as one"),
     (b"file,gender,birth_year\na,F,1\n", "photos/a: there is no such photo, but portraits.csv"),
     (None, "portraits.csv: there is no such file or folder; check its name"),

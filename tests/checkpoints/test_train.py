@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -229,13 +232,13 @@ def forbid_training(monkeypatch):
     monkeypatch.setattr(train, "training_data", refuse)
 
 
-def save_small(path, steps=20):
+def save_small(path, steps=20, end=20):
     config = SMALL["stargan"]
     params = registry.init_params("stargan", config, seed=steps)
     recipe = dataclasses.replace(train.RECIPES["stargan"], config=config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train.RECIPES, "stargan", recipe)
-        train.save(path, "stargan", params, [{"step": steps}], seed=3, portraits=4)
+        train.save(path, "stargan", params, [{"step": steps}], 3, 4, end)
     return path
 
 
@@ -257,6 +260,10 @@ def test_a_generator_that_is_there_is_replaced_only_if_asked(tmp_path, forbid_tr
     assert str(caught.value) == (
         f"{out}: a generator is there already; choose another --out, or replace it with --overwrite"
     )
+    with pytest.raises(
+        train.FileError, match="g2: a generator is there already, stopped after 20 of"
+    ):
+        train.train("stargan", made_up_portraits(), save_small(tmp_path / "g2", end=40), seed=0)
     with pytest.raises(Forbidden):
         train.train("stargan", made_up_portraits(), out, seed=0, overwrite=True)
     (tmp_path / "photos").mkdir()
@@ -295,12 +302,30 @@ def arguments(folder, out, *more):
 @pytest.mark.parametrize("options, message", [
     (["--steps", "0"], "--steps: '0' is not a whole number above zero"),
     (["--steps", "-20"], "--steps: '-20' is not a whole number above zero"),
+    (["--seed", "-1"], "--seed: '-1' is not a whole number from 0 to 4294967295"),
+    (["--seed", "x"], "--seed: 'x' is not a whole number from 0 to 4294967295"),
     (["--minutes", "nan"], "--minutes: 'nan' is not a number above zero"),
 ])  # fmt: skip
 def test_numbers_that_no_training_can_have(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit, match="2"):
         train.main(arguments(tmp_path, tmp_path / "g", *options))
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_is_one_line(tmp_path, monkeypatch, capsys, number, status):
+    def interrupt(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(15)
+    monkeypatch.setattr(train, "check_out", interrupt)
+    try:
+        assert train.main(arguments(tmp_path, tmp_path / "g")) == status
+    finally:
+        signal.signal(signal.SIGINT, previous[0])
+    assert capsys.readouterr().err == "python -m checkpoints.train: error: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) == previous[1]
 
 
 @pytest.mark.parametrize("lines, message", [
