@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import tempfile
 import time
@@ -18,8 +17,8 @@ import numpy as np
 from benchmarks import memory, peak, work
 from cdmaa_jax import kept, processor
 from cdmaa_jax.attack import Config, compilation, run
+from cdmaa_jax.attack.algorithm import fit
 from cdmaa_jax.attack.memory import fitting_devices, footprint, plan_chunks, share
-from cdmaa_jax.attack.targets import fit_conditions
 from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
 from cdmaa_jax.protection import devices_for
@@ -53,6 +52,7 @@ class Side:
         return {
             "jax": jax.__version__,
             "device": device.device_kind,
+            "devices": jax.local_device_count(),
             "platform": device.platform,
         }
 
@@ -102,7 +102,7 @@ class Side:
         """How many photos each model takes at once, and the bytes that this should take."""
         places = self._work.of(models)
         generators = [self._generator(place) for place in places]
-        inputs, loss = self._batch(places, None, None, None), Config().loss
+        inputs, loss = fit(self._batch(places, None, None, None)), Config().loss
         devices = tuple(sharing(len(inputs.images)) or jax.devices()[:1])
         if devices[0].platform == "cpu":
             devices = fitting_devices(loss, generators, inputs, devices, chunk)
@@ -138,9 +138,7 @@ class Side:
 
         places = self._work.of(models)
         batch = self._batch(places, None, None, None)
-        conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
-        batch = dataclasses.replace(batch, conditions=conditions)
-        return ahead.compile_attack(target, [self._generator(place) for place in places], batch)
+        return ahead.compile_attack(target, [self._generator(p) for p in places], fit(batch))
 
     def matmul(self) -> float:
         """The best FLOP per second of a large matrix product."""

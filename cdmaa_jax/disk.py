@@ -101,24 +101,26 @@ def sha256_of(path: Path) -> str:
 
 
 def check_place(path: Path, remedy: str = _TO_WRITE) -> None:
-    """Checks, before long work, that ``write_whole`` can write a file.
+    """Checks, before long work, that ``write_whole`` can write a file that a user has named.
 
     Raises:
-      FileError: its folder is missing or cannot be written into, or what is there is no file.
+      FileError: its folder is missing or cannot be written into, or what is there is no file, or a
+        link, which would be replaced.
     """
-    place = behind_link(path)
-    if not place.parent.is_dir():
-        raise FileError(path, f"there is no folder {place.parent}", f"make it, or {remedy}")
     with translated(path, remedy):
-        if place.is_dir():
+        if not path.parent.is_dir():
+            raise FileError(path, f"there is no folder {path.parent}", f"make it, or {remedy}")
+        if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "")
         _check_name(path, remedy)
-        with tempfile.TemporaryFile(dir=place.parent):
+        if path.is_symlink():
+            raise FileError(path, "it is a link", "name the file that it leads to")
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; replaces one that is there, or that a link leads to.
+    """Writes a file whole or not at all; replaces a file or a link that is there.
 
     Raises:
       FileError: the folder is missing or not writable, the disk is full, or a pipe or a device is
@@ -136,8 +138,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     staged: list[Staged] = []
     try:
         for path, data in files.items():
-            _check_name(path, _TO_WRITE)
-            staged.append(stage(behind_link(path), data))
+            staged.append(stage(path, data))
     except BaseException:
         discard(staged)
         raise
@@ -228,11 +229,6 @@ def real_path(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):  # RuntimeError: before Python 3.13
         return path.absolute()
-
-
-def behind_link(path: Path) -> Path:
-    """What a link leads to, there or not; any other path as it is."""
-    return real_path(path) if os.path.islink(path) else path
 
 
 def file_name(stem: str, ending: str) -> str:

@@ -30,7 +30,7 @@ def run(command: str, work: Callable[[], int]) -> int:
         fail(command, "interrupted")
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -152,11 +152,7 @@ def _names(content: Mapping[Any, Any]) -> str:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A new sibling file that becomes ``path`` at the end, or is removed on any error.
-
-    If ``path`` is a link, what it leads to is replaced.
-    """
-    path = disk.behind_link(path)
+    """A new sibling file that becomes ``path`` at the end, or is removed on any error."""
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         if path.exists():

@@ -121,7 +121,9 @@ def fitting_devices(
     devices: tuple[jax.Device, ...],
     chunk: int | None,
 ) -> tuple[jax.Device, ...]:
-    """As many of a CPU's devices as can share a batch equally in its memory; one always may.
+    """As many of a CPU's devices as can share a batch equally in half of its memory, at least one.
+
+    The number stays the same in a process, whatever becomes free.
 
     Args:
       loss: a name in ``LOSSES``.
@@ -143,10 +145,10 @@ def fitting_devices(
 def _fits(
     loss: str, ensemble: Sequence[Generator], batch: Batch, chunk: int | None, memory: int
 ) -> bool:
+    """Whether a device's share takes less than half of its part of the memory: it may grow."""
     chunks = [fit_chunk(chunk or 1, len(batch.images))] * len(ensemble)
-    if generous_footprint(loss, ensemble, batch).of(chunks) < memory / 2:
-        return True
-    return footprint(loss, ensemble, batch).of(chunks) <= SHARE * memory
+    estimates = (generous_footprint, footprint)  # the first takes no tracing
+    return any(estimate(loss, ensemble, batch).of(chunks) <= memory / 2 for estimate in estimates)
 
 
 def share(batch: Batch, devices: int) -> Batch:

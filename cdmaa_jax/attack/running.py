@@ -29,7 +29,13 @@ from cdmaa_jax.attack.compilation import (
     compiler_options,
     graph_options,
 )
-from cdmaa_jax.attack.config import Config, check_choice, check_config, registered
+from cdmaa_jax.attack.config import (
+    Config,
+    check_choice,
+    check_config,
+    check_positive,
+    registered,
+)
 from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.losses import LOSSES
 from cdmaa_jax.attack.memory import can_overlap, fitting_devices, plan_chunks, share
@@ -70,10 +76,12 @@ def run(
       batch: the clean images and, for each generator, the condition vectors.
       key: one typed PRNG key, whose start noise every image gets, or [B] of them; of threefry2x32.
       devices: the devices that share the batch, equally; the default device if None. Of a CPU's
-        devices, no more do than its memory has room for.
-      chunk: how many images a generator takes at once; for each what fits and suits the device if
-        None. Fewer take less memory, and change nothing but the rounding of sums, which signs of
-        gradients magnify from step to step: the images differ, and are as good.
+        devices, no more do than half of its memory has room for. The means of a universal
+        perturbation are exchanged in each step; XLA gives up if a CPU's devices wait for a minute.
+      chunk: how many images a generator takes at once, on each device; for each what fits and
+        suits the device if None. Fewer take less memory, and change nothing but the rounding of
+        sums, which signs of gradients magnify from step to step: the images differ, and are as
+        good.
 
     Raises:
       ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; the batch does
@@ -162,6 +170,8 @@ def _task_of(
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
     device = get_default_device() if devices is None else devices[0]
+    if chunk is not None:
+        check_positive(chunk=chunk)
     if devices is not None and device.platform == "cpu":
         devices = fitting_devices(config.loss, models, batch, devices, chunk)
     count = 1 if devices is None else len(devices)
@@ -180,12 +190,12 @@ def _is_traced(tree: Any) -> bool:
 def _can_overlap(
     loss: str,
     models: tuple[Generator, ...],
-    share: Batch,
+    part: Batch,
     device: jax.Device,
     chunks: tuple[int, ...],
 ) -> bool:
-    whole = min(chunks) == len(share.images)
-    return whole and len(models) > 1 and can_overlap(loss, models, share, device)
+    whole = min(chunks) == len(part.images)
+    return whole and len(models) > 1 and can_overlap(loss, models, part, device)
 
 
 def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:

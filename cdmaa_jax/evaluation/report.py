@@ -201,13 +201,15 @@ def build(
 def made_with() -> dict[str, Any]:
     """The versions, the device and the precision of products that this process's figures have.
 
-    The cores are those of a CPU that this process may use; their number, too, changes rounding. The
-    precision is that of JAX's option; None, the backend's default.
+    The cores are those of a CPU that this process may use; their number, and that of the devices
+    that may share a batch, change rounding. The precision is that of JAX's option; None, the
+    backend's default.
     """
     device = jax.devices()[0]
     return {
         "versions": versions(),
         "device": device.device_kind,
+        "devices": jax.local_device_count(),
         "cores": cores() if device.platform == "cpu" else None,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
     }

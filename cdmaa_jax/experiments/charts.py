@@ -91,7 +91,8 @@ def draw_bars(record: Mapping[str, Any]) -> bytes:
     bands = -(-len(models) // _ACROSS)
     across = -(-len(models) // bands)
     titles = [_broken(model, 0.85 * (_WIDTH - _LABEL) / across) for model in models]
-    lines = 2 * heights.sum() + 7 + max(title.count("\n") for title in titles)
+    heading = _broken(record["title"], 0.75 * _WIDTH)  # its letters are larger
+    lines = 2 * heights.sum() + 7 + max(title.count("\n") for title in [*titles, heading])
     figure = _figure(0.7 + 0.13 * lines * bands)
     grid = figure.subplots(2 * bands, across, sharey=True, squeeze=False)
     for number, (model, title) in enumerate(zip(models, titles, strict=True)):
@@ -112,7 +113,7 @@ def draw_bars(record: Mapping[str, Any]) -> bytes:
         axes.set_yticks(places, labels)
         axes.get_yticklabels()[list(columns).index(record["default"])].set_fontweight("bold")
     grid[0, 0].set_ylim(heights.sum(), 0)
-    figure.suptitle(record["title"], x=0.01, ha="left")
+    figure.suptitle(heading, x=0.01, ha="left")
     entries = _entries(grid.flat)
     figure.legend(entries.values(), entries, loc="outside lower left", ncols=2)
     return _png(figure)
@@ -141,7 +142,10 @@ def draw_lines(rows: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], title
             _lines(axes, _few(lines))
             axes.set_ylabel(metric)
             axes.set_title("" if start else name, loc="left")
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=4)
+        # Given by name, since matplotlib leaves out labels that begin with an underscore.
+        curves = axes.lines[: len(_few(lines))]
+        names = [curve.get_label() for curve in curves]
+        axes.legend(curves, names, loc="upper left", bbox_to_anchor=(1, 1), handlelength=4)
     figure.suptitle(title, x=0.01, ha="left")
     return _png(figure)
 

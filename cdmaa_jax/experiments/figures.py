@@ -64,8 +64,13 @@ def caption_of_bars(record: Mapping[str, Any]) -> str:
         f"Above: attack_rate, the share of edits with L > {record['threshold']:g}. Below: avg_L, "
         f"the mean of L; dotted: the threshold of L. {_L}. Whiskers: 95 % intervals over "
         f"{photos_of(record)}. Blue: {record['headings'][record['default']]}, the default. “mean” "
-        f"is the mean over the generators.{stated_purposes(record)}"
+        f"is the mean over the generators.{_printed_marks(record)}{stated_purposes(record)}"
     )
+
+
+def _printed_marks(record: Mapping[str, Any]) -> str:
+    """The sentence on the paper's figures, if there are any."""
+    return f" Hollow: those of {record['paper']['source']}" if record["paper"] else ""
 
 
 def caption_of_outputs(record: Mapping[str, Any]) -> str:

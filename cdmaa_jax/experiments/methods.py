@@ -164,7 +164,8 @@ def measure(
       column: what to do.
       study: to what.
       attack: an attack of one's own, see ``photos.ProtectImages``. The column then has a method of
-        its own, by which figures on disk are known: a changed attack needs another name.
+        its own, by which figures on disk are known: a changed attack needs another name, as does
+        one that uses the images of a batch jointly, with another batch size.
       begin: called with the name of each work of ``works_of`` as it is begun.
       progress: called with the number of pieces of that work as they are done.
 
@@ -218,7 +219,7 @@ def prepare(column: Column, study: Study) -> None:
     protection.prepare(
         crop_images(crops), models, column.config, study.seed,
         labels=labels_of(crops, study), batch_size=study.batch,
-        devices=photos.devices_for(study.batch),
+        devices=protection.devices_for(study.batch),
     )  # fmt: skip
 
 
@@ -320,7 +321,7 @@ def _fit_weights(column: Column, study: Study, tell: Tell) -> dict[str, Any]:
     found = search_weights(
         crop_images(crops), study.ensemble.generators, column.config, study.seed,
         labels=labels_of(crops, study), **_grid(study), batch_size=_searched(study),
-        devices=photos.devices_for(_searched(study)), progress=tell,
+        devices=protection.devices_for(_searched(study)), progress=tell,
     )  # fmt: skip
     names = [model.name for model in study.ensemble.generators]
     return {

@@ -127,7 +127,7 @@ class Measured:
       folder: of the protected files.
       files: names of the protected files, in the order of the crops.
       facts: what the method found out on its way, to be told with the figures.
-      made_with: other versions, devices and precisions than this process's, that some of it is of.
+      made_with: what else than this process's versions, device and so on some of it is of.
     """
 
     column: Column
@@ -203,7 +203,7 @@ def measure_column(
 def check_crops(study: Study) -> None:
     """Raises FileError if a crop, by its header, is not of the study's size."""
     for crop in (*study.crops, *study.tuning):
-        if files.count_pixels(crop.path) not in (0, study.size**2):
+        if files.size_of(crop.path) not in (None, (study.size, study.size)):
             what = f"it is no crop of {study.size} x {study.size} pixels, as the generators need"
             raise FileError(crop.path, what, "make the crops again")
 
@@ -268,8 +268,9 @@ def _different(notes: Iterable[dict[str, Any] | None]) -> tuple[dict[str, Any], 
     """The notes that differ from this process's own, each once."""
     others: list[dict[str, Any]] = []
     for note in notes:
-        if note is not None and note != report.made_with() and note not in others:
-            others.append(note)
+        known = None if note is None else report.made_with_in(note)
+        if known is not None and known != report.made_with() and known not in others:
+            others.append(known)
     return tuple(others)
 
 

@@ -74,6 +74,8 @@ def make_study(
       ValueError: a number is out of its range.
     """
     check_positive(images=images)
+    if tuning < 0:
+        raise ValueError(f"tuning must be at least 0, not {tuning}")
     source = find_source(folder, ensemble, attributes, partition, aligned)
     for notice in source.notices:
         say(notice)

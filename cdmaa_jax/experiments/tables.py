@@ -11,7 +11,7 @@ import numpy as np
 from cdmaa_jax.evaluation import report
 from cdmaa_jax.experiments import paper
 from cdmaa_jax.experiments.columns import STEPS, Table, paper_tables
-from cdmaa_jax.experiments.runner import ON_TESTED, TUNED_ON, Measured, Study
+from cdmaa_jax.experiments.runner import ON_TESTED, TUNED_ON, Measured, Study, column_folder
 from cdmaa_jax.experiments.statistics import (
     LEVEL,
     RESAMPLES,
@@ -40,8 +40,9 @@ def build_table(
       ValueError: the figures are of other columns or photos, or the columns' thresholds differ.
     """
     threshold = _threshold(table)
-    if {name: one.column for name, one in measured.items()} != table.columns:
-        raise ValueError(f"the figures are not those of the columns of {table.name}")
+    folders = {name: column_folder(column, study) for name, column in table.columns.items()}
+    if {name: one.folder for name, one in measured.items()} != folders:
+        raise ValueError(f"the figures are not those of this study's columns of {table.name}")
     draws = resampling(len(study.crops), study.seed)
     default = measured[table.default].losses
     return {
@@ -131,6 +132,8 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     """A table for people: measured figures with intervals, and the paper's in separate columns."""
     lines = [f"## {record['title']}", "", _protocol(record), ""]
     lines += markdown_table(_figure_rows(record))
+    if len(record["columns"]) == 1:
+        return "\n".join(lines) + "\n"
     default = record["headings"][record["default"]]
     paired = f"Less the default ({default}), paired: attack_rate in points with the 95 % interval"
     lines += ["", f"{paired} of the difference, and avg_L in round brackets:", ""]

@@ -128,14 +128,20 @@ def read_photo(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     return Photo(pixels, alpha, profile, hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
-def count_pixels(path: Path) -> int:
-    """How many pixels a photo has, by its header; 0 if that cannot be read."""
+def size_of(path: Path) -> tuple[int, int] | None:
+    """A photo's width and height, by its header; None if that cannot be read."""
     try:
         refuse_pipes(path)
         with _UNLIMITED, _identify(path) as image:
-            return image.width * image.height
+            return image.size
     except Exception:  # a damaged header can make decoders raise anything
-        return 0
+        return None
+
+
+def count_pixels(path: Path) -> int:
+    """How many pixels a photo has, by its header; 0 if that cannot be read."""
+    width, height = size_of(path) or (0, 0)
+    return width * height
 
 
 def pictures_in(folder: Path) -> list[Path]:

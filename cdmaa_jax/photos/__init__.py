@@ -25,7 +25,6 @@ from cdmaa_jax.photos.pairing import find_photos, match_photos
 from cdmaa_jax.photos.protecting import (
     Partly,
     against,
-    devices_for,
     draw_picture,
     evaluate_photos,
     protect_photos,
@@ -42,7 +41,6 @@ __all__ = [
     "against",
     "check_labels",
     "default_canonical_size",
-    "devices_for",
     "draw_picture",
     "evaluate_photos",
     "find_photos",

@@ -190,7 +190,7 @@ def test_as_many_devices_of_a_cpu_share_a_batch_as_its_memory_has_room_for(monke
     }
 
     def fitting(free, devices=tuple("abcde")):
-        monkeypatch.setattr(memory, "free_memory", lambda device: free / memory.SHARE)
+        monkeypatch.setattr(memory, "free_memory", lambda device: 2 * free)
         monkeypatch.setattr(memory, "_FITTING", {})
         return len(memory.fitting_devices("mse", ensemble, batch, devices, chunk))
 

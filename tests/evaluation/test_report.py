@@ -261,7 +261,8 @@ def test_pair_keeps_what_generators_see(ensemble):
 
 
 @pytest.mark.parametrize(
-    "other", [{"device": "another"}, {"cores": 1000}, {"matmul_precision": "highest"}]
+    "other",
+    [{"device": "another"}, {"devices": 1000}, {"cores": 1000}, {"matmul_precision": "highest"}],
 )
 def test_photos_that_were_made_otherwise_say_so(other):
     ours = report.made_with()

@@ -7,7 +7,7 @@ from PIL import Image
 
 from cdmaa_jax.experiments.columns import Column
 from cdmaa_jax.experiments.crops import Crop
-from cdmaa_jax.experiments.runner import Measured, Study
+from cdmaa_jax.experiments.runner import Measured, Study, column_folder
 from cdmaa_jax.generators.checkpoint import Metadata
 from cdmaa_jax.generators.ensembles import Ensemble
 from cdmaa_jax.images.labels import LabelTable
@@ -44,7 +44,7 @@ def study_in(folder: Path, count: int = 5, **options) -> Study:
 
 
 def measured_of(column: Column, study: Study, seed: int = 0, **changes) -> Measured:
-    """Figures from nowhere, of copies that are the crops themselves."""
+    """Figures from nowhere, of copies that are not there."""
     random, count = np.random.default_rng(seed), len(study.crops)
     fields = {
         "losses": {
@@ -54,7 +54,7 @@ def measured_of(column: Column, study: Study, seed: int = 0, **changes) -> Measu
         "psnr": np.full(count, 40.0),
         "linf": np.full(count, 0.05),
         "seconds": 1.0,
-        "folder": study.crops[0].path.parent,
+        "folder": column_folder(column, study),
         "files": tuple(crop.path.name for crop in study.crops),
     }
     return Measured(column, **(fields | changes))

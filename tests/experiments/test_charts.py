@@ -115,6 +115,16 @@ def test_bars_are_legible(drawn, models, columns):
     check_legible(figure)
 
 
+def test_a_long_title_is_broken_and_spelled(drawn):
+    title = 20 * "a long title 写 "
+    check_legible(drawn(charts.draw_bars, {**table(MODELS["four"]), "title": title}))
+
+
+def test_every_curve_is_in_the_legend(drawn):
+    (axes,) = drawn(charts.draw_lines, {"row": {"share": {"_a": [0, 1], "b": [1, 0]}}}, "").axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["_a", "b"]
+
+
 @pytest.mark.parametrize("models", MODELS.values(), ids=MODELS)
 def test_lines_are_legible(drawn, models):
     figure = drawn(figures._draw_figure2, trace(models))

@@ -232,9 +232,12 @@ def test_a_table_names_its_columns():
 def test_a_table_shows_what_was_measured_for_it(study):
     table = Table("own", "Own", {"a": Column(FEW)}, {"a": "A"}, "a")
     other = measure(Column(Config(steps=1)), study)
-    for measured in ({}, {"b": other}, {"a": other}):
-        with pytest.raises(ValueError, match="not those of the columns of own"):
+    another = measure(Column(FEW), dataclasses.replace(study, crops=study.crops[::-1]))
+    for measured in ({}, {"b": other}, {"a": other}, {"a": another}):
+        with pytest.raises(ValueError, match="not those of this study's columns of own"):
             build_table(table, measured, study)
+    alone = build_table(table, {"a": measure(Column(FEW), study)}, study)
+    assert "Less the default" not in to_markdown(alone)
 
 
 def test_what_is_fitted_by_an_own_entry_knows_its_tuning_photos(study, monkeypatch):
@@ -256,6 +259,11 @@ def tuned_table(study):
 
 
 # Studies
+
+
+def test_a_study_cannot_have_fewer_than_no_photos_to_tune_on(folder, tmp_path):
+    with pytest.raises(ValueError, match="tuning must be at least 0, not -1"):
+        make_study(folder, ensemble_of([generator()]), tmp_path / "out", 2, tuning=-1)
 
 
 def test_a_study_is_made_of_a_folder(folder, tmp_path):
