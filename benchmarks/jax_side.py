@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import tempfile
 import time
@@ -15,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import memory, peak, work
-from cdmaa_jax import kept, processor
+from cdmaa_jax import kept
 from cdmaa_jax.attack import Config, compilation, run
-from cdmaa_jax.attack.algorithm import fit
-from cdmaa_jax.attack.memory import fitting_devices, footprint, plan_chunks, share
+from cdmaa_jax.attack.memory import footprint, plan_chunks
+from cdmaa_jax.attack.targets import fit_conditions
 from cdmaa_jax.generators.checkpoint import load_generator
 from cdmaa_jax.generators.precision import in_bfloat16
-from cdmaa_jax.protection import devices_for
 from cdmaa_jax.types import Batch, Generator
 
 MATMUL = {
@@ -34,7 +34,6 @@ class Side:
 
     def open(self, folder: str, precision: str = "float32", cache: str | None = None) -> Any:
         """Sets JAX up; reports what it runs on. ``cache`` is a folder for compiled programs."""
-        processor.make_devices()
         jax.config.update("jax_default_matmul_precision", MATMUL[precision])
         if cache is not None:
             jax.config.update("jax_compilation_cache_dir", cache)
@@ -52,7 +51,6 @@ class Side:
         return {
             "jax": jax.__version__,
             "device": device.device_kind,
-            "devices": jax.local_device_count(),
             "platform": device.platform,
         }
 
@@ -85,9 +83,7 @@ class Side:
         begin = time.perf_counter()
         for _ in range(attacks):
             config, key = Config(steps=steps, start=work.START), jax.random.key(0)
-            devices = sharing(len(inputs.images))
-            attack = run(config, generators, inputs, key, devices=devices, chunk=chunk)
-            result = jax.block_until_ready(attack)
+            result = jax.block_until_ready(run(config, generators, inputs, key, chunk=chunk))
         seconds = time.perf_counter() - begin
         return {
             "seconds": seconds,
@@ -102,14 +98,11 @@ class Side:
         """How many photos each model takes at once, and the bytes that this should take."""
         places = self._work.of(models)
         generators = [self._generator(place) for place in places]
-        inputs, loss = fit(self._batch(places, None, None, None)), Config().loss
-        devices = tuple(sharing(len(inputs.images)) or jax.devices()[:1])
-        if devices[0].platform == "cpu":
-            devices = fitting_devices(loss, generators, inputs, devices, chunk)
-        count, part = len(devices), share(inputs, len(devices))
-        chunks = plan_chunks(loss, generators, part, devices[0], chunk, count)
-        needed = footprint(loss, generators, part, devices[0].platform)
-        return {"chunks": list(chunks), "bytes": count * needed.of(chunks)}
+        inputs, loss = self._batch(places, None, None, None), Config().loss
+        device = jax.devices()[0]
+        chunks = plan_chunks(loss, generators, inputs, device, chunk)
+        needed = footprint(loss, generators, inputs, device.platform)
+        return {"chunks": list(chunks), "bytes": needed.of(chunks)}
 
     def profile(self, models: Sequence[str], steps: int) -> list[tuple[str, int, float]]:
         """For one attack on a GPU: each kernel's name, number of runs and total seconds.
@@ -138,7 +131,9 @@ class Side:
 
         places = self._work.of(models)
         batch = self._batch(places, None, None, None)
-        return ahead.compile_attack(target, [self._generator(p) for p in places], fit(batch))
+        conditions = tuple(fit_conditions(c, batch.images) for c in batch.conditions)
+        batch = dataclasses.replace(batch, conditions=conditions)
+        return ahead.compile_attack(target, [self._generator(place) for place in places], batch)
 
     def matmul(self) -> float:
         """The best FLOP per second of a large matrix product."""
@@ -177,11 +172,6 @@ class Side:
     def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         name = event.rsplit("/", 1)[-1]
         self._stages[name] = self._stages.get(name, 0) + duration_secs
-
-
-def sharing(count: int) -> list[jax.Device] | None:
-    """The cores of a CPU that share a batch, as in ``cdmaa protect``; of GPUs, one is measured."""
-    return devices_for(count) if jax.default_backend() == "cpu" else None
 
 
 def kernels_of(data: Any) -> list[tuple[str, int, float]]:

@@ -91,8 +91,7 @@ def measure(
         prepared = prepare(options, folder, say)
         settings = settings_of(options, prepared)
         varied = axes_with_points(prepared.size, settings["generators"], names, say)
-        # Points would not compare if cores shared some batches and not others.
-        with open_ours(options, {"JAX_NUM_CPU_DEVICES": "1"}) as worker:
+        with open_ours(options) as worker:
             versions = set_up(worker, options, folder)
             check_precision(options.precision, versions["platform"])
             on_cpu = versions["platform"] == "cpu"

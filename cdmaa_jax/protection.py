@@ -55,7 +55,8 @@ def protect(
       face_weights: [N,H,W], how much each pixel counts in the loss ``face-weighted``, of any scale;
         the face of an aligned crop if None.
       batch_size: images per batch; 8 per device or as many as there are if None.
-      devices: devices that share each batch; the default device if None.
+      devices: devices that share each batch; the default device if None. Several of a CPU are for
+        tests: XLA (JAX 0.10.2) computes large generators wrongly on them.
       chunk: how many images of a batch a generator takes at once; what fits and suits the device if
         None. Fewer take less memory.
 
@@ -255,8 +256,13 @@ def checked_keys(key: int | Array, count: int) -> Array:
 
 
 def devices_for(size: int) -> list[jax.Device] | None:
-    """As many of this machine's devices as can share a batch evenly; None if only one can."""
+    """As many of this machine's devices as can share a batch evenly; None if only one can.
+
+    Those of a CPU, which are for tests, do not: XLA computes large generators wrongly on several.
+    """
     devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        return None
     count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
     return devices[:count] if count > 1 else None
 

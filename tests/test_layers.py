@@ -37,8 +37,7 @@ ALLOWED = {
         "evaluation", "photos", "search", "universal",
     },
     "cli": {
-        "disk", "processor", "kept", "generators", "attack", "images", "evaluation", "photos",
-        "experiments",
+        "disk", "kept", "generators", "attack", "images", "evaluation", "photos", "experiments",
     },
     "__main__": {"cli"},
     "__init__": {

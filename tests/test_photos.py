@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -825,9 +826,13 @@ def test_generators_are_attacked_in_the_precision_asked_for(
 
 @pytest.mark.parametrize("size, shared", [(1, False), (2, True), (3, False), (4, True)])
 def test_devices_share_what_can_be_shared_evenly(monkeypatch, size, shared):
-    two = ["one", "another"]
+    two = [SimpleNamespace(platform="gpu"), SimpleNamespace(platform="gpu")]
     monkeypatch.setattr(jax, "local_devices", lambda: two)
     assert protecting.devices_for(size) == (two if shared else None)
+
+
+def test_several_devices_of_a_cpu_share_nothing():
+    assert jax.local_device_count() > 1 and protecting.devices_for(2) is None
 
 
 def test_labels_seed_and_chunk_reach_the_attack(job, tmp_path, monkeypatch):

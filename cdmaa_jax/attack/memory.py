@@ -41,7 +41,6 @@ _GIB = 2**30
 
 _PLANS: dict[Any, tuple[int, ...]] = {}  # cached, since a changed plan means recompilation
 _OVERLAPS: dict[Any, bool] = {}  # cached for the same reason
-_FITTING: dict[Any, int] = {}  # likewise
 _PLANNING = threading.RLock()  # gives concurrent threads the same plan
 
 
@@ -80,12 +79,7 @@ class Footprint:
 
 
 def plan_chunks(
-    loss: str,
-    ensemble: Sequence[Generator],
-    batch: Batch,
-    device: jax.Device,
-    chunk: int | None,
-    sharers: int = 1,
+    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device, chunk: int | None
 ) -> tuple[int, ...]:
     """How many images each generator takes at once.
 
@@ -98,7 +92,6 @@ def plan_chunks(
       batch: the batch, or the share of it that one device has.
       device: the device.
       chunk: the number for all generators; chosen if None.
-      sharers: how many of a CPU's devices, which have one memory, share the batch.
 
     Raises:
       ValueError: ``chunk`` is not positive, or takes more than is free; the message says how many
@@ -106,58 +99,11 @@ def plan_chunks(
     """
     if chunk is not None:
         check_positive(chunk=chunk)
-    key = (*_kind_of(loss, ensemble, batch, device), chunk, sharers)
+    key = (*_kind_of(loss, ensemble, batch, device), chunk)
     with _PLANNING:
         if key not in _PLANS:
-            memory = free_memory(device) // sharers
-            _PLANS[key] = _plan(loss, ensemble, batch, device, chunk, memory)
+            _PLANS[key] = _plan(loss, ensemble, batch, device, chunk)
         return _PLANS[key]
-
-
-def fitting_devices(
-    loss: str,
-    ensemble: Sequence[Generator],
-    batch: Batch,
-    devices: tuple[jax.Device, ...],
-    chunk: int | None,
-) -> tuple[jax.Device, ...]:
-    """As many of a CPU's devices as can share a batch equally in half of its memory, at least one.
-
-    The number stays the same in a process, whatever becomes free.
-
-    Args:
-      loss: a name in ``LOSSES``.
-      ensemble: the generators.
-      batch: the whole batch.
-      devices: the devices.
-      chunk: how many images each generator takes at once; at least one if None.
-    """
-    key = (*_kind_of(loss, ensemble, batch, devices[0]), chunk, len(devices))
-    with _PLANNING:
-        if key not in _FITTING:
-            memory, count = free_memory(devices[0]), len(batch.images)
-            numbers = (n for n in range(len(devices), 1, -1) if count % n == 0)
-            fit = (n for n in numbers if _fits(loss, ensemble, share(batch, n), chunk, memory // n))
-            _FITTING[key] = next(fit, 1)
-        return devices[: _FITTING[key]]
-
-
-def _fits(
-    loss: str, ensemble: Sequence[Generator], batch: Batch, chunk: int | None, memory: int
-) -> bool:
-    """Whether a device's share takes less than half of its part of the memory: it may grow."""
-    chunks = [fit_chunk(chunk or 1, len(batch.images))] * len(ensemble)
-    estimates = (generous_footprint, footprint)  # the first takes no tracing
-    return any(estimate(loss, ensemble, batch).of(chunks) <= memory / 2 for estimate in estimates)
-
-
-def share(batch: Batch, devices: int) -> Batch:
-    """The shapes of each device's share of a batch."""
-
-    def shape(array: Any) -> Any:
-        return jax.ShapeDtypeStruct((len(array) // devices, *array.shape[1:]), array.dtype)
-
-    return jax.tree.map(shape, batch)
 
 
 def _kind_of(
@@ -173,14 +119,9 @@ def _shapes(tree: Any) -> tuple[Any, ...]:
 
 
 def _plan(
-    loss: str,
-    ensemble: Sequence[Generator],
-    batch: Batch,
-    device: jax.Device,
-    chunk: int | None,
-    memory: int,
+    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device, chunk: int | None
 ) -> tuple[int, ...]:
-    count = len(batch.images)
+    count, memory = len(batch.images), free_memory(device)
     wanted = [count if chunk is None else chunk] * len(ensemble)
     pixels = _output_pixels(ensemble, batch)
     if chunk is None and device.platform == "cpu":

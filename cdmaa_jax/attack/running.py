@@ -29,16 +29,10 @@ from cdmaa_jax.attack.compilation import (
     compiler_options,
     graph_options,
 )
-from cdmaa_jax.attack.config import (
-    Config,
-    check_choice,
-    check_config,
-    check_positive,
-    registered,
-)
+from cdmaa_jax.attack.config import Config, check_choice, check_config, registered
 from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.losses import LOSSES
-from cdmaa_jax.attack.memory import can_overlap, fitting_devices, plan_chunks, share
+from cdmaa_jax.attack.memory import can_overlap, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
 from cdmaa_jax.attack.targets import (
     as_tuple,
@@ -75,13 +69,11 @@ def run(
       ensemble: one generator or J of them; their parameters are arguments of the program.
       batch: the clean images and, for each generator, the condition vectors.
       key: one typed PRNG key, whose start noise every image gets, or [B] of them; of threefry2x32.
-      devices: the devices that share the batch, equally; the default device if None. Of a CPU's
-        devices, no more do than half of its memory has room for. The means of a universal
-        perturbation are exchanged in each step; XLA gives up if a CPU's devices wait for a minute.
-      chunk: how many images a generator takes at once, on each device; for each what fits and
-        suits the device if None. Fewer take less memory, and change nothing but the rounding of
-        sums, which signs of gradients magnify from step to step: the images differ, and are as
-        good.
+      devices: the devices that share the batch, equally; the default device if None. Several of a
+        CPU are for tests: XLA (JAX 0.10.2) computes large generators wrongly on them.
+      chunk: how many images a generator takes at once; for each what fits and suits the device if
+        None. Fewer take less memory, and change nothing but the rounding of sums, which signs of
+        gradients magnify from step to step: the images differ, and are as good.
 
     Raises:
       ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; the batch does
@@ -98,13 +90,13 @@ def run(
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
         return pieces.run(attack, again, task.keys, task.config.steps)
-    program, static, arguments = _program_of(task)
-    if (known := _kept_program(task, arguments)) is not None:
-        return Result(*compilation.call(known, *jax.tree.leaves(arguments)))
+    if (program := _kept_program(task, devices)) is not None:
+        return Result(*compilation.call(program, *jax.tree.leaves(task.arguments)))
+    program, arguments = _program_of(task, devices)
     if task.device.platform != "gpu":
-        return compilation.call(program, *static, *arguments, plan=task.plan)
-    graph = graph_for(task.devices is not None, task.plan.overlap)
-    return compilation.call_as_graph(graph, program, *static, *arguments, plan=task.plan)
+        return compilation.call(program, *arguments, plan=task.plan)
+    graph = graph_for(devices is not None, task.plan.overlap)
+    return compilation.call_as_graph(graph, program, *arguments, plan=task.plan)
 
 
 def prepare(
@@ -130,11 +122,11 @@ def prepare(
     if pieces.is_apart():
         pieces.prepare(_in_pieces(task, pieces.only_compile), task.keys)
         return
-    program, static, arguments = _program_of(task)
-    if (known := _kept_program(task, arguments)) is not None:
-        compilation.prepare(known, *jax.tree.leaves(arguments))
-    else:
-        compilation.prepare(program, *static, *arguments, plan=task.plan)
+    if (program := _kept_program(task, devices)) is not None:
+        compilation.prepare(program, *jax.tree.leaves(task.arguments))
+        return
+    program, arguments = _program_of(task, devices)
+    compilation.prepare(program, *arguments, plan=task.plan)
 
 
 class _Task(NamedTuple):
@@ -144,8 +136,7 @@ class _Task(NamedTuple):
     keys: Array
     numbers: Numbers
     plan: Plan
-    device: jax.Device  # or the first of those that share the batch
-    devices: tuple[jax.Device, ...] | None
+    device: jax.Device
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -158,7 +149,7 @@ def _task_of(
     ensemble: Generator | Sequence[Generator],
     batch: Batch,
     key: Array,
-    devices: tuple[jax.Device, ...] | None,
+    devices: Sequence[Any] | None,
     chunk: int | None,
 ) -> _Task:
     """The checked arguments of an attack."""
@@ -170,17 +161,12 @@ def _task_of(
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
     device = get_default_device() if devices is None else devices[0]
-    if chunk is not None:
-        check_positive(chunk=chunk)
-    if devices is not None and device.platform == "cpu":
-        devices = fitting_devices(config.loss, models, batch, devices, chunk)
-    count = 1 if devices is None else len(devices)
-    part, sharers = share(batch, count), count if device.platform == "cpu" else 1
-    chunks = plan_chunks(config.loss, models, part, device, chunk, sharers)
-    overlap = chunk is None and _can_overlap(config.loss, models, part, device, chunks)
+    share = _share(batch, 1 if devices is None else len(devices))
+    chunks = plan_chunks(config.loss, models, share, device, chunk)
+    overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
     platform = None if device.platform == "cpu" else device.platform  # XLA itself hoists on CPUs
     plan = Plan(chunks, overlap, is_once(), platform, registered())
-    return _Task(config, models, batch, keys, numbers, plan, device, devices)
+    return _Task(config, models, batch, keys, numbers, plan, device)
 
 
 def _is_traced(tree: Any) -> bool:
@@ -190,12 +176,12 @@ def _is_traced(tree: Any) -> bool:
 def _can_overlap(
     loss: str,
     models: tuple[Generator, ...],
-    part: Batch,
+    share: Batch,
     device: jax.Device,
     chunks: tuple[int, ...],
 ) -> bool:
-    whole = min(chunks) == len(part.images)
-    return whole and len(models) > 1 and can_overlap(loss, models, part, device)
+    whole = min(chunks) == len(share.images)
+    return whole and len(models) > 1 and can_overlap(loss, models, share, device)
 
 
 def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
@@ -203,38 +189,29 @@ def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
     return pieces.build(task.config, task.models, task.batch, task.numbers, chunks, call)
 
 
-def _kept_program(task: _Task, arguments: Any) -> Any:
+def _kept_program(task: _Task, devices: Sequence[Any] | None) -> Any:
     """The program of an attack from ``kept``; None if it has none."""
-    places = None if task.devices is None else tuple(device.id for device in task.devices)
+    if devices is not None:
+        return None
     options = compiler_options(task.device.platform)
-    return kept.program(_attack_kept, (task.config, task.plan, places), arguments, options)
+    return kept.program(_attack_kept, (task.config, task.plan), task.arguments, options)
 
 
-def _attack_kept(
-    config: Config, plan: Plan, places: tuple[int, ...] | None, *arguments: Any
-) -> Result[Array]:
-    if places is None:
-        return attack_batch(config, *arguments, plan=plan)
-    devices = {device.id: device for device in jax.devices()}
-    mesh = _mesh([devices[place] for place in places])
-    return _run_sharded(config, mesh, *arguments, plan=plan)
+def _attack_kept(config: Config, plan: Plan, *arguments: Any) -> Result[Array]:
+    return attack_batch(config, *arguments, plan=plan)
 
 
 def _program_of(
-    task: _Task,
-) -> tuple[Callable[..., Result[Array]], tuple[Any, ...], tuple[Any, ...]]:
-    """The program of an attack, its static arguments but for the plan, and its arrays."""
-    program = program_for(task.device.platform, task.devices is not None)
-    if task.devices is None:
-        return program, (task.config,), task.arguments
-    mesh, (models, batch, keys, numbers) = _mesh(task.devices), task.arguments
+    task: _Task, devices: Sequence[Any] | None
+) -> tuple[Callable[..., Result[Array]], tuple[Any, ...]]:
+    """The program of an attack, and its arguments besides the plan."""
+    program = program_for(task.device.platform, devices is not None)
+    if devices is None:
+        return program, (task.config, *task.arguments)
+    mesh, (models, batch, keys, numbers) = Mesh(np.asarray(devices), ("batch",)), task.arguments
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return program, (task.config, mesh), (models, batch, keys, numbers)
-
-
-def _mesh(devices: Sequence[jax.Device]) -> Mesh:
-    return Mesh(np.asarray(devices), ("batch",))
+    return program, (task.config, mesh, models, batch, keys, numbers)
 
 
 def _run_sharded(
@@ -244,7 +221,6 @@ def _run_sharded(
     batch: Batch,
     keys: Array,
     numbers: Numbers,
-    *,
     plan: Plan,
 ) -> Result[Array]:
     """Each device attacks its own images; only a universal perturbation's means are exchanged."""
@@ -369,6 +345,15 @@ def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
     """``advance``, compiled for a platform; the configuration and the plan are static."""
     options = compiler_options(platform)
     return jax.jit(advance, static_argnames=("config", "plan"), compiler_options=options)
+
+
+def _share(batch: Batch, devices: int) -> Batch:
+    """The shapes of each device's share of a batch."""
+
+    def shape(array: Array) -> Any:
+        return jax.ShapeDtypeStruct((len(array) // devices, *array.shape[1:]), array.dtype)
+
+    return jax.tree.map(shape, batch)
 
 
 def devices_of(devices: Any) -> tuple[jax.Device, ...] | None:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from cdmaa_jax import processor
 from cdmaa_jax.cli import commands
 from cdmaa_jax.cli.cache import keep_none, keep_programs
 from cdmaa_jax.cli.interrupts import interruptible
@@ -54,8 +53,6 @@ def _run(args: argparse.Namespace) -> int:
 
     _quiet()
     try:
-        if args.run in (commands.protect, commands.reproduce):
-            processor.make_devices()
         with _use_cache(args):
             _check_devices()
             return args.run(args)

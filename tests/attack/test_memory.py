@@ -169,53 +169,6 @@ def test_a_plan_is_kept_whatever_becomes_free(monkeypatch):
     assert memory.plan_chunks("mse", ensemble, batch, CPU, None) == before == (2, 2)
 
 
-def test_the_devices_of_a_cpu_share_its_memory(monkeypatch):
-    ensemble, batch = problem()
-    needed = memory.footprint("mse", ensemble, batch)
-    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * needed.of((2, 2)) / memory.SHARE)
-    monkeypatch.setattr(memory, "_PLANS", {})
-    assert memory.plan_chunks("mse", ensemble, batch, CPU, None, 2) == (2, 2)
-    with pytest.raises(ValueError, match="choose a chunk of at most"):
-        memory.plan_chunks("mse", ensemble, batch, CPU, 4, 3)
-
-
-@pytest.mark.parametrize("chunk", [None, 3])
-def test_as_many_devices_of_a_cpu_share_a_batch_as_its_memory_has_room_for(monkeypatch, chunk):
-    ensemble, batch = problem(12)
-    each = {
-        n: memory.footprint("mse", *problem(12 // n)).of(
-            [memory.fit_chunk(chunk or 1, 12 // n)] * 2
-        )
-        for n in range(1, 6)
-    }
-
-    def fitting(free, devices=tuple("abcde")):
-        monkeypatch.setattr(memory, "free_memory", lambda device: 2 * free)
-        monkeypatch.setattr(memory, "_FITTING", {})
-        return len(memory.fitting_devices("mse", ensemble, batch, devices, chunk))
-
-    assert fitting(2**40) == 4  # 5 do not divide 12
-    assert fitting(2**40, ("a",)) == 1
-    assert fitting(4 * each[4] + 4) == 4
-    assert fitting(4 * each[4] - 4) == fitting(3 * each[3] + 4) == 3
-    assert fitting(2 * each[2] - 4) == fitting(0) == 1
-    monkeypatch.setattr(memory, "free_memory", lambda device: 2**40)
-    assert len(memory.fitting_devices("mse", ensemble, batch, tuple("abcde"), chunk)) == 1  # kept
-
-
-def test_a_batch_is_attacked_where_its_devices_have_no_room_for_it(monkeypatch):
-    ensemble, batch = problem(2)
-    config, key = Config(steps=2), jax.random.key(0)
-    expected = run(config, ensemble, batch, key)
-    for cache in ("_PLANS", "_FITTING"):
-        monkeypatch.setattr(memory, cache, {})
-    free = 1.01 * memory.footprint("mse", ensemble, batch).of((1, 1)) / memory.SHARE
-    monkeypatch.setattr(memory, "free_memory", lambda device: free)
-    found = run(config, ensemble, batch, key, devices=jax.devices()[:2])
-    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-4)
-    assert found.images.sharding.device_set == {jax.devices()[0]}
-
-
 @pytest.mark.slow
 def test_models_take_turns_in_memory():
     """The four official generators at once need little more memory than the largest alone."""
