@@ -89,7 +89,7 @@ def _add_protect(parsers: _Subparsers) -> None:
     _add_batch_size(protect)
     protect.add_argument(
         "--chunk", type=int, metavar="N",
-        help="faces of a batch that a generator takes at once, on each device or core; fewer need "
+        help="faces of a batch that a generator takes at once, on each device; fewer need "
         "less memory; default: what suits the device",
     )  # fmt: skip
     protect.add_argument(
