@@ -55,8 +55,7 @@ def protect(
       face_weights: [N,H,W], how much each pixel counts in the loss ``face-weighted``, of any scale;
         the face of an aligned crop if None.
       batch_size: images per batch; 8 per device or as many as there are if None.
-      devices: devices that share each batch; the default device if None. Several of a CPU are for
-        tests: XLA (JAX 0.10.2) computes large generators wrongly on them.
+      devices: devices that share each batch; the default device if None.
       chunk: how many images of a batch a generator takes at once; what fits and suits the device if
         None. Fewer take less memory.
 
@@ -72,7 +71,7 @@ def protect(
       UserWarning: the outputs of a generator change in no step, as if they did not depend on the
         image, or had no gradient: with ``mgda`` across models it keeps the others from changing the
         image. A view that rounds, such as ``jpeg``, may hide the jittered start of an 8-bit photo;
-        the start ``uniform`` is large enough.
+        the start ``uniform`` is large enough. The devices are several of a CPU, as for ``run``.
 
     Example:
       A target is any JAX function:
@@ -258,7 +257,7 @@ def checked_keys(key: int | Array, count: int) -> Array:
 def devices_for(size: int) -> list[jax.Device] | None:
     """As many of this machine's devices as can share a batch evenly; None if only one can.
 
-    Those of a CPU, which are for tests, do not: XLA computes large generators wrongly on several.
+    Those of a CPU, which are for tests, do not: ``run`` says why.
     """
     devices = jax.local_devices()
     if devices[0].platform == "cpu":

@@ -1,5 +1,5 @@
 """Compiles and calls attack programs: XLA options, ahead-of-time compilation shared between
-threads, and freeing what compilation leaves behind.
+threads, turns to run in, and freeing what compilation leaves behind.
 """
 
 from __future__ import annotations
@@ -97,10 +97,30 @@ _READY: dict[Any, Future[None]] = {}
 _CHANGES = threading.Lock()  # held to read or change ``_READY``
 
 
+_TURNS = threading.RLock()  # held while a program runs on a CPU
+
+
 def call(program: Any, *arguments: Any, **options: Any) -> Any:
-    """``program(*arguments, **options)`` of a jitted function, compiled first by ``prepare``."""
+    """``program(*arguments, **options)`` of a jitted function, compiled first by ``prepare``.
+
+    Run by ``in_turn``.
+    """
     prepare(program, *arguments, **options).result()
-    return program(*arguments, **options)
+    return in_turn(program, *arguments, **options)
+
+
+def in_turn(compute: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """``compute(*arguments, **options)``; on a CPU one thread at a time, until arrays are ready.
+
+    Where programs with loops of large generators' gradients run in two threads at once, XLA's CPU
+    backend (JAX 0.10.2 to 0.12.0) computes parts of them wrongly, from an iteration on. They would
+    share the same cores, so taking turns costs no time. A program of several CPU devices runs in
+    two threads itself, and cannot be helped.
+    """
+    if get_default_device().platform != "cpu":
+        return compute(*arguments, **options)
+    with _TURNS:
+        return jax.block_until_ready(compute(*arguments, **options))
 
 
 PATIENCE = 10.0

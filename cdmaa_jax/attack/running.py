@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -47,6 +48,11 @@ from cdmaa_jax.attack.targets import (
 from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
+_CPU_DEVICES = (
+    "several devices of a CPU are for tests: they run at once, and XLA's CPU backend then computes "
+    "large generators wrongly; leave out devices"
+)
+
 
 def run(
     config: Config,
@@ -69,8 +75,7 @@ def run(
       ensemble: one generator or J of them; their parameters are arguments of the program.
       batch: the clean images and, for each generator, the condition vectors.
       key: one typed PRNG key, whose start noise every image gets, or [B] of them; of threefry2x32.
-      devices: the devices that share the batch, equally; the default device if None. Several of a
-        CPU are for tests: XLA (JAX 0.10.2) computes large generators wrongly on them.
+      devices: the devices that share the batch, equally; the default device if None.
       chunk: how many images a generator takes at once; for each what fits and suits the device if
         None. Fewer take less memory, and change nothing but the rounding of sums, which signs of
         gradients magnify from step to step: the images differ, and are as good.
@@ -82,14 +87,21 @@ def run(
         it has no encoder for the loss ``latent``; the pixel weights are of another shape, or for a
         loss that takes none; or the key is of another implementation, or there is another number
         of keys.
+
+    Warns:
+      UserWarning: the devices are several of a CPU, which are for tests: they run at once, and
+        XLA's CPU backend then computes large generators wrongly. For the same reason, attacks in
+        several threads take turns on a CPU.
     """
     devices = None if pieces.is_apart() else devices_of(devices)
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if _is_traced(task):
         return attack_batch(task.config, *task.arguments, plan=task.plan)
+    if devices is not None and len(devices) > 1 and task.device.platform == "cpu":
+        warnings.warn(_CPU_DEVICES, stacklevel=2)
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
-        return pieces.run(attack, again, task.keys, task.config.steps)
+        return compilation.in_turn(pieces.run, attack, again, task.keys, task.config.steps)
     if (program := _kept_program(task, devices)) is not None:
         return Result(*compilation.call(program, *jax.tree.leaves(task.arguments)))
     program, arguments = _program_of(task, devices)
@@ -292,7 +304,7 @@ def evaluate_losses(
     if pieces.is_apart():
         return pieces.losses_of(loss, *arguments)
     program = _losses_program(get_default_device().platform)
-    return program(loss, *arguments, registered=registered())
+    return compilation.in_turn(program, loss, *arguments, registered=registered())
 
 
 @cached

@@ -16,6 +16,7 @@ from skimage.metrics import structural_similarity
 
 from cdmaa_jax import kept
 from cdmaa_jax.attack import pieces
+from cdmaa_jax.attack.compilation import in_turn
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.tracing import once
 from cdmaa_jax.types import Array, Generator
@@ -43,8 +44,8 @@ def edits(generator: Generator, images: Array | np.ndarray, conditions: np.ndarr
     if pieces.is_apart():
         return pieces.outputs_of(*arguments)
     if (program := kept.program(_edits, (), arguments, {})) is not None:
-        return program(*jax.tree.leaves(arguments))[0]
-    return _edits_program(*arguments)
+        return in_turn(program, *jax.tree.leaves(arguments))[0]
+    return in_turn(_edits_program, *arguments)
 
 
 def losses(clean: Array | np.ndarray, protected: Array | np.ndarray) -> np.ndarray:

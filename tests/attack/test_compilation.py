@@ -5,14 +5,18 @@ import logging
 import math
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.extend.backend import get_default_device
 
 from cdmaa_jax import processor
-from cdmaa_jax.attack import Config, apart, compilation, prepare, run
+from cdmaa_jax.attack import Config, apart, compilation, evaluate_losses, prepare, run
+from cdmaa_jax.evaluation import metrics
+from cdmaa_jax.generators.registry import architecture, init_params, make_generator
 from cdmaa_jax.tracing import once
 from tests.attack.toys import photos, toy, toy_batch
 
@@ -255,3 +259,79 @@ def test_jax_tells_of_the_default_device_that_its_user_set():
         assert get_default_device() == second
     with jax.default_device("cpu"):
         assert get_default_device() == first
+
+
+@pytest.mark.parametrize(("platform", "most"), [("cpu", 1), ("gpu", 3)])
+def test_on_a_cpu_threads_compute_in_turn(platform, most, monkeypatch):
+    device = type("Device", (), {"platform": platform})
+    monkeypatch.setattr(compilation, "get_default_device", lambda: device)
+    inside, seen, meet = [], [], threading.Barrier(3)
+
+    def compute():
+        inside.append(None)
+        time.sleep(0.2)
+        seen.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+        return jnp.zeros(())
+
+    def work():
+        meet.wait()
+        compilation.in_turn(compute)
+
+    in_threads(*[work] * 3)
+    assert max(seen) == most
+
+
+def test_attacks_and_measurements_compute_in_turn(monkeypatch):
+    turns, in_turn = [], compilation.in_turn
+
+    def noted(compute, *arguments, **options):
+        turns.append(compute)
+        return in_turn(compute, *arguments, **options)
+
+    monkeypatch.setattr(compilation, "in_turn", noted)
+    monkeypatch.setattr(metrics, "in_turn", noted)
+    generator, images = toy(0, size=4), photos(2, size=4)
+    batch, config = toy_batch(images, [generator]), Config(steps=2)
+    for compute in (
+        lambda: run(config, generator, batch, jax.random.key(0)),
+        lambda: evaluate_losses(generator, images, images, batch.conditions),
+        lambda: metrics.edits(generator, images, batch.conditions[0]),
+    ):
+        turns.clear()
+        compute()
+        assert turns
+    with apart():
+        turns.clear()
+        run(config, generator, batch, jax.random.key(0))
+    assert len(turns) > config.steps  # the attack, in whose turn are those of its first step
+
+
+@pytest.mark.slow
+def test_large_attacks_in_two_threads_compute_as_alone():
+    """XLA's CPU backend would compute both wrongly, every time, if they ran at once."""
+    generator = official("stargan")
+    batch = toy_batch(photos(2, size=128), [generator])
+
+    def losses():
+        return np.asarray(run(Config(steps=3), generator, batch, jax.random.key(0)).losses)
+
+    alone, both = losses(), []
+    in_threads(*[lambda: both.extend(losses() for _ in range(2))] * 2)
+    assert len(both) == 4
+    for found in both:
+        np.testing.assert_array_equal(found, alone)
+
+
+def official(name):
+    config = architecture(name).config()
+    return make_generator(name, config, init_params(name, config))
+
+
+def in_threads(*works):
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -278,6 +279,42 @@ def test_devices_that_share_a_batch_do_not_talk_and_change_no_bit():
     )
     text = sharded_text(config, ensemble, batch, key, devices)
     assert "while" in text and not re.search(COLLECTIVES, text)
+
+
+def test_several_devices_of_a_cpu_are_warned_of():
+    batch = toy_batch(photos(2), [toy(0)])
+    with pytest.warns(UserWarning, match="several devices of a CPU are for tests"):
+        run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=jax.devices()[:2])
+
+
+ON_ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before XLA counts the cores
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+from cdmaa_jax.attack import Config, run
+from cdmaa_jax.generators.registry import architecture, init_params, make_generator
+from tests.attack.toys import photos, toy_batch
+
+ensemble = []
+for name in ("stargan", "stgan"):
+    config = architecture(name).config()
+    ensemble.append(make_generator(name, config, init_params(name, config)))
+images, key, config = photos(4, size=128), jax.random.key(0), Config(steps=2)
+both = run(config, ensemble, toy_batch(images, ensemble), key, devices=jax.devices())
+for part in (slice(0, 2), slice(2, 4)):
+    alone = run(config, ensemble, toy_batch(images[part], ensemble), key)
+    np.testing.assert_array_equal(both.images[part], alone.images)
+    np.testing.assert_array_equal(both.losses[:, part], alone.losses)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_devices_that_share_large_generators_change_no_bit():
+    """On one core, where two devices cannot compute at once (see ``compilation.in_turn``)."""
+    code = [sys.executable, "-W", "ignore", "-c", ON_ONE_CORE]
+    subprocess.run(code, check=True, timeout=900, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.slow
