@@ -14,11 +14,10 @@ import pytest
 from jax.extend.backend import get_default_device
 
 from cdmaa_jax import processor
-from cdmaa_jax.attack import Config, apart, compilation, evaluate_losses, prepare, run
+from cdmaa_jax.attack import Config, apart, compilation, evaluate_losses, pieces, prepare, run
 from cdmaa_jax.evaluation import metrics
-from cdmaa_jax.generators.registry import architecture, init_params, make_generator
 from cdmaa_jax.tracing import once
-from tests.attack.toys import photos, toy, toy_batch
+from tests.attack.toys import official, photos, toy, toy_batch
 
 
 class Lowered:
@@ -261,26 +260,25 @@ def test_jax_tells_of_the_default_device_that_its_user_set():
         assert get_default_device() == first
 
 
-@pytest.mark.parametrize(("platform", "most"), [("cpu", 1), ("gpu", 3)])
-def test_on_a_cpu_threads_compute_in_turn(platform, most, monkeypatch):
-    device = type("Device", (), {"platform": platform})
-    monkeypatch.setattr(compilation, "get_default_device", lambda: device)
-    inside, seen, meet = [], [], threading.Barrier(3)
+def test_on_a_cpu_threads_compute_in_turn():
+    inside, seen = [], []
 
     def compute():
         inside.append(None)
-        time.sleep(0.2)
+        time.sleep(0.05)  # for others to come in, if they could
         seen.append(len(inside))
-        time.sleep(0.2)
         inside.pop()
-        return jnp.zeros(())
 
-    def work():
-        meet.wait()
-        compilation.in_turn(compute)
+    in_threads(*[lambda: compilation.in_turn(compute)] * 3)
+    assert seen == [1, 1, 1]
 
-    in_threads(*[work] * 3)
-    assert max(seen) == most
+
+def test_elsewhere_threads_compute_together(monkeypatch):
+    device, all_inside = type("Device", (), {"platform": "gpu"}), threading.Barrier(3)
+    monkeypatch.setattr(compilation, "get_default_device", lambda: device)
+    done = []
+    in_threads(*[lambda: done.append(compilation.in_turn(all_inside.wait, timeout=60))] * 3)
+    assert sorted(done) == [0, 1, 2]
 
 
 def test_attacks_and_measurements_compute_in_turn(monkeypatch):
@@ -305,7 +303,7 @@ def test_attacks_and_measurements_compute_in_turn(monkeypatch):
     with apart():
         turns.clear()
         run(config, generator, batch, jax.random.key(0))
-    assert len(turns) > config.steps  # the attack, in whose turn are those of its first step
+    assert turns[0] is pieces.run
 
 
 @pytest.mark.slow
@@ -322,11 +320,6 @@ def test_large_attacks_in_two_threads_compute_as_alone():
     assert len(both) == 4
     for found in both:
         np.testing.assert_array_equal(found, alone)
-
-
-def official(name):
-    config = architecture(name).config()
-    return make_generator(name, config, init_params(name, config))
 
 
 def in_threads(*works):

@@ -293,13 +293,9 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before XLA counts the
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 from cdmaa_jax.attack import Config, run
-from cdmaa_jax.generators.registry import architecture, init_params, make_generator
-from tests.attack.toys import photos, toy_batch
+from tests.attack.toys import official, photos, toy_batch
 
-ensemble = []
-for name in ("stargan", "stgan"):
-    config = architecture(name).config()
-    ensemble.append(make_generator(name, config, init_params(name, config)))
+ensemble = [official("stargan"), official("stgan")]
 images, key, config = photos(4, size=128), jax.random.key(0), Config(steps=2)
 both = run(config, ensemble, toy_batch(images, ensemble), key, devices=jax.devices())
 for part in (slice(0, 2), slice(2, 4)):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdmaa_jax.attack.algorithm import attack_batch, build
+from cdmaa_jax.generators.registry import architecture, init_params, make_generator
 from cdmaa_jax.types import Batch, Generator
 
 DOMAINS = ("dark", "light", "odd")
@@ -52,6 +53,12 @@ def toy(seed=0, gain=1.0, size=8, dtype=np.float32, **changes):
 
 def photos(count=3, size=8, seed=0, dtype=np.float32):
     return np.random.default_rng(seed).uniform(-1, 1, (count, size, size, 3)).astype(dtype)
+
+
+def official(name):
+    """A generator of official width, with random weights."""
+    config = architecture(name).config()
+    return make_generator(name, config, init_params(name, config))
 
 
 def toy_batch(images, ensemble):
