@@ -71,7 +71,8 @@ def protect(
       UserWarning: the outputs of a generator change in no step, as if they did not depend on the
         image, or had no gradient: with ``mgda`` across models it keeps the others from changing the
         image. A view that rounds, such as ``jpeg``, may hide the jittered start of an 8-bit photo;
-        the start ``uniform`` is large enough. The devices are several of a CPU, as for ``run``.
+        the start ``uniform`` is large enough. The devices are several of a CPU, and the version of
+        XLA is not known to compute rightly on them, as for ``run``.
 
     Example:
       A target is any JAX function:
@@ -257,7 +258,7 @@ def checked_keys(key: int | Array, count: int) -> Array:
 def devices_for(size: int) -> list[jax.Device] | None:
     """As many of this machine's devices as can share a batch evenly; None if only one can.
 
-    Those of a CPU, which are for tests, do not: ``run`` says why.
+    Those of a CPU do not, since XLA computes some programs wrongly that run at once on a CPU.
     """
     devices = jax.local_devices()
     if devices[0].platform == "cpu":

@@ -200,7 +200,7 @@ def test_devices_share_such_an_attack():
     numbers = numbers_of(config, batch.images.dtype, 2)
     arguments = (structure_of(config), mesh, ensemble, batch, keys, numbers)
     found, wanted = (
-        program_for("cpu", True)(*arguments, plan=Plan((2, 2), platform=platform))
+        program_for("cpu", 2)(*arguments, plan=Plan((2, 2), platform=platform))
         for platform in ("gpu", None)
     )
     np.testing.assert_allclose(found.images, wanted.images, atol=1e-6)

@@ -41,11 +41,11 @@ def test_results_do_not_depend_on_the_batch_size(x64):
 
 def test_one_program_serves_all_batches(ensemble):
     protect(photos(4), ensemble, QUICK, batch_size=2)
-    before = running.program_for("cpu", False)._cache_size()
+    before = running.program_for("cpu", None)._cache_size()
     protect(photos(7), ensemble, QUICK, 5, batch_size=2)
     other = [toy(0), toy(1)]  # different arrays, same functions
     protect(photos(1), other, QUICK, batch_size=2)
-    assert running.program_for("cpu", False)._cache_size() == before
+    assert running.program_for("cpu", None)._cache_size() == before
 
 
 def test_prepared_programs_are_those_of_protect(ensemble):

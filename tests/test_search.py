@@ -87,9 +87,9 @@ def rivals():
 def test_finds_the_weights_that_disrupt_both():
     config = Config(steps=20, threshold=0.005, step_size=0.005)
     images = 0.5 * photos(2, size=4)
-    before = running.program_for("cpu", False)._cache_size()
+    before = running.program_for("cpu", None)._cache_size()
     found = search_weights(images, rivals(), config, grid=(0.01, 1, 100), rounds=2, batch_size=2)
-    assert running.program_for("cpu", False)._cache_size() == before + 1
+    assert running.program_for("cpu", None)._cache_size() == before + 1
     trials = {trial.weights: trial.value for trial in found.trials}
     assert found.value == max(trials.values()) == trials[found.weights]
     assert found.value > 0.95 * config.threshold  # both are disrupted

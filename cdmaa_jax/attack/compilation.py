@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.extend.backend import get_default_device
 
 from cdmaa_jax import processor
@@ -29,6 +30,12 @@ _ON_CPU = {
 inputs wait in memory: an attack takes twice the memory, and no less time. LLVM's higher levels take
 a fifth longer to compile loops that are memory-bound at any level. The disabled passes change
 little, but each change reruns all simplification: ten times, where two suffice."""
+_UNDIVIDED = {
+    "xla_disable_hlo_passes": (f"{_ON_CPU['xla_disable_hlo_passes']},cpu-parallel-task-assigner"),
+}
+"""For devices of a CPU that share a batch: no loop over elements is divided among threads. Each
+core has its own images, so that takes less time; and it makes programs right that run at once (see
+``in_turn``)."""
 _PRODUCTS_BY_EIGEN = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_FUSION_TYPE_REDUCE"
@@ -62,12 +69,36 @@ def cached(function: Callable[..., T]) -> Callable[..., T]:
     return locked
 
 
-def compiler_options(platform: str) -> dict[str, str]:
-    """XLA's options for a platform, without those that this version refuses."""
+def compiler_options(platform: str, sharing: bool = False) -> dict[str, str]:
+    """XLA's options for a platform, without those that this version refuses.
+
+    Args:
+      platform: the devices' platform.
+      sharing: whether several devices share a batch.
+    """
     if platform != "cpu":
         return {}
     by_eigen = _known(_PRODUCTS_BY_EIGEN) if processor.is_x86_without_avx512() else {}
-    return _known(_ON_CPU) | by_eigen
+    return _known(_ON_CPU | (_UNDIVIDED if sharing else {})) | by_eigen
+
+
+@functools.cache
+def can_share_cpu() -> bool:
+    """Whether several devices of a CPU can share a batch: whether ``_UNDIVIDED`` has its effect.
+
+    XLA's passes may be renamed, and it ignores names that it does not know.
+    """
+    undivided = not _divides(compiler_options("cpu", sharing=True))
+    return undivided and (processor.cores() == 1 or _divides(compiler_options("cpu")))
+
+
+def _divides(options: dict[str, str]) -> bool:
+    """Whether XLA's CPU backend divides a large loop among threads."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        lowered = jax.jit(jax.lax.tanh, compiler_options=options).lower(
+            jax.ShapeDtypeStruct((2**20,), np.float32)
+        )
+        return '"outer_dimension_partitions":["' in (lowered.compile().as_text() or "")
 
 
 def graph_options(overlap: bool) -> dict[str, str]:
@@ -113,9 +144,10 @@ def in_turn(compute: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """``compute(*arguments, **options)``; on a CPU one thread at a time, until arrays are ready.
 
     Where programs with loops of large generators' gradients run in two threads at once, XLA's CPU
-    backend (JAX 0.10.2 to 0.12.0) computes parts of them wrongly, from an iteration on. They would
-    share the same cores, so taking turns costs no time. A program of several CPU devices runs in
-    two threads itself, and cannot be helped.
+    backend (JAX 0.10.2 to 0.12.0) computes parts of them wrongly, from an iteration on. It takes
+    both loops over elements that are divided among threads and convolutions that Eigen computes;
+    why is not known. They would share the same cores, so taking turns costs no time. A program of
+    several CPU devices, which itself runs in several threads, is compiled with ``_UNDIVIDED``.
     """
     if get_default_device().platform != "cpu":
         return compute(*arguments, **options)

@@ -79,7 +79,12 @@ class Footprint:
 
 
 def plan_chunks(
-    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device, chunk: int | None
+    loss: str,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    device: jax.Device,
+    chunk: int | None,
+    sharers: int = 1,
 ) -> tuple[int, ...]:
     """How many images each generator takes at once.
 
@@ -92,6 +97,7 @@ def plan_chunks(
       batch: the batch, or the share of it that one device has.
       device: the device.
       chunk: the number for all generators; chosen if None.
+      sharers: how many devices share the device's memory, as those of a CPU do.
 
     Raises:
       ValueError: ``chunk`` is not positive, or takes more than is free; the message says how many
@@ -99,10 +105,11 @@ def plan_chunks(
     """
     if chunk is not None:
         check_positive(chunk=chunk)
-    key = (*_kind_of(loss, ensemble, batch, device), chunk)
+    key = (*_kind_of(loss, ensemble, batch, device), chunk, sharers)
     with _PLANNING:
         if key not in _PLANS:
-            _PLANS[key] = _plan(loss, ensemble, batch, device, chunk)
+            memory = free_memory(device) // sharers
+            _PLANS[key] = _plan(loss, ensemble, batch, device, chunk, memory)
         return _PLANS[key]
 
 
@@ -119,9 +126,14 @@ def _shapes(tree: Any) -> tuple[Any, ...]:
 
 
 def _plan(
-    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device, chunk: int | None
+    loss: str,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    device: jax.Device,
+    chunk: int | None,
+    memory: int,
 ) -> tuple[int, ...]:
-    count, memory = len(batch.images), free_memory(device)
+    count = len(batch.images)
     wanted = [count if chunk is None else chunk] * len(ensemble)
     pixels = _output_pixels(ensemble, batch)
     if chunk is None and device.platform == "cpu":

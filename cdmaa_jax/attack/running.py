@@ -49,8 +49,8 @@ from cdmaa_jax.tracing import is_once, once
 from cdmaa_jax.types import Array, Batch, Generator, Result
 
 _CPU_DEVICES = (
-    "several devices of a CPU are for tests: they run at once, and XLA's CPU backend then computes "
-    "large generators wrongly; leave out devices"
+    "this version of XLA may compute large generators wrongly on several devices of a CPU, which "
+    "run at once; leave out devices"
 )
 
 
@@ -89,15 +89,14 @@ def run(
         of keys.
 
     Warns:
-      UserWarning: the devices are several of a CPU, which are for tests: they run at once, and
-        XLA's CPU backend then computes large generators wrongly. For the same reason, attacks in
-        several threads take turns on a CPU.
+      UserWarning: the devices are several of a CPU, which run at once, and the version of XLA is
+        not known to compute large generators rightly then (``compilation.can_share_cpu``).
     """
     devices = None if pieces.is_apart() else devices_of(devices)
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if _is_traced(task):
         return attack_batch(task.config, *task.arguments, plan=task.plan)
-    if devices is not None and len(devices) > 1 and task.device.platform == "cpu":
+    if _share_cpu(task.device, devices) and not compilation.can_share_cpu():
         warnings.warn(_CPU_DEVICES, stacklevel=2)
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
@@ -174,11 +173,17 @@ def _task_of(
     config = structure_of(config)
     device = get_default_device() if devices is None else devices[0]
     share = _share(batch, 1 if devices is None else len(devices))
-    chunks = plan_chunks(config.loss, models, share, device, chunk)
+    sharers = len(devices) if devices and _share_cpu(device, devices) else 1
+    chunks = plan_chunks(config.loss, models, share, device, chunk, sharers)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
     platform = None if device.platform == "cpu" else device.platform  # XLA itself hoists on CPUs
     plan = Plan(chunks, overlap, is_once(), platform, registered())
     return _Task(config, models, batch, keys, numbers, plan, device)
+
+
+def _share_cpu(device: jax.Device, devices: Sequence[Any] | None) -> bool:
+    """Whether several devices of a CPU share a batch, of which ``device`` is the first."""
+    return device.platform == "cpu" and devices is not None and len(devices) > 1
 
 
 def _is_traced(tree: Any) -> bool:
@@ -217,7 +222,7 @@ def _program_of(
     task: _Task, devices: Sequence[Any] | None
 ) -> tuple[Callable[..., Result[Array]], tuple[Any, ...]]:
     """The program of an attack, and its arguments besides the plan."""
-    program = program_for(task.device.platform, devices is not None)
+    program = program_for(task.device.platform, devices and len(devices))
     if devices is None:
         return program, (task.config, *task.arguments)
     mesh, (models, batch, keys, numbers) = Mesh(np.asarray(devices), ("batch",)), task.arguments
@@ -334,9 +339,12 @@ def _losses(
 
 
 @cached
-def program_for(platform: str, sharded: bool) -> Callable[..., Result[Array]]:
-    """``attack_batch``, or ``_run_sharded``, jitted; the first argument, the options, is static."""
-    return _jitted(sharded, compiler_options(platform))
+def program_for(platform: str, devices: int | None) -> Callable[..., Result[Array]]:
+    """``attack_batch``, or ``_run_sharded`` over so many devices, jitted.
+
+    The first argument, the options, is static.
+    """
+    return _jitted(devices is not None, compiler_options(platform, (devices or 1) > 1))
 
 
 @cached

@@ -138,6 +138,32 @@ def test_eigen_multiplies_matrices_where_vectors_are_narrow(monkeypatch):
     assert kinds == [True, False]
 
 
+@pytest.fixture
+def can_share_cpu():
+    compilation.can_share_cpu.cache_clear()
+    yield compilation.can_share_cpu
+    compilation.can_share_cpu.cache_clear()
+
+
+def test_the_devices_of_a_cpu_share_batches_if_their_loops_are_not_divided(can_share_cpu):
+    assert compilation._divides(compilation.compiler_options("cpu"))
+    assert not compilation._divides(compilation.compiler_options("cpu", sharing=True))
+    assert can_share_cpu()
+
+
+def test_they_do_not_if_xla_renames_what_divides_loops(can_share_cpu, monkeypatch):
+    renamed = {"xla_disable_hlo_passes": "a-pass-of-another-name"}
+    monkeypatch.setattr(compilation, "_UNDIVIDED", renamed)
+    assert not can_share_cpu()
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_they_do_not_if_xla_does_not_tell_what_it_divides(can_share_cpu, monkeypatch, cores):
+    monkeypatch.setattr(compilation, "_divides", lambda options: False)
+    monkeypatch.setattr(processor, "cores", lambda: cores)
+    assert can_share_cpu() == (cores == 1)
+
+
 def test_on_a_cpu_programs_are_compiled_without_names():
     def named(function):  # a new one each time, or the cache would take them for one
         return jax.jit(jax.named_scope("a_name")(lambda x: function(x)))

@@ -161,6 +161,16 @@ def test_the_free_memory_is_the_machines():
     assert 2**20 < memory.free_memory(CPU) < 2**50
 
 
+def test_the_devices_of_a_cpu_share_its_memory(monkeypatch):
+    ensemble, batch = problem()
+    needed = memory.footprint("mse", ensemble, batch)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * needed.of((2, 2)) / memory.SHARE)
+    monkeypatch.setattr(memory, "_PLANS", {})
+    assert memory.plan_chunks("mse", ensemble, batch, CPU, None, 2) == (2, 2)
+    with pytest.raises(ValueError, match="choose a chunk of at most"):
+        memory.plan_chunks("mse", ensemble, batch, CPU, 4, 3)
+
+
 def test_a_plan_is_kept_whatever_becomes_free(monkeypatch):
     ensemble, batch = problem()
     needed = memory.footprint("mse", ensemble, batch)
@@ -190,7 +200,7 @@ def working_memory(ensemble):
     batch = toy_batch(photos(1, 128), ensemble)
     config, keys = Config(steps=2), jax.random.key(0)[None]
     numbers = numbers_of(config, jnp.float32, len(ensemble))
-    program = running.program_for("cpu", False)
+    program = running.program_for("cpu", None)
     lowered = program.lower(structure_of(config), tuple(ensemble), batch, keys, numbers)
     return lowered.compile().memory_analysis().temp_size_in_bytes
 

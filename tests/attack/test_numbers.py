@@ -70,9 +70,9 @@ def test_numbers_are_arguments_of_one_program():
     config = Config(steps=4, update="apgd")
     other = dataclasses.replace(config, **OTHERS[0], start="uniform")
     run(config, ensemble, batch, key)
-    before = running.program_for("cpu", False)._cache_size()
+    before = running.program_for("cpu", None)._cache_size()
     result = run(other, ensemble, batch, key)
-    assert running.program_for("cpu", False)._cache_size() == before
+    assert running.program_for("cpu", None)._cache_size() == before
     expected = quick_run(other, ensemble, batch, key)
     np.testing.assert_allclose(result.images, expected.images, atol=1e-6)
     np.testing.assert_allclose(result.losses, expected.losses, rtol=1e-4)
@@ -109,13 +109,13 @@ def test_choices_are_arguments_of_one_program():
         {"across_domains": "single"},
     ]
     found = [run(config, ensemble, batch, key).images for config in known]
-    before = running.program_for("cpu", False)._cache_size()
+    before = running.program_for("cpu", None)._cache_size()
     for options in others:
         config = Config(steps=4, **options)
         found.append(run(config, ensemble, batch, key).images)
         expected = quick_run(config, ensemble, batch, key)
         np.testing.assert_allclose(found[-1], expected.images, atol=1e-6)
-    assert running.program_for("cpu", False)._cache_size() == before
+    assert running.program_for("cpu", None)._cache_size() == before
     for a, b in itertools.combinations(found, 2):
         assert not np.array_equal(a, b)
 
@@ -125,12 +125,12 @@ def test_model_weights_are_arguments_of_one_program():
     batch = toy_batch(photos(1, size=4), ensemble)
     config = Config(steps=4, across_models="weighted", model_weights=(1, 1), regularization="none")
     run(Config(steps=4), ensemble, batch, key)
-    before = running.program_for("cpu", False)._cache_size()
+    before = running.program_for("cpu", None)._cache_size()
     equal, first, mixed = (
         run(dataclasses.replace(config, model_weights=w), ensemble, batch, key)
         for w in ((1, 1), (2, 0), (1, 3))
     )
-    assert running.program_for("cpu", False)._cache_size() == before
+    assert running.program_for("cpu", None)._cache_size() == before
     np.testing.assert_array_equal(mixed.weights, np.broadcast_to([0.25, 0.75], (4, 1, 2)))
     for result, models in ((equal, "uniform"), (first, "single")):
         alike = Config(steps=4, regularization="none", across_models=models)

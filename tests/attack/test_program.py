@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from jax.experimental import topologies
 from jax.extend.core import jaxprs_in_params
 
 from benchmarks.targets import TARGETS
-from cdmaa_jax.attack import Config, build, choices, evaluate_losses, run
+from cdmaa_jax.attack import Config, build, choices, compilation, evaluate_losses, run
 from cdmaa_jax.attack.algorithm import Plan, attack_batch
 from cdmaa_jax.attack.domains import DOMAIN_STRATEGIES
 from cdmaa_jax.attack.numbers import numbers_of, structure_of
@@ -127,7 +126,7 @@ def test_what_is_run_once_has_a_program_of_its_own(x64):
     generator = make_generator("stargan", config, params)
     images = photos(1, size=16, dtype=np.float64)
     batch, key = toy_batch(images, (generator,)), jax.random.key(0)
-    programs = program_for("cpu", False)
+    programs = program_for("cpu", None)
     before = programs._cache_size()
     often = run(Config(steps=3), generator, batch, key)
     with once():
@@ -281,15 +280,14 @@ def test_devices_that_share_a_batch_do_not_talk_and_change_no_bit():
     assert "while" in text and not re.search(COLLECTIVES, text)
 
 
-def test_several_devices_of_a_cpu_are_warned_of():
+def test_devices_of_a_cpu_are_warned_of_where_xla_may_compute_wrongly(monkeypatch):
+    monkeypatch.setattr(compilation, "can_share_cpu", lambda: False)
     batch = toy_batch(photos(2), [toy(0)])
-    with pytest.warns(UserWarning, match="several devices of a CPU are for tests"):
+    with pytest.warns(UserWarning, match="wrongly on several devices of a CPU"):
         run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=jax.devices()[:2])
 
 
-ON_ONE_CORE = """
-import os
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before XLA counts the cores
+OF_OFFICIAL_WIDTH = """
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 from cdmaa_jax.attack import Config, run
@@ -297,19 +295,20 @@ from tests.attack.toys import official, photos, toy_batch
 
 ensemble = [official("stargan"), official("stgan")]
 images, key, config = photos(4, size=128), jax.random.key(0), Config(steps=2)
-both = run(config, ensemble, toy_batch(images, ensemble), key, devices=jax.devices())
-for part in (slice(0, 2), slice(2, 4)):
-    alone = run(config, ensemble, toy_batch(images[part], ensemble), key)
-    np.testing.assert_array_equal(both.images[part], alone.images)
-    np.testing.assert_array_equal(both.losses[:, part], alone.losses)
+parts = slice(0, 2), slice(2, 4)
+each = [run(config, ensemble, toy_batch(images[part], ensemble), key) for part in parts]
+for _ in range(3):
+    both = run(config, ensemble, toy_batch(images, ensemble), key, devices=jax.devices())
+    for part, alone in zip(parts, each, strict=True):
+        np.testing.assert_array_equal(both.images[part], alone.images)
+        np.testing.assert_array_equal(both.losses[:, part], alone.losses)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
 def test_devices_that_share_large_generators_change_no_bit():
-    """On one core, where two devices cannot compute at once (see ``compilation.in_turn``)."""
-    code = [sys.executable, "-W", "ignore", "-c", ON_ONE_CORE]
+    """It takes two cores to compute at once what XLA may compute wrongly."""
+    code = [sys.executable, "-W", "error", "-c", OF_OFFICIAL_WIDTH]
     subprocess.run(code, check=True, timeout=900, cwd=Path(__file__).parents[2])
 
 
@@ -345,7 +344,7 @@ def sharded_text(config, ensemble, batch, key, devices):
     platform = devices[0].platform
     plan = Plan((2, 2, 2), platform=None if platform == "cpu" else platform)
     arguments = (structure_of(config), mesh, ensemble, batch, keys, numbers)
-    return program_for(platform, True).lower(*arguments, plan=plan).compile().as_text()
+    return program_for(platform, len(devices)).lower(*arguments, plan=plan).compile().as_text()
 
 
 def placed(tree, sharding):
