@@ -34,7 +34,7 @@ _UNDIVIDED = {
     "xla_disable_hlo_passes": (f"{_ON_CPU['xla_disable_hlo_passes']},cpu-parallel-task-assigner"),
 }
 """For devices of a CPU that share a batch: no loop over elements is divided among threads. Each
-core has its own images, so that takes less time; and it makes programs right that run at once (see
+core has its own images, so that takes less time, and no queue of tasks overflows (see
 ``in_turn``)."""
 _PRODUCTS_BY_EIGEN = {
     "xla_cpu_experimental_ynn_fusion_type": (
@@ -143,11 +143,14 @@ def call(program: Any, *arguments: Any, **options: Any) -> Any:
 def in_turn(compute: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """``compute(*arguments, **options)``; on a CPU one thread at a time, until arrays are ready.
 
-    Where programs with loops of large generators' gradients run in two threads at once, XLA's CPU
-    backend (JAX 0.10.2 to 0.12.0) computes parts of them wrongly, from an iteration on. It takes
-    both loops over elements that are divided among threads and convolutions that Eigen computes;
-    why is not known. They would share the same cores, so taking turns costs no time. A program of
-    several CPU devices, which itself runs in several threads, is compiled with ``_UNDIVIDED``.
+    Where large generators' gradients are computed in two threads at once, XLA's CPU backend (JAX
+    0.10.2 to 0.12.0) computes parts of them wrongly. Its threads are Eigen's, whose queues hold
+    1024 tasks; if one is full, the thread that schedules a task runs it at once, and Eigen's
+    convolutions, which do not expect that, overwrite what they have not used yet. Each program that
+    runs occupies a thread, and each of its loops over elements that is divided among threads leaves
+    a task in a queue, which no thread is free to take out. Programs that take turns lose no time,
+    since they would share the same cores. A program of several CPU devices, which itself runs in
+    several threads, is compiled with ``_UNDIVIDED``.
     """
     if get_default_device().platform != "cpu":
         return compute(*arguments, **options)

@@ -151,6 +151,35 @@ def test_the_devices_of_a_cpu_share_batches_if_their_loops_are_not_divided(can_s
     assert can_share_cpu()
 
 
+def test_programs_with_undivided_loops_are_right_when_they_run_at_once():
+    """With divided loops, 1200 tasks wait for threads, and the last convolution is wrong."""
+    kernel = jax.random.normal(jax.random.key(0), (2, 2, 128, 256)) / 20
+    image = jax.random.normal(jax.random.key(1), (8, 64, 64, 128))
+    noise = jax.random.normal(jax.random.key(2), (2**18,))
+
+    def iteration(carried, _):
+        image, noise = carried
+        noise = jax.lax.fori_loop(0, 300, lambda _, x: jnp.sin(x) + 0.1, noise)
+        outputs = jax.lax.conv_general_dilated(
+            image + noise[0], kernel, (1, 1), [(1, 1), (1, 1)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        return (jnp.tanh(outputs[:, :64, :64, :128]), noise), outputs.sum()
+
+    program = jax.jit(
+        lambda *carried: jax.lax.scan(iteration, carried, length=4),
+        compiler_options=compilation.compiler_options("cpu", sharing=True),
+    )
+    (alone, _), _ = jax.block_until_ready(program(image, noise))
+    results = []
+    threads = [in_thread(results, lambda: program(image, noise)[0][0]) for _ in range(2)]
+    for thread in threads:
+        thread.join()
+    for result in results:
+        np.testing.assert_array_equal(result, alone)
+    assert len(results) == 2
+
+
 def test_they_do_not_if_xla_renames_what_divides_loops(can_share_cpu, monkeypatch):
     renamed = {"xla_disable_hlo_passes": "a-pass-of-another-name"}
     monkeypatch.setattr(compilation, "_UNDIVIDED", renamed)
