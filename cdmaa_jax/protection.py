@@ -258,7 +258,7 @@ def checked_keys(key: int | Array, count: int) -> Array:
 def devices_for(size: int) -> list[jax.Device] | None:
     """As many of this machine's devices as can share a batch evenly; None if only one can.
 
-    Those of a CPU do not, since XLA computes some programs wrongly that run at once on a CPU.
+    Those of a CPU do not, as one of them uses all cores.
     """
     devices = jax.local_devices()
     if devices[0].platform == "cpu":

@@ -31,7 +31,7 @@ inputs wait in memory: an attack takes twice the memory, and no less time. LLVM'
 a fifth longer to compile loops that are memory-bound at any level. The disabled passes change
 little, but each change reruns all simplification: ten times, where two suffice."""
 _UNDIVIDED = {
-    "xla_disable_hlo_passes": (f"{_ON_CPU['xla_disable_hlo_passes']},cpu-parallel-task-assigner"),
+    "xla_disable_hlo_passes": f"{_ON_CPU['xla_disable_hlo_passes']},cpu-parallel-task-assigner",
 }
 """For devices of a CPU that share a batch: no loop over elements is divided among threads. Each
 core has its own images, so that takes less time, and no queue of tasks overflows (see

@@ -96,7 +96,8 @@ def run(
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if _is_traced(task):
         return attack_batch(task.config, *task.arguments, plan=task.plan)
-    if _share_cpu(task.device, devices) and not compilation.can_share_cpu():
+    several = devices is not None and len(devices) > 1
+    if several and task.device.platform == "cpu" and not compilation.can_share_cpu():
         warnings.warn(_CPU_DEVICES, stacklevel=2)
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
@@ -172,18 +173,13 @@ def _task_of(
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
     device = get_default_device() if devices is None else devices[0]
-    share = _share(batch, 1 if devices is None else len(devices))
-    sharers = len(devices) if devices and _share_cpu(device, devices) else 1
+    count = 1 if devices is None else len(devices)
+    share, sharers = _share(batch, count), count if device.platform == "cpu" else 1
     chunks = plan_chunks(config.loss, models, share, device, chunk, sharers)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
     platform = None if device.platform == "cpu" else device.platform  # XLA itself hoists on CPUs
     plan = Plan(chunks, overlap, is_once(), platform, registered())
     return _Task(config, models, batch, keys, numbers, plan, device)
-
-
-def _share_cpu(device: jax.Device, devices: Sequence[Any] | None) -> bool:
-    """Whether several devices of a CPU share a batch, of which ``device`` is the first."""
-    return device.platform == "cpu" and devices is not None and len(devices) > 1
 
 
 def _is_traced(tree: Any) -> bool:

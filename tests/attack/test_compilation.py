@@ -145,10 +145,28 @@ def can_share_cpu():
     compilation.can_share_cpu.cache_clear()
 
 
+several_cores = pytest.mark.skipif(processor.cores() == 1, reason="one core divides no loops")
+
+
+@several_cores
 def test_the_devices_of_a_cpu_share_batches_if_their_loops_are_not_divided(can_share_cpu):
     assert compilation._divides(compilation.compiler_options("cpu"))
     assert not compilation._divides(compilation.compiler_options("cpu", sharing=True))
     assert can_share_cpu()
+
+
+@several_cores
+def test_they_do_not_if_xla_renames_what_divides_loops(can_share_cpu, monkeypatch):
+    renamed = {"xla_disable_hlo_passes": "a-pass-of-another-name"}
+    monkeypatch.setattr(compilation, "_UNDIVIDED", renamed)
+    assert not can_share_cpu()
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_they_do_not_if_xla_does_not_tell_what_it_divides(can_share_cpu, monkeypatch, cores):
+    monkeypatch.setattr(compilation, "_divides", lambda options: False)
+    monkeypatch.setattr(processor, "cores", lambda: cores)
+    assert can_share_cpu() == (cores == 1)
 
 
 def test_programs_with_undivided_loops_are_right_when_they_run_at_once():
@@ -171,26 +189,11 @@ def test_programs_with_undivided_loops_are_right_when_they_run_at_once():
         compiler_options=compilation.compiler_options("cpu", sharing=True),
     )
     (alone, _), _ = jax.block_until_ready(program(image, noise))
-    results = []
-    threads = [in_thread(results, lambda: program(image, noise)[0][0]) for _ in range(2)]
-    for thread in threads:
-        thread.join()
-    for result in results:
+    found = []
+    in_threads(*[lambda: found.append(program(image, noise)[0][0])] * 2)
+    assert len(found) == 2
+    for result in found:
         np.testing.assert_array_equal(result, alone)
-    assert len(results) == 2
-
-
-def test_they_do_not_if_xla_renames_what_divides_loops(can_share_cpu, monkeypatch):
-    renamed = {"xla_disable_hlo_passes": "a-pass-of-another-name"}
-    monkeypatch.setattr(compilation, "_UNDIVIDED", renamed)
-    assert not can_share_cpu()
-
-
-@pytest.mark.parametrize("cores", [1, 2])
-def test_they_do_not_if_xla_does_not_tell_what_it_divides(can_share_cpu, monkeypatch, cores):
-    monkeypatch.setattr(compilation, "_divides", lambda options: False)
-    monkeypatch.setattr(processor, "cores", lambda: cores)
-    assert can_share_cpu() == (cores == 1)
 
 
 def test_on_a_cpu_programs_are_compiled_without_names():
