@@ -56,10 +56,11 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
     """
     import jax
 
-    from cdmaa_jax import disk
+    from cdmaa_jax import disk, processor
     from cdmaa_jax.evaluation.report import versions
     from cdmaa_jax.generators.ensembles import load_ensemble
 
+    processor.make_devices()
     check_precision(options.precision, jax.devices()[0].platform)
     ensemble = load_ensemble(list(options.ensemble))
     with tempfile.TemporaryDirectory(prefix="cdmaa-benchmark-") as name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -33,3 +34,19 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def make_devices() -> None:
+    """Makes a JAX device of each core of a CPU, so that they can share batches.
+
+    That takes them less time than to share every operation: by a sixth with two cores; more were
+    not measured. It is for the whole process. Devices that JAX has found already, or that its own
+    options ask for, are left alone.
+    """
+    import jax
+
+    asked = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
+    if asked or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):  # JAX has found its devices
+        jax.config.update("jax_num_cpu_devices", cores())

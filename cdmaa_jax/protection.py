@@ -13,6 +13,7 @@ import numpy as np
 
 from cdmaa_jax import attack
 from cdmaa_jax.attack import Config, run
+from cdmaa_jax.attack.compilation import can_share_cpu
 from cdmaa_jax.attack.config import check_config, check_positive
 from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.running import devices_of
@@ -258,10 +259,10 @@ def checked_keys(key: int | Array, count: int) -> Array:
 def devices_for(size: int) -> list[jax.Device] | None:
     """As many of this machine's devices as can share a batch evenly; None if only one can.
 
-    Those of a CPU do not, as one of them uses all cores.
+    A CPU's do if each of them, and so each core, has images, and ``run`` does not warn of it.
     """
     devices = jax.local_devices()
-    if devices[0].platform == "cpu":
+    if devices[0].platform == "cpu" and (size % len(devices) or not can_share_cpu()):
         return None
     count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
     return devices[:count] if count > 1 else None

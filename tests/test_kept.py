@@ -1,6 +1,7 @@
 """Programs that were traced before are read from disk, but only identical ones."""
 
 import dataclasses
+import functools
 import logging
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdmaa_jax import kept, processor
+from cdmaa_jax import attack, kept, processor
 from cdmaa_jax.attack import Config, compilation, prepare, run
 from cdmaa_jax.evaluation import metrics
 from cdmaa_jax.generators import registry
@@ -63,10 +64,14 @@ def test_what_a_package_that_was_changed_meanwhile_traced_is_not_kept(
     assert_equal(found, expected)
 
 
+@pytest.mark.parametrize("sharing", [None, 2])
 @pytest.mark.parametrize(
     "options", [{}, {"update": "apgd"}, {"perturbation": "universal"}], ids=str
 )
-def test_what_another_process_traced_is_not_traced_again(model, folder, monkeypatch, options):
+def test_what_another_process_traced_is_not_traced_again(
+    model, folder, monkeypatch, options, sharing
+):
+    run = functools.partial(attack.run, devices=sharing and jax.devices()[:sharing])
     config, batch = Config(steps=2, **options), batch_of(model)
     first = run(config, model, batch, KEY)
     monkeypatch.setattr(kept, "_trace", pytest.fail)
@@ -80,13 +85,21 @@ def test_what_another_process_traced_is_not_traced_again(model, folder, monkeypa
     assert len([*(folder / "traced").iterdir()]) == 1
 
 
-def test_what_is_prepared_is_what_is_run(model, folder, monkeypatch):
+@pytest.mark.parametrize("sharing", [None, 2])
+def test_what_is_prepared_is_what_is_run(model, folder, monkeypatch, sharing):
+    devices = sharing and jax.devices()[:sharing]
     config, batch = Config(steps=2), batch_of(model)
-    prepare(config, model, batch, KEY)
+    prepare(config, model, batch, KEY, devices=devices)
     assert len([*(folder / "traced").iterdir()]) == len(compilation._READY) == 1
     monkeypatch.setattr(kept, "_trace", pytest.fail)
-    run(config, model, batch, KEY)
+    run(config, model, batch, KEY, devices=devices)
     assert len(compilation._READY) == 1
+
+
+def test_the_devices_of_a_program_are_part_of_its_name(model, folder):
+    for devices in (None, jax.devices()[:1], jax.devices()[:2], jax.devices()[1::-1]):
+        run(Config(steps=2), model, batch_of(model), KEY, devices=devices)
+    assert len([*(folder / "traced").iterdir()]) == 4
 
 
 def test_programs_of_the_evaluation_are_kept(model, folder, monkeypatch):

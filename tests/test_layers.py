@@ -37,7 +37,8 @@ ALLOWED = {
         "evaluation", "photos", "search", "universal",
     },
     "cli": {
-        "disk", "kept", "generators", "attack", "images", "evaluation", "photos", "experiments",
+        "disk", "processor", "kept", "generators", "attack", "images", "evaluation", "photos",
+        "experiments",
     },
     "__main__": {"cli"},
     "__init__": {

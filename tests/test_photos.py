@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdmaa_jax import disk, photos
+from cdmaa_jax import disk, photos, protection
 from cdmaa_jax.attack.config import Config
 from cdmaa_jax.disk import FileError
 from cdmaa_jax.evaluation import metrics, report
@@ -296,12 +296,38 @@ def test_same_batches_have_the_size_that_the_photos_give(job, tmp_path, monkeypa
         assert sizes == expected
 
 
+@pytest.mark.parametrize("cores, best", [
+    (1, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 8, 8, 6]),
+    (2, [1, 2, 3, 4, 5, 6, 8, 8, 5, 5, 6, 6, 8, 8, 8, 8, 6]),
+    (8, [1, 2, 3, 4, 5, 6, 8, 8, 5, 5, 6, 6, 8, 8, 8, 8, 6]),
+    (9, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 8, 8, 6]),
+])  # fmt: skip
+def test_a_cpu_attacks_little_besides_the_photos(cores, best, monkeypatch):
+    devices = [SimpleNamespace(platform="cpu")] * cores
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert [protecting._quickest_size(count, 8) for count in range(1, 18)] == best
+
+
+@pytest.mark.parametrize("is_cpu, expected", [(True, [(3, 3), (2, 3)]), (False, [(4, 4), (1, 4)])])
+def test_batches_of_a_cpu_are_of_equal_sizes(is_cpu, expected, job, tmp_path, monkeypatch):
+    monkeypatch.setattr(protecting, "_host_is_device", lambda: is_cpu)
+    sizes = []
+
+    def attack(job, images, labels, size):
+        sizes.append((len(images), size))
+        return images
+
+    sources = [save_photo(tmp_path / f"{number}.png", number) for number in range(5)]
+    run(sources, dataclasses.replace(job, attack=attack, batch_size=4))
+    assert sizes == expected
+
+
 @pytest.mark.parametrize("meanwhile", [False, True])
 @pytest.mark.parametrize(("counts", "batches"), [
     ([1, 1, 1, 1, 1], [3, 2]),
     ([2, 1, 2, 2, 1, 1], [3, 3, 3]),
     ([3, 3, 1], [3, 3, 1]),
-    ([1, 5, 1, 1], [3, 3, 2]),
+    ([1, 5, 1, 1], {False: [2, 2, 2, 2], True: [3, 3, 2]}),
     ([1, 0, 7, 0, 1], [3, 3, 2, 1]),  # two of them cannot be read
     ([4], {False: [1, 1, 1, 1], True: [3, 1]}),
     ([2, 3], {False: [2, 2, 1], True: [3, 2]}),
@@ -824,15 +850,31 @@ def test_generators_are_attacked_in_the_precision_asked_for(
     assert statuses(run([source], dataclasses.replace(job, precision=precision))) == ["done"]
 
 
+@pytest.mark.parametrize("size, count", [(1, None), (2, 2), (3, 3), (4, 2), (5, None), (6, 3)])
+def test_devices_share_what_can_be_shared_evenly(monkeypatch, size, count):
+    three = [SimpleNamespace(platform="gpu")] * 3
+    monkeypatch.setattr(jax, "local_devices", lambda: three)
+    assert protecting.devices_for(size) == (count and three[:count])
+
+
 @pytest.mark.parametrize("size, shared", [(1, False), (2, True), (3, False), (4, True)])
-def test_devices_share_what_can_be_shared_evenly(monkeypatch, size, shared):
-    two = [SimpleNamespace(platform="gpu"), SimpleNamespace(platform="gpu")]
+def test_the_cores_of_a_cpu_share_what_all_have_a_part_of(monkeypatch, size, shared):
+    two = jax.devices()[:2]
     monkeypatch.setattr(jax, "local_devices", lambda: two)
     assert protecting.devices_for(size) == (two if shared else None)
+    more = [SimpleNamespace(platform="cpu")] * (2 * size)
+    monkeypatch.setattr(jax, "local_devices", lambda: more)
+    assert protecting.devices_for(size) is None
 
 
-def test_several_devices_of_a_cpu_share_nothing():
-    assert jax.local_device_count() > 1 and protecting.devices_for(2) is None
+@pytest.mark.parametrize("platform, shared", [("cpu", False), ("gpu", True)])
+def test_devices_of_a_cpu_share_nothing_where_xla_may_compute_wrongly(
+    monkeypatch, platform, shared
+):
+    monkeypatch.setattr(protection, "can_share_cpu", lambda: False)
+    two = [SimpleNamespace(platform=platform), SimpleNamespace(platform=platform)]
+    monkeypatch.setattr(jax, "local_devices", lambda: two)
+    assert protection.devices_for(2) == (two if shared else None)
 
 
 def test_labels_seed_and_chunk_reach_the_attack(job, tmp_path, monkeypatch):
@@ -874,9 +916,9 @@ def test_a_large_batch_is_measured_in_parts(job, tmp_path, ensemble, monkeypatch
     monkeypatch.setattr(protecting, "protect", instant_protect)
     monkeypatch.setattr(protecting, "measure", spy)
     monkeypatch.setattr(protecting, "_MEASURED_AT_ONCE", 3)
-    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(5)]
+    sources = [save_photo(tmp_path / f"{i}.png", i) for i in range(7)]
     made = run(sources, dataclasses.replace(job, batch_size=4))
-    assert statuses(made) == ["done"] * 5 and sizes == [(4, 2), (1, 2)]
+    assert statuses(made) == ["done"] * 7 and sizes == [(4, 2), (3, 2)]
     pairs = [(source, job.out / source.name) for source in sources]
     for one, same in zip(made, photos.evaluate_photos(pairs, ensemble), strict=True):
         for name, values in one.entry["models"].items():

@@ -1,7 +1,11 @@
 """What the system reports about its processor."""
 
+import os
 import platform
+import subprocess
+import sys
 
+import jax
 import pytest
 
 from cdmaa_jax import processor
@@ -29,3 +33,27 @@ def test_which_processors_have_no_avx512(machine, facts, expected, tmp_path, mon
     monkeypatch.setattr(processor, "_FACTS", file)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert processor.is_x86_without_avx512.__wrapped__() is expected
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"JAX_NUM_CPU_DEVICES": "3"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}],
+    ids=str,
+)
+def test_the_number_of_devices_that_jax_was_told_stays(asked):
+    code = (
+        "import jax; from cdmaa_jax import processor\n"
+        "processor.make_devices(); print(jax.local_device_count()); processor.make_devices()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | asked
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "3\n"
+
+
+def test_devices_that_exist_stay(monkeypatch):
+    before = jax.devices()
+    monkeypatch.delenv("XLA_FLAGS")
+    processor.make_devices()
+    assert jax.devices() == before

@@ -41,6 +41,7 @@ _GIB = 2**30
 
 _PLANS: dict[Any, tuple[int, ...]] = {}  # cached, since a changed plan means recompilation
 _OVERLAPS: dict[Any, bool] = {}  # cached for the same reason
+_SHARED: dict[Any, bool] = {}  # likewise
 _PLANNING = threading.RLock()  # gives concurrent threads the same plan
 
 
@@ -103,9 +104,7 @@ def plan_chunks(
       ValueError: ``chunk`` is not positive, or takes more than is free; the message says how many
         fit.
     """
-    if chunk is not None:
-        check_positive(chunk=chunk)
-    key = (*_kind_of(loss, ensemble, batch, device), chunk, sharers)
+    key = _kind_of(loss, ensemble, batch, device, chunk, sharers)
     with _PLANNING:
         if key not in _PLANS:
             memory = free_memory(device) // sharers
@@ -113,12 +112,52 @@ def plan_chunks(
         return _PLANS[key]
 
 
+def can_share(
+    loss: str,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    device: jax.Device,
+    chunk: int | None,
+    sharers: int,
+) -> bool:
+    """Whether half of a memory has room for devices that share a batch.
+
+    The answer stays the same in a process, whatever becomes free.
+
+    Args:
+      loss: a name in ``LOSSES``.
+      ensemble: the generators.
+      batch: the share of the batch that one device has.
+      device: the first of the devices.
+      chunk: how many images each generator takes at once; at least one if None.
+      sharers: how many devices share the memory.
+
+    Raises:
+      ValueError: ``chunk`` is not positive.
+    """
+    key = _kind_of(loss, ensemble, batch, device, chunk, sharers)
+    with _PLANNING:
+        if key not in _SHARED:
+            chunks = [fit_chunk(chunk or 1, len(batch.images))] * len(ensemble)
+            room = free_memory(device) / 2 / sharers  # the programs may take more than is estimated
+            estimates = (generous_footprint, footprint)  # the first takes no tracing
+            _SHARED[key] = any(f(loss, ensemble, batch).of(chunks) <= room for f in estimates)
+        return _SHARED[key]
+
+
 def _kind_of(
-    loss: str, ensemble: Sequence[Generator], batch: Batch, device: jax.Device
+    loss: str,
+    ensemble: Sequence[Generator],
+    batch: Batch,
+    device: jax.Device,
+    chunk: int | None = None,
+    sharers: int = 1,
 ) -> tuple[Any, ...]:
     """A key of everything that the memory of an attack depends on."""
+    if chunk is not None:
+        check_positive(chunk=chunk)
     models = tuple((jax.tree.structure(model), _shapes(model)) for model in ensemble)
-    return LOSSES[loss], models, _shapes(batch), device
+    return LOSSES[loss], models, _shapes(batch), device, chunk, sharers
 
 
 def _shapes(tree: Any) -> tuple[Any, ...]:

@@ -33,7 +33,7 @@ from cdmaa_jax.attack.compilation import (
 from cdmaa_jax.attack.config import Config, check_choice, check_config, registered
 from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.losses import LOSSES
-from cdmaa_jax.attack.memory import can_overlap, plan_chunks
+from cdmaa_jax.attack.memory import can_overlap, can_share, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
 from cdmaa_jax.attack.targets import (
     as_tuple,
@@ -75,10 +75,14 @@ def run(
       ensemble: one generator or J of them; their parameters are arguments of the program.
       batch: the clean images and, for each generator, the condition vectors.
       key: one typed PRNG key, whose start noise every image gets, or [B] of them; of threefry2x32.
-      devices: the devices that share the batch, equally; the default device if None.
-      chunk: how many images a generator takes at once; for each what fits and suits the device if
-        None. Fewer take less memory, and change nothing but the rounding of sums, which signs of
-        gradients magnify from step to step: the images differ, and are as good.
+      devices: the devices that share the batch, equally; the default device if None. Those of a
+        CPU leave it to the first if half of its memory has no room for all. The means of a
+        universal perturbation are exchanged in each step; XLA ends the process if one device of a
+        CPU waits a minute for another.
+      chunk: how many images a generator takes at once, on each device; for each what fits and
+        suits the device if None. Fewer take less memory, and change nothing but the rounding of
+        sums, which signs of gradients magnify from step to step: the images differ, and are as
+        good.
 
     Raises:
       ValueError: the images are not [B,H,W,3], at least one, in float32 or float64; the batch does
@@ -96,19 +100,18 @@ def run(
     task = _task_of(config, ensemble, batch, key, devices, chunk)
     if _is_traced(task):
         return attack_batch(task.config, *task.arguments, plan=task.plan)
-    several = devices is not None and len(devices) > 1
-    if several and task.device.platform == "cpu" and not compilation.can_share_cpu():
+    if _sharers(task.devices) > 1 and not compilation.can_share_cpu():
         warnings.warn(_CPU_DEVICES, stacklevel=2)
     if pieces.is_apart():
         attack, again = (_in_pieces(task, c) for c in (pieces.call, pieces.call_again))
         return compilation.in_turn(pieces.run, attack, again, task.keys, task.config.steps)
-    if (program := _kept_program(task, devices)) is not None:
-        return Result(*compilation.call(program, *jax.tree.leaves(task.arguments)))
-    program, arguments = _program_of(task, devices)
+    program, static, arguments = _program_of(task)
+    if (known := _kept_program(task, arguments)) is not None:
+        return Result(*compilation.call(known, *jax.tree.leaves(arguments)))
     if task.device.platform != "gpu":
-        return compilation.call(program, *arguments, plan=task.plan)
-    graph = graph_for(devices is not None, task.plan.overlap)
-    return compilation.call_as_graph(graph, program, *arguments, plan=task.plan)
+        return compilation.call(program, *static, *arguments, plan=task.plan)
+    graph = graph_for(task.devices is not None, task.plan.overlap)
+    return compilation.call_as_graph(graph, program, *static, *arguments, plan=task.plan)
 
 
 def prepare(
@@ -134,11 +137,11 @@ def prepare(
     if pieces.is_apart():
         pieces.prepare(_in_pieces(task, pieces.only_compile), task.keys)
         return
-    if (program := _kept_program(task, devices)) is not None:
-        compilation.prepare(program, *jax.tree.leaves(task.arguments))
-        return
-    program, arguments = _program_of(task, devices)
-    compilation.prepare(program, *arguments, plan=task.plan)
+    program, static, arguments = _program_of(task)
+    if (known := _kept_program(task, arguments)) is not None:
+        compilation.prepare(known, *jax.tree.leaves(arguments))
+    else:
+        compilation.prepare(program, *static, *arguments, plan=task.plan)
 
 
 class _Task(NamedTuple):
@@ -148,7 +151,8 @@ class _Task(NamedTuple):
     keys: Array
     numbers: Numbers
     plan: Plan
-    device: jax.Device
+    device: jax.Device  # or the first of those that share the batch
+    devices: tuple[jax.Device, ...] | None
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -161,7 +165,7 @@ def _task_of(
     ensemble: Generator | Sequence[Generator],
     batch: Batch,
     key: Array,
-    devices: Sequence[Any] | None,
+    devices: tuple[jax.Device, ...] | None,
     chunk: int | None,
 ) -> _Task:
     """The checked arguments of an attack."""
@@ -173,13 +177,15 @@ def _task_of(
     numbers = numbers_of(config, batch.images.dtype, len(models))
     config = structure_of(config)
     device = get_default_device() if devices is None else devices[0]
-    count = 1 if devices is None else len(devices)
-    share, sharers = _share(batch, count), count if device.platform == "cpu" else 1
+    share, sharers = _share(batch, devices), _sharers(devices)
+    if sharers > 1 and not can_share(config.loss, models, share, device, chunk, sharers):
+        devices = (device,)
+        share, sharers = _share(batch, devices), 1
     chunks = plan_chunks(config.loss, models, share, device, chunk, sharers)
     overlap = chunk is None and _can_overlap(config.loss, models, share, device, chunks)
     platform = None if device.platform == "cpu" else device.platform  # XLA itself hoists on CPUs
     plan = Plan(chunks, overlap, is_once(), platform, registered())
-    return _Task(config, models, batch, keys, numbers, plan, device)
+    return _Task(config, models, batch, keys, numbers, plan, device, devices)
 
 
 def _is_traced(tree: Any) -> bool:
@@ -202,29 +208,38 @@ def _in_pieces(task: _Task, call: Callable[..., Any]) -> Attack:
     return pieces.build(task.config, task.models, task.batch, task.numbers, chunks, call)
 
 
-def _kept_program(task: _Task, devices: Sequence[Any] | None) -> Any:
+def _kept_program(task: _Task, arguments: Any) -> Any:
     """The program of an attack from ``kept``; None if it has none."""
-    if devices is not None:
-        return None
-    options = compiler_options(task.device.platform)
-    return kept.program(_attack_kept, (task.config, task.plan), task.arguments, options)
+    places = None if task.devices is None else tuple(device.id for device in task.devices)
+    options = compiler_options(task.device.platform, _sharers(task.devices) > 1)
+    return kept.program(_attack_kept, (task.config, task.plan, places), arguments, options)
 
 
-def _attack_kept(config: Config, plan: Plan, *arguments: Any) -> Result[Array]:
-    return attack_batch(config, *arguments, plan=plan)
+def _attack_kept(
+    config: Config, plan: Plan, places: tuple[int, ...] | None, *arguments: Any
+) -> Result[Array]:
+    if places is None:
+        return attack_batch(config, *arguments, plan=plan)
+    devices = {device.id: device for device in jax.devices()}
+    mesh = _mesh([devices[place] for place in places])
+    return _run_sharded(config, mesh, *arguments, plan=plan)
 
 
 def _program_of(
-    task: _Task, devices: Sequence[Any] | None
-) -> tuple[Callable[..., Result[Array]], tuple[Any, ...]]:
-    """The program of an attack, and its arguments besides the plan."""
-    program = program_for(task.device.platform, devices and len(devices))
-    if devices is None:
-        return program, (task.config, *task.arguments)
-    mesh, (models, batch, keys, numbers) = Mesh(np.asarray(devices), ("batch",)), task.arguments
+    task: _Task,
+) -> tuple[Callable[..., Result[Array]], tuple[Any, ...], tuple[Any, ...]]:
+    """The program of an attack, its static arguments but for the plan, and its arrays."""
+    program = program_for(task.device.platform, task.devices and len(task.devices))
+    if task.devices is None:
+        return program, (task.config,), task.arguments
+    mesh, (models, batch, keys, numbers) = _mesh(task.devices), task.arguments
     models, numbers = jax.device_put((models, numbers), NamedSharding(mesh, P()))
     batch, keys = jax.device_put((batch, keys), NamedSharding(mesh, P("batch")))
-    return program, (task.config, mesh, models, batch, keys, numbers)
+    return program, (task.config, mesh), (models, batch, keys, numbers)
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), ("batch",))
 
 
 def _run_sharded(
@@ -234,6 +249,7 @@ def _run_sharded(
     batch: Batch,
     keys: Array,
     numbers: Numbers,
+    *,
     plan: Plan,
 ) -> Result[Array]:
     """Each device attacks its own images; only a universal perturbation's means are exchanged."""
@@ -363,13 +379,19 @@ def step_program(platform: str) -> Callable[..., tuple[Carried, Info]]:
     return jax.jit(advance, static_argnames=("config", "plan"), compiler_options=options)
 
 
-def _share(batch: Batch, devices: int) -> Batch:
+def _share(batch: Batch, devices: Sequence[jax.Device] | None) -> Batch:
     """The shapes of each device's share of a batch."""
+    count = len(devices or (None,))
 
     def shape(array: Array) -> Any:
-        return jax.ShapeDtypeStruct((len(array) // devices, *array.shape[1:]), array.dtype)
+        return jax.ShapeDtypeStruct((len(array) // count, *array.shape[1:]), array.dtype)
 
     return jax.tree.map(shape, batch)
+
+
+def _sharers(devices: Sequence[jax.Device] | None) -> int:
+    """How many devices share one memory, as those of a CPU do."""
+    return len(devices) if devices and devices[0].platform == "cpu" else 1
 
 
 def devices_of(devices: Any) -> tuple[jax.Device, ...] | None:

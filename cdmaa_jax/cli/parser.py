@@ -261,7 +261,7 @@ def _add_batch_size(
 ) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=default, metavar="N",
-        help=f"faces computed at once; fewer need less memory; default: {meaning}",
+        help=f"faces computed at once, at most; fewer need less memory; default: {meaning}",
     )  # fmt: skip
 
 

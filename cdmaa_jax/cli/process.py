@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+from cdmaa_jax import processor
 from cdmaa_jax.cli import commands
 from cdmaa_jax.cli.cache import keep_none, keep_programs
 from cdmaa_jax.cli.interrupts import interruptible
@@ -53,6 +54,8 @@ def _run(args: argparse.Namespace) -> int:
 
     _quiet()
     try:
+        if args.run in (commands.protect, commands.reproduce):
+            processor.make_devices()
         with _use_cache(args):
             _check_devices()
             return args.run(args)

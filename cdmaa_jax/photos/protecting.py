@@ -63,6 +63,8 @@ _Futures = list[tuple[Path, Future[T]]]
 """Work under way on photos."""
 _MEASURED_AT_ONCE = 32
 """Of a larger batch; unlike an attack, measuring does not reckon with the memory that is free."""
+_SHARING = 1.2
+"""How many times as fast an attack is whose images the cores of a CPU share; of two cores."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,10 @@ def _protect_in_locked_folder(
             todo.append(outcome)
         else:
             yield note(outcome, ledger)
-    size = min(job.batch_size, max(1, len(photos if job.same_batches else todo)))
+    if job.same_batches or not _host_is_device():
+        size = min(job.batch_size, max(1, len(photos if job.same_batches else todo)))
+    else:
+        size = _quickest_size(max(1, len(todo)), job.batch_size)
     if todo and starting is not None:
         starting(len(todo))
     for outcome in _protect_batches(todo, size, job, ledger, partly):
@@ -296,6 +301,20 @@ def _protect_batches(
             workers.close()
         finally:
             disk.discard(_staged(_finished(copying)))
+
+
+def _quickest_size(count: int, most: int) -> int:
+    """The size of the fewest batches of so many images that takes a CPU the least time.
+
+    The last batch is padded, and padding takes as long as images. A GPU or TPU would have attacked
+    it before it has compiled a program of another size.
+    """
+    batches = -(-count // most)
+
+    def work(size: int) -> float:
+        return size / _SHARING if devices_for(size) else size
+
+    return min(range(-(-count // batches), most + 1), key=work)
 
 
 def _take_batch(waiting: Iterable[_Seen], size: int) -> list[tuple[_Seen, np.ndarray]]:

@@ -179,6 +179,35 @@ def test_a_plan_is_kept_whatever_becomes_free(monkeypatch):
     assert memory.plan_chunks("mse", ensemble, batch, CPU, None) == before == (2, 2)
 
 
+@pytest.mark.parametrize("chunk, taken", [(None, 1), (2, 2), (9, 4)])
+def test_devices_share_a_batch_if_half_of_their_memory_has_room(monkeypatch, chunk, taken):
+    ensemble, batch = problem(4)
+    needed = memory.footprint("mse", ensemble, batch).of([taken] * 2)
+
+    def shared(free, sharers=4):
+        monkeypatch.setattr(memory, "free_memory", lambda device: free)
+        return memory.can_share("mse", ensemble, batch, CPU, chunk, sharers)
+
+    for free, fits in ((2**40, True), (8 * needed + 8, True), (8 * needed - 8, False), (0, False)):
+        monkeypatch.setattr(memory, "_SHARED", {})
+        assert shared(free) == fits
+    assert not shared(2**40)  # the answer stays
+    assert shared(8 * needed, sharers=3)
+
+
+def test_a_batch_is_attacked_where_its_devices_have_no_room_for_it(monkeypatch):
+    ensemble, batch = problem(2)
+    config, key = Config(steps=2), jax.random.key(0)
+    expected = run(config, ensemble, batch, key)
+    for cache in ("_PLANS", "_SHARED"):
+        monkeypatch.setattr(memory, cache, {})
+    free = 1.01 * memory.footprint("mse", ensemble, batch).of((1, 1)) / memory.SHARE
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    found = run(config, ensemble, batch, key, devices=jax.devices()[:2])
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-4)
+    assert found.images.sharding.device_set == {jax.devices()[0]}
+
+
 @pytest.mark.slow
 def test_models_take_turns_in_memory():
     """The four official generators at once need little more memory than the largest alone."""

@@ -229,6 +229,14 @@ def test_what_is_no_list_of_devices_is_refused(devices):
         run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=devices)
 
 
+@pytest.mark.parametrize("chunk", ["1", [1], 0, 1.5], ids=str)
+@pytest.mark.parametrize("count", [None, 2])
+def test_what_is_no_chunk_is_refused(count, chunk):
+    batch, devices = toy_batch(photos(2), [toy(0)]), count and jax.devices()[:count]
+    with pytest.raises(ValueError, match="chunk must be"):
+        run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=devices, chunk=chunk)
+
+
 def test_devices_may_come_from_a_mesh():
     batch, devices = toy_batch(photos(2), [toy(0)]), np.asarray(jax.devices()[:2])
     expected = run(Config(steps=1), toy(0), batch, jax.random.key(0), devices=[*devices])

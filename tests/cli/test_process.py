@@ -2,12 +2,15 @@
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
 from cdmaa_jax.cli import commands, facts
 from cdmaa_jax.cli.cache import CACHE_VARIABLE
 from cdmaa_jax.photos import protecting
+from cdmaa_jax.processor import cores
 from tests.cli.processes import errors, start
 from tests.tiny import save_photo
 
@@ -56,6 +59,30 @@ def test_a_device_that_jax_does_without_is_told_of_on_one_line(call, warning, mo
     assert not caplog.records
     logger.error("Jax plugin configuration error")
     assert [record.message for record in caplog.records] == ["Jax plugin configuration error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (("protect", "photo.png", "--out", "out"), cores()),
+        (("reproduce", "table1", "--photos", "missing", "--out", "out"), cores()),
+        (("info",), 1),
+    ],
+)
+def test_the_cores_of_a_cpu_share_batches(arguments, count, tmp_path):
+    code = (
+        "import sys, jax\n"
+        "from cdmaa_jax.cli import process\n"
+        "process.main(sys.argv[1:])\n"
+        "print(jax.local_device_count())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path, env=environment | {CACHE_VARIABLE: str(tmp_path / "cache")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.splitlines()[-1] == str(count)
 
 
 def test_a_device_that_is_not_there_is_one_line(ensemble, tmp_path):
