@@ -222,10 +222,9 @@ def _protect_in_locked_folder(
             todo.append(outcome)
         else:
             yield note(outcome, ledger)
-    if job.same_batches or not _host_is_device():
-        size = min(job.batch_size, max(1, len(photos if job.same_batches else todo)))
-    else:
-        size = _quickest_size(max(1, len(todo)), job.batch_size)
+    count = max(1, len(photos if job.same_batches else todo))
+    equal = _host_is_device() and not job.same_batches
+    size = _quickest_size(count, job.batch_size) if equal else min(count, job.batch_size)
     if todo and starting is not None:
         starting(len(todo))
     for outcome in _protect_batches(todo, size, job, ledger, partly):
