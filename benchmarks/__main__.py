@@ -287,7 +287,7 @@ def run_scale(options: argparse.Namespace, say: Say) -> None:
         raise BenchmarkError(
             "scale takes no --batch: it varies the batch itself, and the rest is of one photo"
         )
-    draw = plots().draw_growth if options.png else None
+    draw = plots(options.png).draw_growth if options.png else None
     keep = functools.partial(write_json, options.json)
     found = scale.measure(compare_options(options), say, options.axes, keep)
     try:
@@ -336,11 +336,12 @@ def run_plot(options: argparse.Namespace, say: Say) -> None:
     kinds = {one["benchmark"] for one in found}
     if kinds not in ({"compare"}, {"scale"}):
         raise BenchmarkError("plot takes files of compare, or files of scale")
+    drawn = plots(options.out)
     try:
         if kinds == {"compare"}:
-            picture(plots().draw_comparisons, found, options.out)
+            picture(drawn.draw_comparisons, found, options.out)
         else:
-            picture(plots().draw_growth, scale.join(found), options.out)
+            picture(drawn.draw_growth, scale.join(found), options.out)
     except (LookupError, TypeError, AttributeError) as error:
         names, what = ", ".join(map(str, options.files)), "not a file that a benchmark wrote"
         raise BenchmarkError(f"{names}: {what} ({type(error).__name__}: {error})") from error
@@ -355,12 +356,16 @@ def picture(draw: Callable[[Any, Path], None], found: Any, path: Path) -> None:
         raise BenchmarkError(f"{path}: not written, {error}") from error
 
 
-def plots() -> Any:
-    """The module that draws, which needs matplotlib."""
+def plots(path: Path) -> Any:
+    """The module that draws, which needs matplotlib, if it can draw such a file."""
     try:
-        return importlib.import_module("benchmarks.plots")
+        module = importlib.import_module("benchmarks.plots")
+        module.check_suffix(path)
     except ImportError as error:
         raise BenchmarkError(f"a picture needs {error.name}: pip install '.[benchmark]'") from error
+    except ValueError as error:
+        raise BenchmarkError(f"{path}: {error}") from error
+    return module
 
 
 def read_json(path: Path) -> Any:

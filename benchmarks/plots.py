@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.backend_bases import FigureCanvasBase
 
 from benchmarks.report import digits
 from benchmarks.statistics import fit
@@ -138,10 +139,21 @@ def tidy(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def check_suffix(path: Path) -> None:
+    """Raises ValueError if the name of a file ends in no format of pictures."""
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if (suffix := _suffix(path)) not in known:
+        raise ValueError(f"{suffix} is no format of pictures; choose one of {', '.join(known)}")
+
+
 def save(figure: Any, path: Path) -> None:
     """Writes a picture, whole or not at all, in the format that its suffix names."""
     content = io.BytesIO()
     figure.tight_layout()
-    figure.savefig(content, dpi=150, format=path.suffix.removeprefix(".") or "png")
+    figure.savefig(content, dpi=150, format=_suffix(path))
     plt.close(figure)
     disk.write_whole(path, content.getvalue())
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.removeprefix(".").lower() or "png"

@@ -664,6 +664,8 @@ def test_wrong_files_and_cores_end_with_one_line(tmp_path, capsys):
             ["compare", "--models", "ugatit", "--set", "stargan.width=3"],
             "--set stargan.width: stargan is not among the generators",
         ),
+        (["scale", "--png", "x.txt"], "x.txt: txt is no format of pictures; choose one of "),
+        (["plot", "part.json", "--out", "x.txt"], "x.txt: txt is no format of pictures; choose"),
         (["plot", "list.json", "--out", "x.png"], "list.json: not a file that a benchmark wrote"),
         (["plot", "bare.json", "--out", "x.png"], "bare.json: not a file that a benchmark wrote"),
         (["plot", "odd.json", "--out", "x.png"], "odd.json: not a file that a benchmark wrote"),
