@@ -56,7 +56,8 @@ def protect(
       face_weights: [N,H,W], how much each pixel counts in the loss ``face-weighted``, of any scale;
         the face of an aligned crop if None.
       batch_size: images per batch; 8 per device or as many as there are if None.
-      devices: devices that share each batch; the default device if None.
+      devices: devices that share each batch; the default device if None. Those of a CPU leave it to
+        the first if half of its memory has no room for all.
       chunk: how many images of a batch a generator takes at once; what fits and suits the device if
         None. Fewer take less memory.
 
@@ -262,9 +263,9 @@ def devices_for(size: int) -> list[jax.Device] | None:
     A CPU's do if each of them, and so each core, has images, and ``run`` does not warn of it.
     """
     devices = jax.local_devices()
-    if devices[0].platform == "cpu" and (size % len(devices) or not can_share_cpu()):
-        return None
     count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
+    if devices[0].platform == "cpu" and (count < len(devices) or not can_share_cpu()):
+        return None
     return devices[:count] if count > 1 else None
 
 

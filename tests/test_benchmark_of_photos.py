@@ -33,6 +33,18 @@ def test_rate_of_photos_from_files_to_files(arguments, tmp_path, capsys):
     assert f"{found['photos_per_second']:.3g} photos a second" in output.out
 
 
+def test_the_batch_that_is_not_timed_is_like_the_others(arguments, monkeypatch):
+    sizes = []
+
+    def spy(*given, batch_size, **options):
+        sizes.append(batch_size)
+        return instant_protect(*given, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(protecting, "protect", spy)
+    assert command.main([*arguments, "--photos", "5", "--batch", "4"]) == 0
+    assert sizes == [3] + 2 * [3, 3]
+
+
 def test_photos_differ_and_have_the_size_that_was_asked_for(tmp_path):
     options = photos.Options(photos=2, megapixels=0.03)
     one, other = photos.make_photos(tmp_path / "photos", options)

@@ -296,16 +296,23 @@ def test_same_batches_have_the_size_that_the_photos_give(job, tmp_path, monkeypa
         assert sizes == expected
 
 
-@pytest.mark.parametrize("cores, best", [
-    (1, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 8, 8, 6]),
-    (2, [1, 2, 3, 4, 5, 6, 8, 8, 5, 5, 6, 6, 8, 8, 8, 8, 6]),
-    (8, [1, 2, 3, 4, 5, 6, 8, 8, 5, 5, 6, 6, 8, 8, 8, 8, 6]),
-    (9, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 8, 8, 6]),
+@pytest.mark.parametrize("cores, can_share, best", [
+    (1, True, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 8, 8, 6]),
+    (2, True, [1, 2, 3, 4, 5, 6, 8, 8, 5, 5, 6, 6, 8, 8, 8, 8, 6]),
+    (2, False, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 8, 8, 6]),
+    (6, True, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 6, 6, 6]),
+    (8, True, [1, 2, 3, 4, 5, 6, 8, 8, 5, 5, 6, 6, 8, 8, 8, 8, 6]),
+    (9, True, [1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 6, 7, 7, 8, 8, 6]),
 ])  # fmt: skip
-def test_a_cpu_attacks_little_besides_the_photos(cores, best, monkeypatch):
+def test_a_cpu_attacks_little_besides_the_photos(job, cores, can_share, best, monkeypatch):
     devices = [SimpleNamespace(platform="cpu")] * cores
+    monkeypatch.setattr(protection, "can_share_cpu", lambda: can_share)
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    assert [protecting._quickest_size(count, 8) for count in range(1, 18)] == best
+    monkeypatch.setattr(jax, "local_device_count", lambda: cores)
+    job = dataclasses.replace(job, batch_size=8)
+    assert [protecting._size_of_batches(count, job) for count in range(1, 18)] == best
+    job = dataclasses.replace(job, batch_size=10**15)
+    assert protecting._size_of_batches(3, job) == 3
 
 
 @pytest.mark.parametrize("is_cpu, expected", [(True, [(3, 3), (2, 3)]), (False, [(4, 4), (1, 4)])])
@@ -334,6 +341,7 @@ def test_batches_of_a_cpu_are_of_equal_sizes(is_cpu, expected, job, tmp_path, mo
 ])  # fmt: skip
 def test_a_batch_has_so_many_faces(job, tmp_path, monkeypatch, counts, batches, meanwhile):
     monkeypatch.setattr(protecting, "_host_is_device", lambda: not meanwhile)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     names = [f"{i}.png" for i in range(len(counts))]
     several_faces(monkeypatch, dict(zip(names, counts, strict=True)))
     sources = [save_photo(tmp_path / name, seed) for seed, name in enumerate(names)]

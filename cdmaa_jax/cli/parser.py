@@ -89,8 +89,8 @@ def _add_protect(parsers: _Subparsers) -> None:
     _add_batch_size(protect)
     protect.add_argument(
         "--chunk", type=int, metavar="N",
-        help="faces of a batch that a generator takes at once, on each device; fewer need "
-        "less memory; default: what suits the device",
+        help="faces of a batch that a generator takes at once, on each device, or each core of a "
+        "CPU whose cores share the batch; fewer need less memory; default: what suits the device",
     )  # fmt: skip
     protect.add_argument(
         "--precision", choices=("float32", "tf32", "bfloat16"), metavar="NAME",

@@ -222,13 +222,12 @@ def _protect_in_locked_folder(
             todo.append(outcome)
         else:
             yield note(outcome, ledger)
-    count = max(1, len(photos if job.same_batches else todo))
-    equal = _host_is_device() and not job.same_batches
-    size = _quickest_size(count, job.batch_size) if equal else min(count, job.batch_size)
-    if todo and starting is not None:
-        starting(len(todo))
-    for outcome in _protect_batches(todo, size, job, ledger, partly):
-        yield note(outcome, ledger)
+    if todo:
+        if starting is not None:
+            starting(len(todo))
+        size = _size_of_batches(len(photos if job.same_batches else todo), job)
+        for outcome in _protect_batches(todo, size, job, ledger, partly):
+            yield note(outcome, ledger)
     finish(job, ledger)
 
 
@@ -302,18 +301,25 @@ def _protect_batches(
             disk.discard(_staged(_finished(copying)))
 
 
-def _quickest_size(count: int, most: int) -> int:
-    """The size of the fewest batches of so many images that takes a CPU the least time.
+def _size_of_batches(count: int, job: Job) -> int:
+    """The size of the batches in which so many images are attacked.
 
-    The last batch is padded, and padding takes as long as images. A GPU or TPU would have attacked
-    it before it has compiled a program of another size.
+    The last batch is padded, and on a CPU padding takes as long as images: batches of another size,
+    perhaps one that its cores can share, take less time. A GPU or TPU has attacked the padding
+    before it has compiled a program of another size.
     """
-    batches = -(-count // most)
+    most, cores = job.batch_size, jax.local_device_count()
+    if job.same_batches or not _host_is_device():
+        return min(count, most)
+    alone = _equal_parts(count, most)
+    if not 1 < cores <= most:
+        return alone
+    shared = cores * _equal_parts(-(-count // cores), most // cores)
 
     def work(size: int) -> float:
-        return size / _SHARING if devices_for(size) else size
+        return -(-count // size) * size / (_SHARING if devices_for(size) else 1)
 
-    return min(range(-(-count // batches), most + 1), key=work)
+    return min(alone, shared, key=work)
 
 
 def _take_batch(waiting: Iterable[_Seen], size: int) -> list[tuple[_Seen, np.ndarray]]:

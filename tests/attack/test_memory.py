@@ -167,7 +167,7 @@ def test_the_devices_of_a_cpu_share_its_memory(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2 * needed.of((2, 2)) / memory.SHARE)
     monkeypatch.setattr(memory, "_PLANS", {})
     assert memory.plan_chunks("mse", ensemble, batch, CPU, None, 2) == (2, 2)
-    with pytest.raises(ValueError, match="choose a chunk of at most"):
+    with pytest.raises(ValueError, match=r"choose a (chunk|batch_size) of at most"):
         memory.plan_chunks("mse", ensemble, batch, CPU, 4, 3)
 
 

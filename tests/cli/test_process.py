@@ -76,7 +76,8 @@ def test_the_cores_of_a_cpu_share_batches(arguments, count, tmp_path):
         "process.main(sys.argv[1:])\n"
         "print(jax.local_device_count())"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    asked = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    environment = {name: value for name, value in os.environ.items() if name not in asked}
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=tmp_path, env=environment | {CACHE_VARIABLE: str(tmp_path / "cache")},
