@@ -35,6 +35,10 @@ def test_which_processors_have_no_avx512(machine, facts, expected, tmp_path, mon
     assert processor.is_x86_without_avx512.__wrapped__() is expected
 
 
+DEVICES = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+"""What sets the number of devices of a CPU."""
+
+
 @pytest.mark.parametrize(
     "asked",
     [{"JAX_NUM_CPU_DEVICES": "3"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}],
@@ -45,9 +49,9 @@ def test_the_number_of_devices_that_jax_was_told_stays(asked):
         "import jax; from cdmaa_jax import processor\n"
         "processor.make_devices(); print(jax.local_device_count()); processor.make_devices()"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | asked
+    others = {name: value for name, value in os.environ.items() if name not in DEVICES}
     found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=others | asked, capture_output=True, text=True, check=True
     )
     assert found.stdout == "3\n"
 

@@ -112,7 +112,7 @@ def plan_chunks(
         return _PLANS[key]
 
 
-def can_share(
+def has_room(
     loss: str,
     ensemble: Sequence[Generator],
     batch: Batch,

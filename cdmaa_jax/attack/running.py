@@ -33,7 +33,7 @@ from cdmaa_jax.attack.compilation import (
 from cdmaa_jax.attack.config import Config, check_choice, check_config, registered
 from cdmaa_jax.attack.keys import check_seed, key_of_each, seeded
 from cdmaa_jax.attack.losses import LOSSES
-from cdmaa_jax.attack.memory import can_overlap, can_share, plan_chunks
+from cdmaa_jax.attack.memory import can_overlap, has_room, plan_chunks
 from cdmaa_jax.attack.numbers import Numbers, numbers_of, structure_of
 from cdmaa_jax.attack.targets import (
     as_tuple,
@@ -178,7 +178,7 @@ def _task_of(
     config = structure_of(config)
     device = get_default_device() if devices is None else devices[0]
     share, sharers = _share(batch, devices), _sharers(devices)
-    if sharers > 1 and not can_share(config.loss, models, share, device, chunk, sharers):
+    if sharers > 1 and not has_room(config.loss, models, share, device, chunk, sharers):
         devices = (device,)
         share, sharers = _share(batch, devices), 1
     chunks = plan_chunks(config.loss, models, share, device, chunk, sharers)

@@ -312,14 +312,15 @@ def _size_of_batches(count: int, job: Job) -> int:
     if job.same_batches or not _host_is_device():
         return min(count, most)
     alone = _equal_parts(count, most)
-    if not 1 < cores <= most:
+    if alone % cores == 0 or cores > most:
         return alone
     shared = cores * _equal_parts(-(-count // cores), most // cores)
 
-    def work(size: int) -> float:
-        return -(-count // size) * size / (_SHARING if devices_for(size) else 1)
+    def attacked(size: int) -> int:
+        return -(-count // size) * size
 
-    return min(alone, shared, key=work)
+    pays = attacked(shared) < _SHARING * attacked(alone)
+    return shared if pays and devices_for(shared) else alone
 
 
 def _take_batch(waiting: Iterable[_Seen], size: int) -> list[tuple[_Seen, np.ndarray]]:

@@ -186,7 +186,7 @@ def test_devices_share_a_batch_if_half_of_their_memory_has_room(monkeypatch, chu
 
     def shared(free, sharers=4):
         monkeypatch.setattr(memory, "free_memory", lambda device: free)
-        return memory.can_share("mse", ensemble, batch, CPU, chunk, sharers)
+        return memory.has_room("mse", ensemble, batch, CPU, chunk, sharers)
 
     for free, fits in ((2**40, True), (8 * needed + 8, True), (8 * needed - 8, False), (0, False)):
         monkeypatch.setattr(memory, "_SHARED", {})
