@@ -1,4 +1,4 @@
-"""The memory that Linux control groups, such as a container's, allow a process."""
+"""The memory and the cores that Linux control groups, such as a container's, allow a process."""
 
 from __future__ import annotations
 
@@ -29,26 +29,40 @@ def memory_left() -> float:
     The minimum over its group and the enclosing groups, as far as they are visible. The kernel's
     file cache counts as free if it has not been used recently.
     """
-    return min((_left(folder, files) for folder, files in _groups()), default=math.inf)
+    groups = _groups("memory")
+    left = (_left(folder, _SECOND if is_second else _FIRST) for folder, is_second in groups)
+    return min(left, default=math.inf)
 
 
-def _groups() -> Iterator[tuple[Path, _Files]]:
-    """The folders of this process's groups that may limit memory, the outermost first."""
+def cores() -> float:
+    """The computing time, in seconds a second, that this process may take; infinite if unlimited.
+
+    The minimum over its group and the enclosing groups, as far as they are visible.
+    """
+    quotas = (_quota(folder, is_second) for folder, is_second in _groups("cpu"))
+    return min(quotas, default=math.inf)
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """The folders of this process's groups that may limit something, the outermost first.
+
+    Each with whether it is of the second version of control groups.
+    """
     try:
         lines = _MEMBERSHIP.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         return
     for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if number == "0" and not controllers:
-            root, files = _ROOT, _SECOND
-        elif "memory" in controllers.split(","):
-            root, files = _ROOT / "memory", _FIRST
+            root, is_second = _ROOT, True
+        elif controller in controllers.split(","):
+            root, is_second = _ROOT / controller, False
         else:
             continue
         folder = root / path.lstrip("/")
         for each in (*reversed(folder.parents), folder):
             if each.is_relative_to(root):
-                yield each, files
+                yield each, is_second
 
 
 def _left(folder: Path, files: _Files) -> float:
@@ -59,3 +73,12 @@ def _left(folder: Path, files: _Files) -> float:
     except (OSError, ValueError):  # no limit ("max"), or not visible from within a container
         return math.inf
     return max(0, limit - used + cached.get(files.reclaimable, 0))
+
+
+def _quota(folder: Path, is_second: bool) -> float:
+    names = ("cpu.max",) if is_second else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    try:
+        quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+    except (OSError, ValueError):  # no limit ("max"), or not visible from within a container
+        return math.inf
+    return quota / period if quota > 0 else math.inf

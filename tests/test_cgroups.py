@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cdmaa_jax import cgroups
+from cdmaa_jax import cgroups, processor
 from cdmaa_jax.attack import memory
 from tests.attack.test_memory import CPU
 
@@ -30,6 +30,13 @@ def linux(tmp_path, monkeypatch):
             folder = root / "memory" / path
             self._make(folder, ("memory.limit_in_bytes", limit), ("memory.usage_in_bytes", used))
             (folder / "memory.stat").write_text(f"cache 7\ntotal_inactive_file {cached}\n")
+
+        def second_of_time(self, path, content):
+            self._make(root / path, ("cpu.max", content))
+
+        def first_of_time(self, path, quota, period):
+            names = ("cpu.cfs_quota_us", quota), ("cpu.cfs_period_us", period)
+            self._make(root / "cpu" / path, *names)
 
         def _make(self, folder, *files):
             folder.mkdir(parents=True, exist_ok=True)
@@ -89,3 +96,38 @@ def test_a_batch_is_planned_for_what_the_container_has(linux):
     assert memory.free_memory(CPU) == 12345
     linux.second("", 2**60, 0)
     assert memory.free_memory(CPU) < 2**50
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("150000 100000", 1.5), ("max 100000", math.inf), ("50000", math.inf), ("", math.inf)],
+)
+def test_the_time_of_the_second_version(content, expected, linux):
+    linux.join("0::/")
+    linux.second_of_time("", content)
+    assert cgroups.cores() == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(400000, 4), (-1, math.inf)])
+def test_the_time_of_the_first_version(quota, expected, linux):
+    linux.join("5:cpu,cpuacct:/job", "4:memory:/", "0::/")
+    linux.first_of_time("", -1, 100000)
+    linux.first_of_time("job", quota, 100000)
+    assert cgroups.cores() == expected
+
+
+def test_the_least_time_of_the_groups_around_counts(linux):
+    linux.join("0::/pod/container")
+    linux.second_of_time("pod", "300000 100000")
+    linux.second_of_time("pod/container", "800000 100000")
+    assert cgroups.cores() == 3
+
+
+@pytest.mark.parametrize(
+    ("quota", "used"), [("10000 100000", 1), ("250000 100000", 3), ("max 100000", 4)]
+)
+def test_no_more_cores_are_used_than_there_is_time_for(quota, used, linux, monkeypatch):
+    monkeypatch.setattr(processor, "_cores_to_run_on", lambda: 4)
+    linux.join("0::/")
+    linux.second_of_time("", quota)
+    assert processor.cores() == used

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from cdmaa_jax import processor
+from cdmaa_jax.processor import cores
 
 NARROW = "processor\t: 0\nflags\t\t: fpu avx avx2 fma\n"
 WIDE = "processor\t: 0\nflags\t\t: fpu avx avx2 fma avx512f\n"
@@ -61,3 +62,32 @@ def test_devices_that_exist_stay(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     processor.make_devices()
     assert jax.devices() == before
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="counts its own threads")
+@pytest.mark.parametrize(
+    ("cores_to_run_on", "asked", "threads"), [(5, {}, 3), (3, {}, cores()), (5, {"NPROC": "4"}, 4)]
+)
+def test_xla_computes_in_as_many_threads_as_there_is_time_for(
+    cores_to_run_on, asked, threads, tmp_path
+):
+    (tmp_path / "membership").write_text("0::/\n")
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    code = (
+        "import pathlib, sys\n"
+        "from cdmaa_jax import cgroups, processor\n"
+        "cgroups._ROOT = pathlib.Path(sys.argv[1])\n"
+        "cgroups._MEMBERSHIP = cgroups._ROOT / 'membership'\n"
+        "processor._cores_to_run_on = lambda: int(sys.argv[2])\n"
+        "processor.limit_threads()\n"
+        "import jax\n"
+        "jax.devices()\n"
+        "names = (f.read_text() for f in pathlib.Path('/proc/self/task').glob('*/comm'))\n"
+        "print(sum('XLAEigen' in name for name in names))"
+    )
+    others = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    found = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, str(cores_to_run_on)],
+        env=others | asked, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout == f"{threads}\n"

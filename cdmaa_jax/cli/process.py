@@ -53,6 +53,7 @@ def _run(args: argparse.Namespace) -> int:
     from cdmaa_jax.disk import FileError
 
     _quiet()
+    processor.limit_threads()
     try:
         if args.run in (commands.protect, commands.reproduce):
             processor.make_devices()
