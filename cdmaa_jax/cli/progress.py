@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,34 +45,40 @@ def watched(begin: Callable[[Partly], Iterator[Outcome]], total: int, verb: str)
       total: how many there are.
       verb: what is done to the photos.
     """
-    from tqdm import tqdm
-
     from cdmaa_jax.disk import is_of_no_room
 
     start, worked, lines = time.monotonic(), 0, _Lines()
     seen: list[Outcome] = []
-    left, under_way = "", None
+    end, faces_done, under_way = -math.inf, "", None
+
+    def more() -> str:
+        seconds = end - time.monotonic()
+        return ", ".join(filter(None, (faces_done, _left(seconds if seconds > 0 else None))))
 
     def partly(photo: Path, done: int, faces: int) -> None:
-        nonlocal under_way
-        text, under_way = printable(f"{done} of {faces} faces of {photo.name}"), photo
-        bar.set_postfix_str(text)
-        lines.tell(bar, len(seen), total, verb, ", ".join(filter(None, (text, left))))
+        nonlocal faces_done, under_way
+        faces_done, under_way = printable(f"{done} of {faces} faces of {photo.name}"), photo
+        bar.set_postfix_str(more())
+        lines.tell(bar, len(seen), total, verb, more())
 
-    with tqdm(total=total, desc=verb, unit="photo", file=sys.stderr, disable=None) as bar:
+    with _new_bar(total, verb) as bar:
         for outcome in begin(partly):
             seen.append(outcome)
             if outcome.source == under_way:
-                bar.set_postfix_str("", refresh=False)
-            bar.update()
+                faces_done = ""
             if outcome.error is not None and not is_of_no_room(outcome.error):  # it ends the run
                 fail(outcome.error)
             for note in (outcome.entry or {}).get("notes", ()):
                 say(f"{outcome.source}: {note}")
+            # The outcomes of a batch come together, so a line is due at a batch's first: the end is
+            # still that which the batches before it tell, and the first batch tells of none.
+            lines.tell(bar, len(seen), total, verb, more())
             worked += outcome.status != "skipped"
             if worked:
-                left = _left((time.monotonic() - start) / worked * (total - len(seen)))
-            lines.tell(bar, len(seen), total, verb, left)
+                now = time.monotonic()
+                end = now + (now - start) / worked * (total - len(seen))
+            bar.update()
+            bar.set_postfix_str(more())  # draws the bar; an update so soon after another does not
     say(outcomes_as_text(seen, time.monotonic() - start))
     return seen
 
@@ -81,7 +88,7 @@ class Watch:
 
     def __init__(self, request: Request) -> None:
         photos = request.images * (2 if "related" in request.what else 1)
-        self._bar = self._new_bar(photos, "cropping", "photo")
+        self._bar = _new_bar(photos, "cropping")
         self._name, self._seen, self._total = "cropping", 0, photos
         self._lines = _Lines()
         self._start = time.monotonic()
@@ -111,10 +118,7 @@ class Watch:
         self._forecast = Forecast(works)
         self._done = {work.name: work.done for work in works}
         self._seen, self._total = 0, sum(work.total for work in works)
-        self._bar = self._new_bar(
-            self._total, "measuring", "photo",
-            "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {elapsed}{postfix}",
-        )  # fmt: skip
+        self._bar = _new_bar(self._total, "measuring")
         if left := sum(work.done < work.total for work in works):
             say(
                 f"columns to measure or tune: {left}; each kind is first compiled for this "
@@ -138,13 +142,13 @@ class Watch:
             self._bar.set_postfix_str(left)
         self._lines.tell(self._bar, self._seen, self._total, self._name, left)
 
-    @staticmethod
-    def _new_bar(total: int, what: str, unit: str, form: str | None = None) -> tqdm:
-        from tqdm import tqdm
 
-        return tqdm(
-            total=total, desc=what, unit=unit, file=sys.stderr, disable=None, bar_format=form
-        )
+def _new_bar(total: int, what: str) -> tqdm:
+    """A bar without an estimate of its own, which knows nothing of batches."""
+    from tqdm import tqdm
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {elapsed}{postfix}"
+    return tqdm(total=total, desc=what, file=sys.stderr, disable=None, bar_format=form)
 
 
 def _left(seconds: float | None) -> str:

@@ -40,6 +40,36 @@ def test_a_line_a_minute_where_no_bar_is_shown(clock, capsys):
     assert last.startswith("10 done in 250.0 s")
 
 
+def test_the_first_photo_of_a_batch_does_not_stand_for_its_time(clock, capsys):
+    def outcomes():
+        for i in range(32):
+            clock[0] += 0 if i % 8 else 80
+            yield Outcome(Path(f"{i}.png"), "done", {"notes": []})
+
+    progress.watched(lambda _: outcomes(), 32, "protecting")
+    assert said(capsys)[:-1] == [
+        "protecting: 1 of 32 photos",
+        "protecting: 9 of 32 photos, about 3 min left",
+        "protecting: 17 of 32 photos, about 80 s left",
+        "protecting: 25 of 32 photos",
+    ]
+
+
+def test_a_bar_shows_all_photos_of_a_batch_while_the_next_is_attacked(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    shown = []
+
+    def outcomes():
+        for i in range(24):
+            clock[0] += 0 if i % 8 else 80
+            if i == 16:
+                shown.append(capsys.readouterr().err.rpartition("\r")[2])
+            yield Outcome(Path(f"{i}.png"), "done", {"notes": []})
+
+    progress.watched(lambda _: outcomes(), 24, "protecting")
+    assert "16/24" in shown[0] and "about 80 s left" in shown[0]
+
+
 def test_lines_about_columns_that_an_earlier_run_began(clock, capsys, tmp_path):
     watch = progress.Watch(Request(("table3",), tmp_path, tmp_path, None, images=4))
     listener = watch.listener()
@@ -90,8 +120,9 @@ def test_faces_of_a_photo_that_takes_several_batches(is_shown, clock, capsys, mo
     def outcomes(partly):
         clock[0] += 61
         partly(Path("photos/gro\nup.png"), 8, 20)
+        clock[0] += 20
         yield Outcome(Path("photos/alone.png"), "done", {"notes": []})
-        clock[0] += 61
+        clock[0] += 60
         partly(Path("photos/gro\nup.png"), 16, 20)
         yield Outcome(Path("photos/gro\nup.png"), "done", {"notes": []})
 
@@ -99,8 +130,10 @@ def test_faces_of_a_photo_that_takes_several_batches(is_shown, clock, capsys, mo
     shown = capsys.readouterr().err
     first, second = (f"{faces} of 20 faces of gro\\nup.png" for faces in (8, 16))
     if is_shown:
-        assert texts == [first, second, ""]
-        assert first in shown and second in shown and "faces" not in shown.rpartition("2/2")[2]
+        left = [f"about {seconds} s left" for seconds in (81, 21)]
+        assert texts == [first, f"{first}, {left[0]}", f"{second}, {left[1]}", ""]
+        assert all(text in shown for text in texts)
+        assert "faces" not in shown.rpartition("2/2")[2]
     else:
         lines = [line.partition("photos, ")[2] for line in shown.splitlines()[:-1]]
-        assert lines == [first, f"{second}, about 61 s left"]
+        assert lines == [first, f"{second}, about 21 s left"]
