@@ -41,6 +41,7 @@ _LARGE_TILES_ON_BLOCKS = 160  # 4×4 tiles from which they beat 2×2, for large 
 _SEVERAL_TILES = 48  # 4×4 tiles from which tiles of blocks beat patches of small images
 _MANY_TILES = 256  # tiles of one image from which a product per image costs no more
 _MANY_VALUES = 12 * 2**20  # transformed values of all tiles from which one image at a time pays
+_MANY_PLANE_VALUES = 5 * 2**19  # of the planes of all images from which one at a time pays
 _MANY_WEIGHTS = 2**22  # of a kernel that is folded again for its transpose, rather than kept
 _BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # channels from which Winograd pays
 
@@ -259,10 +260,13 @@ def _direct(x: Any, kernel: Any, padding: int) -> jax.Array:
 def _by_planes(x: Any, kernel: Any, padding: int) -> jax.Array:
     """A stride-1 convolution to few channels: one matrix product to a plane per tap and channel.
 
-    The planes are then shifted by their taps and summed. Both are fast, though channels are few.
+    The planes are then shifted by their taps and summed. Both are fast, though channels are few, as
+    long as the planes fit the caches; if they do not, images are taken one by one.
     """
     taps, channels = kernel.shape[0], kernel.shape[2]
     x = _pad(x, padding)
+    if len(x) > 1 and math.prod(x.shape[:3]) * taps**2 * kernel.shape[3] > _MANY_PLANE_VALUES:
+        return lax.map(lambda image: _by_planes(image[None], kernel, 0)[0], x)
     rows = kernel.transpose(0, 1, 3, 2).reshape(-1, channels)
     planes = lax.dot_general(rows, x, (((1,), (3,)), ((), ())))
     planes = planes.reshape(taps, taps, -1, *x.shape[:3])  # [k,k,O,B,H,W]

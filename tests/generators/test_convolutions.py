@@ -134,6 +134,17 @@ def test_one_image_after_the_other_is_the_same(shape, monkeypatch):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("spare", [0, 1])
+def test_planes_that_are_too_many_are_of_one_image_after_the_other(spare, monkeypatch):
+    values = 3 * 12 * 13 * 49 * 3  # images, padded pixels, taps, channels
+    monkeypatch.setattr(convolutions, "_MANY_PLANE_VALUES", values - 1 + spare)
+    with jax.enable_x64(True):
+        x, kernel = normal(0, (3, 8, 9, 5), (7, 7, 5, 3))
+        convolve = jax.jit(lambda x: convolutions.gather(x, kernel, 1, 2))
+        assert ("while" in convolve.lower(x).as_text()) == (not spare)
+        np.testing.assert_allclose(convolve(x), plain(x, kernel, 1, 2), rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 4])
 @pytest.mark.parametrize("form", [(2, 3), (4, 3), (2, 2), (4, 2)], ids=str)
 def test_some_rows_of_points_at_a_time_are_the_same(form, rows, monkeypatch):
