@@ -12,15 +12,22 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 class _Files(NamedTuple):
-    """The files of a group, and the key in ``memory.stat`` of what the kernel can reclaim."""
+    """The files of a group, and the key in ``memory.stat`` of what the kernel can reclaim.
+
+    The files of ``time`` hold the microseconds of computing that a period allows, and its own.
+    """
 
     limit: str
     used: str
     reclaimable: str
+    time: tuple[str, ...]
 
 
-_FIRST = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_SECOND = _Files("memory.max", "memory.current", "inactive_file")
+_FIRST = _Files(
+    "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file",
+    ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
+)  # fmt: skip
+_SECOND = _Files("memory.max", "memory.current", "inactive_file", ("cpu.max",))
 
 
 def memory_left() -> float:
@@ -29,9 +36,7 @@ def memory_left() -> float:
     The minimum over its group and the enclosing groups, as far as they are visible. The kernel's
     file cache counts as free if it has not been used recently.
     """
-    groups = _groups("memory")
-    left = (_left(folder, _SECOND if is_second else _FIRST) for folder, is_second in groups)
-    return min(left, default=math.inf)
+    return min((_left(folder, files) for folder, files in _groups("memory")), default=math.inf)
 
 
 def cores() -> float:
@@ -39,30 +44,26 @@ def cores() -> float:
 
     The minimum over its group and the enclosing groups, as far as they are visible.
     """
-    quotas = (_quota(folder, is_second) for folder, is_second in _groups("cpu"))
-    return min(quotas, default=math.inf)
+    return min((_quota(folder, files) for folder, files in _groups("cpu")), default=math.inf)
 
 
-def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
-    """The folders of this process's groups that may limit something, the outermost first.
-
-    Each with whether it is of the second version of control groups.
-    """
+def _groups(controller: str) -> Iterator[tuple[Path, _Files]]:
+    """The folders of this process's groups that a controller may limit, the outermost first."""
     try:
         lines = _MEMBERSHIP.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         return
     for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if number == "0" and not controllers:
-            root, is_second = _ROOT, True
+            root, files = _ROOT, _SECOND
         elif controller in controllers.split(","):
-            root, is_second = _ROOT / controller, False
+            root, files = _ROOT / controller, _FIRST
         else:
             continue
         folder = root / path.lstrip("/")
         for each in (*reversed(folder.parents), folder):
             if each.is_relative_to(root):
-                yield each, is_second
+                yield each, files
 
 
 def _left(folder: Path, files: _Files) -> float:
@@ -75,10 +76,10 @@ def _left(folder: Path, files: _Files) -> float:
     return max(0, limit - used + cached.get(files.reclaimable, 0))
 
 
-def _quota(folder: Path, is_second: bool) -> float:
-    names = ("cpu.max",) if is_second else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+def _quota(folder: Path, files: _Files) -> float:
     try:
-        quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+        texts = [(folder / name).read_text() for name in files.time]
+        quota, period = map(int, " ".join(texts).split())
     except (OSError, ValueError):  # no limit ("max"), or not visible from within a container
         return math.inf
     return quota / period if quota > 0 else math.inf

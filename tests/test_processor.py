@@ -9,7 +9,6 @@ import jax
 import pytest
 
 from cdmaa_jax import processor
-from cdmaa_jax.processor import cores
 
 NARROW = "processor\t: 0\nflags\t\t: fpu avx avx2 fma\n"
 WIDE = "processor\t: 0\nflags\t\t: fpu avx avx2 fma avx512f\n"
@@ -66,7 +65,8 @@ def test_devices_that_exist_stay(monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="counts its own threads")
 @pytest.mark.parametrize(
-    ("cores_to_run_on", "asked", "threads"), [(5, {}, 3), (3, {}, cores()), (5, {"NPROC": "4"}, 4)]
+    ("cores_to_run_on", "asked", "threads"),
+    [(5, {}, 3), (3, {}, processor._cores_to_run_on()), (5, {"NPROC": "4"}, 4)],
 )
 def test_xla_computes_in_as_many_threads_as_there_is_time_for(
     cores_to_run_on, asked, threads, tmp_path
