@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -36,14 +37,13 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 _WINOGRAD_CHANNELS = 64  # with fewer channels the transforms cost more than they save
 _FEW_CHANNELS = 16
 _FEW_INPUTS = 32  # input channels up to which planes are faster, for few output channels
-_LARGE_TILES = 80  # 4×4 output tiles from which they are faster than 2×2 tiles
 _LARGE_TILES_ON_BLOCKS = 160  # 4×4 tiles from which they beat 2×2, for large kernels on blocks
 _SEVERAL_TILES = 48  # 4×4 tiles from which tiles of blocks beat patches of small images
 _MANY_TILES = 256  # tiles of one image from which a product per image costs no more
-_MANY_VALUES = 12 * 2**20  # transformed values of all tiles from which one image at a time pays
+_MANY_VALUES = 8 * 2**20  # transformed values of all tiles from which one image at a time pays
 _MANY_PLANE_VALUES = 5 * 2**19  # of the planes of all images from which one at a time pays
 _MANY_WEIGHTS = 2**22  # of a kernel that is folded again for its transpose, rather than kept
-_BLOCK_CHANNELS, _BLOCK_CHANNELS_TRANSPOSED = 128, 256  # channels from which Winograd pays
+_BLOCK_CHANNELS = 128  # channels of blocks from which Winograd pays
 
 
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
@@ -169,10 +169,20 @@ def _scatter_on_cpu(
     folded = _fold(kernel)
     if folded.size >= _MANY_WEIGHTS:
         folded = later(folded, y[0, 0, 0, 0])
-    tile = _tile_on_blocks(folded, len(y), y.shape[1:3], _BLOCK_CHANNELS_TRANSPOSED)
+    channels = _BLOCK_CHANNELS
+    if processor.is_x86_without_avx512():
+        channels *= 2
+    tile = _tile_on_blocks(folded, len(y), y.shape[1:3], channels)
     if tile and not computed_once:
-        transform = _transform_of_large(kernel, tile)
-        rows = winograd.convolve_transposed(y, folded, 0, tile, transform=transform, rows=2)
+        convolve = functools.partial(
+            winograd.convolve_transposed,
+            kernel=folded,
+            padding=0,
+            tile=tile,
+            transform=_transform_of_large(kernel, tile),
+            rows=2,
+        )
+        rows = _in_caches(convolve, y, folded, tile, y.shape[1:3])
     else:
         rows = _rows(_direct(y, _turn(folded), folded.shape[0] - 1))
     return winograd.fit(_depth_to_space(rows), -padding, size)
@@ -183,7 +193,16 @@ def _tile(kernel: Any, count: int, sides: Any) -> int:
     taps, _, *channels = kernel.shape
     if taps != 3 or min(channels) < _WINOGRAD_CHANNELS or min(sides) < 4:
         return 0
-    return 4 if _tiles(count, sides) >= _LARGE_TILES else 2
+    return 4 if _tiles(count, sides) >= _large_tiles() else 2
+
+
+def _large_tiles() -> int:
+    """How many 4×4 output tiles are faster than 2×2 tiles.
+
+    The YNNPACK of JAX 0.11 takes less time to read the larger kernels, but is not used everywhere.
+    """
+    is_new = jaxlib.version.__version_info__ >= (0, 11)
+    return 64 if is_new and not processor.is_x86_without_avx512() else 80
 
 
 def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:

@@ -38,7 +38,7 @@ MANY_VALUES = 5 * 2**20  # transformed values above which they no longer fit a C
 _CACHED_VALUES = 3 * 2**20  # transformed values that do fit
 _LONG_SUM = 512  # contraction length from which a kernel-first product is worth its transpose
 _LARGE_KERNEL = 1000  # kernel values per tile from which a kernel counts as large
-FEW_ROWS = 64  # up to which YNNPACK packs the rows in less time than the kernel's transpose
+FEW_ROWS = 32  # up to which YNNPACK packs the rows in less time than the kernel's transpose
 
 
 class Transforms(NamedTuple):
@@ -206,8 +206,8 @@ def _by_points(
     """
     side = tile + len(kernel) - 1
     tiles = len(parts[0]) * math.prod(counts)
-    values = side * (tiles * sum(kernel.shape[2:]) + math.prod(kernel.shape[2:]))
-    step = side if points is not None else _rows_at_once(side, values)
+    transformed = math.prod(kernel.shape[2:]) if points is None else 0
+    step = _rows_at_once(side, side * (tiles * sum(kernel.shape[2:]) + transformed))
     through_rows = _through_rows(parts, way, counts[0], step)
     transform, products, after = transform or transform_kernel, [], None
 
@@ -223,7 +223,10 @@ def _by_points(
         part = lax.optimization_barrier(through_rows(first))
         if after is None:
             after = part[0, 0, part.shape[2] // 2, part.shape[3] // 2, 0]
-        at = transform(kernel, tile, after, some) if points is None else points
+        if points is None:
+            at = transform(kernel, tile, after, some)
+        else:
+            at = points[first * side : (first + step) * side]
         part = lax.optimization_barrier(through_columns(part, at))
         products += _in_parts(part, len(part))
     shares = [jnp.split(product, rows, axis=-1) for product in products]
