@@ -19,7 +19,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,35 @@ _FEW_INPUTS = 32  # input channels up to which planes are faster, for few output
 _LARGE_TILES_ON_BLOCKS = 160  # 4×4 tiles from which they beat 2×2, for large kernels on blocks
 _SEVERAL_TILES = 48  # 4×4 tiles from which tiles of blocks beat patches of small images
 _MANY_TILES = 256  # tiles of one image from which a product per image costs no more
-_MANY_VALUES = 8 * 2**20  # transformed values of all tiles from which one image at a time pays
 _MANY_PLANE_VALUES = 5 * 2**19  # of the planes of all images from which one at a time pays
 _MANY_WEIGHTS = 2**22  # of a kernel that is folded again for its transpose, rather than kept
 _BLOCK_CHANNELS = 128  # channels of blocks from which Winograd pays
+
+
+class _Limits(NamedTuple):
+    """What depends on the library of matrix products.
+
+    Attributes:
+      large_tiles: 4×4 output tiles from which they are faster than 2×2 tiles.
+      transposed_channels: channels of blocks from which Winograd pays in transposed convolutions.
+      many_values: transformed values of all tiles from which one image at a time pays.
+      many_values_of_transposed: the same for transposed convolutions of blocks.
+    """
+
+    large_tiles: int
+    transposed_channels: int
+    many_values: int
+    many_values_of_transposed: float
+
+
+_OLD = _Limits(80, 256, 12 * 2**20, math.inf)
+_NEW = _Limits(64, _BLOCK_CHANNELS, 8 * 2**20, 8 * 2**20)
+
+
+def _limits() -> _Limits:
+    """``_NEW`` for the YNNPACK of JAX 0.11, which reads kernels in less time; else ``_OLD``."""
+    is_new = jaxlib.version.__version_info__ >= (0, 11)
+    return _NEW if is_new and not processor.is_x86_without_avx512() else _OLD
 
 
 def gather(x: Any, kernel: Any, stride: int, padding: int) -> jax.Array:
@@ -169,10 +194,8 @@ def _scatter_on_cpu(
     folded = _fold(kernel)
     if folded.size >= _MANY_WEIGHTS:
         folded = later(folded, y[0, 0, 0, 0])
-    channels = _BLOCK_CHANNELS
-    if processor.is_x86_without_avx512():
-        channels *= 2
-    tile = _tile_on_blocks(folded, len(y), y.shape[1:3], channels)
+    limits = _limits()
+    tile = _tile_on_blocks(folded, len(y), y.shape[1:3], limits.transposed_channels)
     if tile and not computed_once:
         convolve = functools.partial(
             winograd.convolve_transposed,
@@ -182,7 +205,8 @@ def _scatter_on_cpu(
             transform=_transform_of_large(kernel, tile),
             rows=2,
         )
-        rows = _in_caches(convolve, y, folded, tile, y.shape[1:3])
+        limit = limits.many_values_of_transposed
+        rows = _in_caches(convolve, y, folded, tile, y.shape[1:3], limit)
     else:
         rows = _rows(_direct(y, _turn(folded), folded.shape[0] - 1))
     return winograd.fit(_depth_to_space(rows), -padding, size)
@@ -193,16 +217,7 @@ def _tile(kernel: Any, count: int, sides: Any) -> int:
     taps, _, *channels = kernel.shape
     if taps != 3 or min(channels) < _WINOGRAD_CHANNELS or min(sides) < 4:
         return 0
-    return 4 if _tiles(count, sides) >= _large_tiles() else 2
-
-
-def _large_tiles() -> int:
-    """How many 4×4 output tiles are faster than 2×2 tiles.
-
-    The YNNPACK of JAX 0.11 takes less time to read the larger kernels, but is not used everywhere.
-    """
-    is_new = jaxlib.version.__version_info__ >= (0, 11)
-    return 64 if is_new and not processor.is_x86_without_avx512() else 80
+    return 4 if _tiles(count, sides) >= _limits().large_tiles else 2
 
 
 def _tile_on_blocks(folded: Any, count: int, sides: Any, channels: int) -> int:
@@ -230,16 +245,22 @@ def _tiles(count: int, sides: Any) -> int:
 
 
 def _in_caches(
-    convolve: Callable[..., jax.Array], x: Any, kernel: Any, tile: int, sides: Any
+    convolve: Callable[..., jax.Array],
+    x: Any,
+    kernel: Any,
+    tile: int,
+    sides: Any,
+    limit: float | None = None,
 ) -> jax.Array:
     """``convolve(x, points=…)`` of x [B,...] by Winograd; ``sides`` are those of the small images.
 
-    Takes one image at a time if the tiles of all would not fit the caches and one image has enough
-    of them to keep a matrix product busy.
+    Takes one image at a time if the tiles of all have so many values, by default ``many_values``,
+    that they would not fit the caches, and one image has enough to keep a matrix product busy.
     """
+    limit = _limits().many_values if limit is None else limit
     tiles = _tiles(1, sides)
     values = len(x) * tiles * (len(kernel) + 3) ** 2 * sum(kernel.shape[2:])
-    if len(x) == 1 or tiles < _MANY_TILES or values < _MANY_VALUES:
+    if len(x) == 1 or tiles < _MANY_TILES or values < limit:
         return convolve(x, points=None)
     points = winograd.transform_kernel(kernel, tile, after=x[0, 0, 0, 0])
     return lax.map(lambda image: convolve(image[None], points=points)[0], x)
