@@ -61,8 +61,18 @@ class _Limits(NamedTuple):
     many_values_of_transposed: float
 
 
-_OLD = _Limits(80, 256, 12 * 2**20, math.inf)
-_NEW = _Limits(64, _BLOCK_CHANNELS, 8 * 2**20, 8 * 2**20)
+_OLD = _Limits(
+    large_tiles=80,
+    transposed_channels=256,
+    many_values=12 * 2**20,
+    many_values_of_transposed=math.inf,
+)
+_NEW = _Limits(
+    large_tiles=64,
+    transposed_channels=_BLOCK_CHANNELS,
+    many_values=8 * 2**20,
+    many_values_of_transposed=8 * 2**20,
+)
 
 
 def _limits() -> _Limits:

@@ -226,7 +226,8 @@ def _by_points(
         if points is None:
             at = transform(kernel, tile, after, some)
         else:
-            at = points[first * side : (first + step) * side]
+            of_columns = points.reshape(side, side, *kernel.shape[2:])  # [columns,rows,I,O]
+            at = of_columns[:, some].reshape(-1, *kernel.shape[2:])
         part = lax.optimization_barrier(through_columns(part, at))
         products += _in_parts(part, len(part))
     shares = [jnp.split(product, rows, axis=-1) for product in products]

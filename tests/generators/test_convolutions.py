@@ -115,8 +115,9 @@ def test_float32_rounds_little_more_than_a_plain_convolution(shape):
     assert float(error) < 4e-6
 
 
+@pytest.mark.parametrize("rows", [None, 2])
 @pytest.mark.parametrize("shape", SHAPES[-5:], ids=str)
-def test_one_image_after_the_other_is_the_same(shape, monkeypatch):
+def test_one_image_after_the_other_is_the_same(shape, rows, monkeypatch):
     stride, padding = shape[-2:]
     with jax.enable_x64(True):
         x, kernel = images_and_kernel(shape)
@@ -129,6 +130,8 @@ def test_one_image_after_the_other_is_the_same(shape, monkeypatch):
         limits = convolutions._NEW._replace(many_values=0, many_values_of_transposed=0)
         monkeypatch.setattr(convolutions, "_limits", lambda: limits)
         monkeypatch.setattr(convolutions, "_MANY_TILES", 1)
+        if rows is not None:
+            monkeypatch.setattr(winograd, "_rows_at_once", lambda *_: rows)
         one_by_one = jax.jit(lambda x: both(x))  # a new function, so it is lowered again
         assert one_by_one.lower(x).as_text().count("stablehlo.while") == 2  # and its transpose
         for a, b in zip(one_by_one(x), together, strict=True):
